@@ -1,0 +1,51 @@
+# Two commands do all the set-up: `make demo` and `make test`. Only Python, pip and make are needed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test test-slow check format bench clean help
+
+help:
+	@echo "make demo       install into $(VENV), build a golden set of real flights, train with and without weather"
+	@echo "make test       install into $(VENV), run every test that needs no GPU"
+	@echo "make test-slow  the same with the long proofs"
+	@echo "make check      ruff and strict types"
+	@echo "make bench      the small variant of every benchmark"
+
+# The stamps record what was installed; they are redone only when pyproject.toml changes.
+$(VENV)/.stamp-demo: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.stamp-test: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+demo: $(VENV)/.stamp-demo
+	$(BIN)/featurestore demo --output demo-output
+
+test: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile --slow $(PYTEST_ARGS)
+
+check: $(VENV)/.stamp-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(VENV)/.stamp-test
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: $(VENV)/.stamp-test
+	$(BIN)/python benchmarks/add_feature.py --small
+	$(BIN)/python benchmarks/memory.py --small
+
+clean:
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,167 @@
+"""What a model is fed, and how its arrays are called.
+
+Numeric scalar features are one ``float32 [rows, n]`` array named ``numeric``, in the order asked
+for; each categorical one is ``int32 [rows]`` under its own name; each tensor ``[rows, ...]`` under
+its own name; the label is an array of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, Protocol, TypeAlias
+
+import numpy as np
+
+from featurestore.errors import DefinitionError
+from featurestore.fingerprint import Json
+
+NUMERIC: Final = "numeric"
+HostArray: TypeAlias = "np.ndarray[Any, Any]"
+
+
+class Role(StrEnum):
+    """How a model uses a column."""
+
+    NUMERIC = "numeric"
+    CATEGORICAL = "categorical"
+    TENSOR = "tensor"
+    LABEL = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One column as a model sees it.
+
+    Parameters
+    ----------
+    name : str
+    role : Role
+    dtype : str
+        NumPy name of its elements in a batch: ``float32`` for numeric, ``int32`` for categorical.
+    shape : tuple of int
+        Shape of one row's value: ``()`` for scalars.
+    cardinality : int, optional
+        For categorical inputs the number of codes, which lie in ``[0, cardinality)``.
+    """
+
+    name: str
+    role: Role
+    dtype: str
+    shape: tuple[int, ...] = ()
+    cardinality: int | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "name": self.name,
+            "role": str(self.role),
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "cardinality": self.cardinality,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Input:
+        return cls(
+            value["name"],
+            Role(value["role"]),
+            value["dtype"],
+            tuple(value["shape"]),
+            value["cardinality"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSchema:
+    """The columns of a dataset in the order asked for, label last (if there is one)."""
+
+    columns: tuple[Input, ...]
+
+    def __post_init__(self) -> None:
+        names = [one.name for one in self.columns]
+        if len(set(names)) != len(names):
+            raise DefinitionError(f"a dataset names a column twice: {names}", "name each once")
+        if any(one.name == NUMERIC for one in self.columns if one.role != Role.NUMERIC):
+            raise DefinitionError(
+                f"a column cannot be called {NUMERIC!r}: batches use that name", "rename the column"
+            )
+
+    def of_role(self, role: Role) -> tuple[Input, ...]:
+        return tuple(one for one in self.columns if one.role == role)
+
+    @property
+    def numeric(self) -> tuple[str, ...]:
+        """Names of the columns of the ``numeric`` array, in its order."""
+        return tuple(one.name for one in self.of_role(Role.NUMERIC))
+
+    @property
+    def label(self) -> Input | None:
+        found = self.of_role(Role.LABEL)
+        return found[0] if found else None
+
+    def array_specs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return ``{array name: (dtype, shape of one row)}`` of the inputs, label excluded."""
+        specs: dict[str, tuple[str, tuple[int, ...]]] = {}
+        if self.numeric:
+            specs[NUMERIC] = ("float32", (len(self.numeric),))
+        for one in self.columns:
+            if one.role in (Role.CATEGORICAL, Role.TENSOR):
+                specs[one.name] = (one.dtype, one.shape)
+        return specs
+
+    def to_json(self) -> list[Json]:
+        return [one.to_json() for one in self.columns]
+
+    @classmethod
+    def from_json(cls, value: list[Any]) -> DatasetSchema:
+        return cls(tuple(Input.from_json(one) for one in value))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Arrays with a common first dimension.
+
+    Parameters
+    ----------
+    inputs : mapping of str to array
+        As in ``DatasetSchema.array_specs``, C-contiguous.
+    label : array, optional
+        ``[rows]``; ``None`` when the dataset has no label.
+    """
+
+    inputs: Mapping[str, HostArray]
+    label: HostArray | None
+
+    @property
+    def rows(self) -> int:
+        if self.label is not None:
+            return int(self.label.shape[0])
+        return int(next(iter(self.inputs.values())).shape[0])
+
+
+class DatasetPart(Protocol):
+    """What a loader needs of ``data.train`` and its siblings."""
+
+    @property
+    def schema(self) -> DatasetSchema:
+        """The columns, after the pipeline."""
+
+    @property
+    def rows(self) -> int:
+        """Number of selected rows."""
+
+    @property
+    def partition_rows(self) -> tuple[int, ...]:
+        """Selected rows in each partition, in table order; partitions without any are left out."""
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of snapshot, features, label, rows, split part and fitted pipeline."""
+
+    @property
+    def snapshot_id(self) -> str:
+        """The snapshot the values come from."""
+
+    def arrays(self, partition: int) -> Batch:
+        """Return all selected rows of the i-th entry of ``partition_rows``, in table order."""

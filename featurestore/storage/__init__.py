@@ -1,0 +1,1 @@
+"""Bytes on disk: object stores, snapshots, commits, column groups and tensor groups."""

@@ -1,0 +1,1 @@
+"""Transformers: specifications of features, each a small monoid plus a function."""

@@ -1,0 +1,328 @@
+"""The three verbs: what every transformer is.
+
+    summarize(partition)    -> state       one partition, no other knowledge
+    combine(earlier, later) -> state       associative; the empty state is its identity
+    apply(partition, state) -> columns     row count and order unchanged
+
+A transformer is a *specification*: an immutable value that names no engine and holds no data. What
+it learns is a *state*, a value of its own (a mapping from names to Arrow tables). ``scope`` says
+which state ``apply`` receives:
+
+* ``none``: nothing.
+* ``fit``: ``finish(combine(...))`` over all partitions of the fit scope.
+* ``prefix``: ``combine`` over all earlier partitions within ``reach``; the empty state first.
+
+A :class:`SourceTransformer` reads another table: its ``summarize`` and ``rows`` run on that table's
+partitions, and ``apply`` receives what ``gather`` made of them.
+
+Always true: ``apply`` gives the same values however rows are cut into partitions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Final, TypeAlias
+
+import pyarrow as pa
+
+from featurestore.engines.protocol import Array, Engine, Frame
+from featurestore.errors import DefinitionError, FormatError
+from featurestore.fingerprint import Json, fingerprint
+from featurestore.schema import Field, TableSchema
+from featurestore.units import Duration
+
+State: TypeAlias = "Mapping[str, pa.Table]"
+"""What a transformer learnt. The empty mapping is the identity of every ``combine``."""
+
+EMPTY_STATE: Final[State] = {}
+
+
+class Scope(StrEnum):
+    """Which rows a value may depend on besides its own."""
+
+    NONE = "none"
+    FIT = "fit"
+    PREFIX = "prefix"
+    SUFFIX = "suffix"
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Some columns of one partition, in memory.
+
+    Parameters
+    ----------
+    frame : Frame
+        The scalar columns; rows are in table order (time, then key).
+    schema : TableSchema
+        The schema of the table (all its columns, also those that were not read).
+    tensors : mapping of str to Array
+        Tensor columns, first dimension the rows.
+    """
+
+    frame: Frame
+    schema: TableSchema
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        if len(self.frame.columns) == 0 and self.tensors:
+            return int(next(iter(self.tensors.values())).shape[0])
+        return len(self.frame)
+
+    def replace(self, columns: Columns, schema: TableSchema) -> Partition:
+        """Return the partition with columns replaced (same name) or added."""
+        frame = self.frame
+        if columns.frame is not None and len(columns.frame.columns):
+            frame = frame.with_columns(*(columns.frame[name] for name in columns.frame.columns))
+        tensors = {**self.tensors, **columns.tensors}
+        drop = [name for name in columns.tensors if name in frame.columns]
+        return Partition(frame.drop(drop) if drop else frame, schema, tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What ``apply`` returns: exactly the columns of ``outputs``, one row per input row."""
+
+    frame: Frame | None = None
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+
+
+_KINDS: Final[dict[str, type[Transformer]]] = {}
+
+
+@dataclass(frozen=True)
+class Transformer(ABC):
+    """A specification of one or more output columns.
+
+    Subclasses are frozen dataclasses whose fields are the parameters. They are registered under
+    their class name, which together with ``version`` identifies them in stores; raise ``version``
+    when the values they produce change.
+    """
+
+    version: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _KINDS[cls.__name__] = cls
+
+    # --- what it is ----------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def scope(self) -> Scope:
+        """Which state ``apply`` receives."""
+
+    @abstractmethod
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return the columns of its own table that it reads, key and time included if it needs them.
+
+        Raises
+        ------
+        SchemaError
+            If a column it names does not exist or has the wrong type.
+        DefinitionError
+            If it cannot work on such a table (a window without a time column).
+        """
+
+    @abstractmethod
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        """Return the columns it produces, in order. Raises as ``inputs`` does."""
+
+    # --- what it does --------------------------------------------------------------------------
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        """Return what this partition contributes to the state."""
+        raise NotImplementedError(f"{type(self).__name__} has scope {self.scope}")
+
+    def combine(self, earlier: State, later: State) -> State:
+        """Return the state of two adjacent runs of rows; ``{}`` on either side returns the other."""
+        raise NotImplementedError(f"{type(self).__name__} has scope {self.scope}")
+
+    def finish(self, state: State) -> State:
+        """Return what ``apply`` wants of a combined ``fit`` state (a vocabulary of its counts)."""
+        return state
+
+    @abstractmethod
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        """Return the output columns for a partition."""
+
+    # --- what it costs and how far it looks ----------------------------------------------------
+
+    def reach(self, schema: TableSchema) -> int | None:
+        """Return how far back a prefix state matters, in steps of the time column; None: for ever."""
+        return None
+
+    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
+        """Return the bytes ``apply`` needs at its peak on top of inputs, outputs and state."""
+        return input_bytes
+
+    def cardinalities(self, state: State) -> Mapping[str, int]:
+        """Return, for each categorical output, the number of codes it may take (``[0, n)``)."""
+        return {}
+
+    # --- identity --------------------------------------------------------------------------------
+
+    def spec(self) -> dict[str, Json]:
+        """Return the specification as JSON: ``{"kind", "version", "params"}``."""
+        params = {one.name: encode(getattr(self, one.name)) for one in dataclasses.fields(self)}
+        return {"kind": type(self).__name__, "version": type(self).version, "params": params}
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the definition: kind, version, parameters, code."""
+        return fingerprint("definition", self.spec())
+
+    def state_fingerprint(self) -> str:
+        """Return the fingerprint of what ``summarize`` and ``combine`` depend on.
+
+        Transformers whose states serve several parameterisations narrow this down.
+        """
+        return self.fingerprint()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceWindow:
+    """Which rows of another table a partition needs, in steps of that table's time column.
+
+    Parameters
+    ----------
+    lower, upper : int, optional
+        Rows with ``lower <= time <= upper`` must be there; None is unbounded. Rows outside may be
+        there too and must not change the result.
+    carry : bool
+        Whether the combined ``summarize`` of everything below ``lower`` is needed as well.
+    """
+
+    lower: int | None
+    upper: int | None
+    carry: bool
+
+
+class SourceTransformer(Transformer):
+    """A transformer whose state comes from another table, named by ``source_table``."""
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.PREFIX
+
+    @property
+    @abstractmethod
+    def source_table(self) -> str:
+        """The name of the other table."""
+
+    @abstractmethod
+    def source_inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return the columns of the other table that it reads (``schema`` is that of its own)."""
+
+    @abstractmethod
+    def source_window(
+        self, schema: TableSchema, time_min: int | None, time_max: int | None
+    ) -> SourceWindow:
+        """Return what a partition whose times lie in ``[time_min, time_max]`` needs."""
+
+    @abstractmethod
+    def rows(self, partition: Partition, engine: Engine) -> State:
+        """Return one of the other table's partitions, reduced to what ``apply`` needs of it."""
+
+    @abstractmethod
+    def gather(self, carry: State, rows: Sequence[State]) -> State:
+        """Return the state for ``apply``: the carry, then the rows in table order."""
+
+
+# --- specifications as JSON -----------------------------------------------------------------------
+
+Decoder: TypeAlias = Callable[[Any], Any]
+_DECODERS: Final[dict[str, Decoder]] = {"$duration": Duration.parse, "$float": float}
+_ENCODERS: Final[list[tuple[type, str, Callable[[Any], Json]]]] = [(Duration, "$duration", str)]
+
+
+def register_codec(type_: type, tag: str, encoder: Callable[[Any], Json], decoder: Decoder) -> None:
+    """Let values of ``type_`` be parameters of transformers, as ``{tag: encoder(value)}``."""
+    _ENCODERS.append((type_, tag, encoder))
+    _DECODERS[tag] = decoder
+
+
+def encode(value: Any) -> Json:
+    """Return a parameter as JSON; tuples and lists become arrays.
+
+    Raises
+    ------
+    DefinitionError
+        For values that have no JSON form, objects among them.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    for type_, tag, encoder in _ENCODERS:
+        if isinstance(value, type_):
+            return {tag: encoder(value)}
+    if isinstance(value, list | tuple):
+        return [encode(one) for one in value]
+    if isinstance(value, Mapping):
+        if any(not isinstance(key, str) or key.startswith("$") for key in value):
+            raise DefinitionError(f"{value!r} cannot be a parameter", "use names as keys")
+        return {key: encode(one) for key, one in value.items()}
+    raise DefinitionError(
+        f"{value!r} of type {type(value).__name__} cannot be a parameter of a stored definition",
+        "use numbers, strings, lists, durations, selectors, Narwhals expressions or functions",
+    )
+
+
+def decode(value: Any) -> Any:
+    """Return a parameter from its JSON form; arrays become tuples."""
+    if isinstance(value, list):
+        return tuple(decode(one) for one in value)
+    if isinstance(value, Mapping):
+        if len(value) == 1:
+            tag, inner = next(iter(value.items()))
+            if tag in _DECODERS:
+                return _DECODERS[tag](inner)
+        return {key: decode(one) for key, one in value.items()}
+    return value
+
+
+def transformer_from_spec(spec: Mapping[str, Any]) -> Transformer:
+    """Return the transformer that :meth:`Transformer.spec` described. Runs no code from the store.
+
+    Raises
+    ------
+    FormatError
+        If the kind is unknown or the version is newer than this package's.
+    """
+    kind = _KINDS.get(str(spec.get("kind")))
+    if kind is None:
+        raise FormatError(
+            f"the store has a transformer {spec.get('kind')!r} that this package does not know",
+            "upgrade featurestore, or import the package that defines it",
+        )
+    if spec["version"] > kind.version:
+        raise FormatError(
+            f"{kind.__name__} has version {spec['version']} in the store, {kind.version} here",
+            "upgrade featurestore",
+        )
+    transformer = object.__new__(kind)
+    for one in dataclasses.fields(kind):
+        value = decode(spec["params"][one.name]) if one.name in spec["params"] else one.default
+        object.__setattr__(transformer, one.name, value)
+    return transformer
+
+
+def concat_states(states: Sequence[State]) -> State:
+    """Return states put one after the other, table by table."""
+    names = dict.fromkeys(name for state in states for name in state)
+    return {
+        name: pa.concat_tables([state[name] for state in states if name in state]) for name in names
+    }
+
+
+__all__ = [
+    "EMPTY_STATE", "Columns", "Partition", "Scope", "SourceTransformer", "SourceWindow", "State",
+    "Transformer", "concat_states", "decode", "encode", "register_codec",
+    "transformer_from_spec",
+]  # fmt: skip
