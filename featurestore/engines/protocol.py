@@ -16,8 +16,8 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 
-from featurestore.storage.records import StoredFile
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import StoredFile
 
 Array: TypeAlias = Any
 """A NumPy or CuPy array."""

@@ -1,0 +1,1 @@
+"""An out-of-core dataframe feature store."""

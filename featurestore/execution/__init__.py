@@ -1,0 +1,1 @@
+"""Execution: partitions worked on through Dask, journalled as they finish."""

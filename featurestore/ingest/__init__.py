@@ -1,0 +1,1 @@
+"""Ingest: from raw files or streams larger than memory to time-ordered partitions."""

@@ -1,0 +1,1 @@
+"""The plan: which features need which, what is fresh, and what a build would cost."""

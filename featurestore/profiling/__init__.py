@@ -1,0 +1,1 @@
+"""Instruments that measure memory; nothing in the core imports them."""

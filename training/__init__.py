@@ -1,0 +1,1 @@
+"""Training from a golden set: loaders, framework hooks, runs."""

@@ -1,0 +1,1 @@
+"""Hooks into frameworks; each module is the sole importer of its framework."""

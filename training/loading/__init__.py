@@ -1,0 +1,1 @@
+"""Order, packs, batches and prefetching: from a dataset part to arrays."""
