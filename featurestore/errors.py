@@ -6,6 +6,9 @@ own, so that a command line or a notebook can set it apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 
 class FeatureStoreError(Exception):
     """Root of every error this package raises on purpose.
@@ -36,6 +39,27 @@ class InvalidInputError(FeatureStoreError):
 
 class SchemaError(InvalidInputError):
     """Columns are missing, unexpected, or of the wrong type."""
+
+
+class MissingColumnError(SchemaError):
+    """A column that something needs does not exist.
+
+    Parameters
+    ----------
+    column : str
+    columns : sequence of str
+        Those that exist.
+    """
+
+    def __init__(self, column: str, columns: Sequence[str]) -> None:
+        close = get_close_matches(column, columns, n=3)
+        known = f"did you mean {close}?" if close else f"columns are {list(columns)[:50]}"
+        super().__init__(f"there is no column {column!r}", known)
+        self.column = column
+        self.columns = tuple(columns)
+
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...]]]:
+        return type(self), (self.column, self.columns)
 
 
 class SourceError(InvalidInputError):

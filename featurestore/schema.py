@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from featurestore.errors import InvalidInputError, SchemaError
+from featurestore.errors import InvalidInputError, MissingColumnError, SchemaError
 from featurestore.fingerprint import Json
 from featurestore.units import Duration
 
@@ -268,7 +268,7 @@ class TableSchema:
         for one in self.fields:
             if one.name == name:
                 return one
-        raise SchemaError(f"there is no column {name!r}", f"columns are {list(self.names)}")
+        raise MissingColumnError(name, self.names)
 
     def with_fields(self, fields: tuple[Field, ...]) -> TableSchema:
         """Return the schema with ``fields`` replaced (same name) or added at the end."""

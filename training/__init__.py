@@ -1,1 +1,40 @@
-"""Training from a golden set: loaders, framework hooks, runs."""
+"""Training from a golden set: loaders, framework hooks, runs.
+
+Nothing is imported before it is used: ``import training`` loads no framework.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.bundle import RunBundle, predict
+    from training.config import RunConfig
+    from training.loading.loader import Loader
+    from training.run import Run, fit
+
+_HOMES = {
+    "Loader": "training.loading.loader",
+    "RunConfig": "training.config",
+    "RunBundle": "training.bundle",
+    "Run": "training.run",
+    "fit": "training.run",
+    "predict": "training.bundle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'training' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+__all__ = ["Loader", "Run", "RunBundle", "RunConfig", "fit", "predict"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from featurestore.errors import CorruptionError, FormatError, NotFoundError
@@ -242,6 +242,8 @@ class GroupEntry:
     definition : mapping, optional
         The transformer's specification as JSON; ``None`` for ingested columns.
     definition_fingerprint : str
+    inputs : tuple of str
+        The columns of its own table that the definition reads.
     """
 
     table: str
@@ -250,7 +252,7 @@ class GroupEntry:
     fileset: FilesetRef | None = None
     definition: Mapping[str, Any] | None = None
     definition_fingerprint: str = "ingest"
-    labels: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.table, "table")
@@ -268,7 +270,7 @@ class GroupEntry:
             "fileset": None if self.fileset is None else self.fileset.to_json(),
             "definition": None if self.definition is None else dict(self.definition),
             "definition_fingerprint": self.definition_fingerprint,
-            "labels": dict(self.labels),
+            "inputs": list(self.inputs),
         }
 
     @classmethod
@@ -280,7 +282,7 @@ class GroupEntry:
             None if value["fileset"] is None else FilesetRef.from_json(value["fileset"]),
             value["definition"],
             value["definition_fingerprint"],
-            value["labels"],
+            tuple(value["inputs"]),
         )
 
 

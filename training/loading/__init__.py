@@ -1,1 +1,1 @@
-"""Order, packs, batches and prefetching: from a dataset part to arrays."""
+"""Loading: the order of an epoch, the pack rows are read from, the loader that joins them."""

@@ -1,0 +1,184 @@
+"""From processed columns to what a model is fed: roles of columns, and row-major arrays.
+
+Numeric columns are scattered into one preallocated row-major array, a few thousand rows at a time,
+so that both the columns read and the rows written stay in the processor's cache: several times
+faster than stacking whole columns, and without a second copy of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray, Input, Role
+from featurestore.engines.protocol import Engine
+from featurestore.errors import DefinitionError
+from featurestore.schema import Field, TableSchema
+from featurestore.transforms.base import Partition
+
+BLOCK_ROWS: Final = 4096
+
+
+def dataset_schema(
+    features: Sequence[str],
+    label: str | None,
+    schema: TableSchema,
+    cardinalities: Mapping[str, int],
+) -> DatasetSchema:
+    """Return how a model sees columns.
+
+    Parameters
+    ----------
+    features : sequence of str
+        Columns after the pipeline, in the order asked for.
+    label : str, optional
+    schema : TableSchema
+        With the columns after the pipeline.
+    cardinalities : mapping of str to int
+        The number of codes of each categorical column.
+
+    Raises
+    ------
+    DefinitionError
+        If a column has no form that a model understands: the message names the remedy.
+    """
+    columns = [_input(schema[name], cardinalities.get(name)) for name in features]
+    if label is not None:
+        columns.append(_label(schema[label]))
+    return DatasetSchema(tuple(columns))
+
+
+def _input(one: Field, cardinality: int | None) -> Input:
+    if one.shape is not None:
+        return Input(one.name, Role.TENSOR, _numpy_name(one.type), one.shape)
+    if cardinality is not None:
+        return Input(one.name, Role.CATEGORICAL, "int32", cardinality=cardinality)
+    if one.is_numeric:
+        return Input(one.name, Role.NUMERIC, "float32")
+    raise DefinitionError(
+        f"feature {one.name!r} has type {one.type}, which a model cannot be fed", _remedy(one)
+    )
+
+
+def _remedy(one: Field) -> str:
+    if one.is_string:
+        return f"add Categorify({one.name!r}) to the pipeline"
+    if pa.types.is_temporal(one.type):
+        return f"add Calendar({one.name!r}) to the pipeline for its parts, or leave it out"
+    if pa.types.is_list(one.type):
+        return "turn it into a tensor or a number with a Function, or leave it out"
+    return "turn it into numbers with a Function, or leave it out"
+
+
+def _label(one: Field) -> Input:
+    if not one.is_numeric:
+        what = f"a tensor of shape {one.shape}" if one.is_tensor else f"of type {one.type}"
+        raise DefinitionError(
+            f"label {one.name!r} is {what}; a label is a number or a boolean",
+            f"make a numeric one, like fs.Expression(target=nw.col({one.name!r}) == 'yes')"
+            if one.is_string
+            else "make a numeric one with fs.Expression",
+        )
+    return Input(one.name, Role.LABEL, _label_dtype(one.type))
+
+
+def _label_dtype(type_: pa.DataType) -> str:
+    if pa.types.is_boolean(type_):
+        return "uint8"
+    return "float64" if pa.types.is_decimal(type_) else _numpy_name(type_)
+
+
+def _numpy_name(type_: pa.DataType) -> str:
+    return str(np.dtype(type_.to_pandas_dtype()).name)
+
+
+def to_batch(
+    partition: Partition, schema: DatasetSchema, engine: Engine, *, label: bool = True
+) -> Batch:
+    """Return a partition's rows as the arrays a model is fed.
+
+    Parameters
+    ----------
+    partition : Partition
+        After the pipeline.
+    schema : DatasetSchema
+    engine : Engine
+        Whose frame the partition is.
+    label : bool
+        False where there is none, as in rows to predict for.
+
+    Returns
+    -------
+    Batch
+        ``numeric`` float32 ``[rows, n]`` with nulls as NaN and values beyond float32 as infinity;
+        categorical int32 ``[rows]``; tensors ``[rows, ...]``; the label with its own dtype, booleans
+        as uint8. All C-contiguous.
+
+    Raises
+    ------
+    DefinitionError
+        If a categorical column or the label has nulls; NaN in the label counts.
+    """
+    inputs: dict[str, HostArray] = {}
+    if schema.numeric:
+        inputs[NUMERIC] = _numeric(partition, schema.numeric, engine)
+    for one in schema.columns:
+        if one.role is Role.CATEGORICAL:
+            inputs[one.name] = _codes(partition, one.name, engine)
+        elif one.role is Role.TENSOR:
+            host = engine.to_host(partition.tensors[one.name])
+            inputs[one.name] = np.ascontiguousarray(host, dtype=one.dtype)
+    wanted = schema.label if label else None
+    return Batch(inputs, None if wanted is None else _label_values(partition, wanted, engine))
+
+
+def _numeric(partition: Partition, names: Sequence[str], engine: Engine) -> HostArray:
+    columns = [_host(partition, name, engine) for name in names]
+    out = np.empty((partition.rows, len(names)), dtype=np.float32)
+    nulls = [None if valid.all() else ~valid for _, valid in columns]
+    with np.errstate(over="ignore"):  # beyond float32 is infinity, as documented
+        for start in range(0, len(out), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            block = out[rows]
+            for j, (values, _) in enumerate(columns):
+                block[:, j] = values[rows]
+                null = nulls[j]
+                if null is not None:
+                    block[null[rows], j] = np.nan
+    return out
+
+
+def _codes(partition: Partition, name: str, engine: Engine) -> HostArray:
+    values, valid = _host(partition, name, engine)
+    if not valid.all():
+        raise DefinitionError(
+            f"categorical column {name!r} has {int((~valid).sum())} nulls after the pipeline",
+            "let Categorify be the last step that writes it: it gives nulls a code of their own",
+        )
+    return np.ascontiguousarray(values, dtype=np.int32)
+
+
+def _label_values(partition: Partition, label: Input, engine: Engine) -> HostArray:
+    values, valid = _host(partition, label.name, engine)
+    missing = ~valid
+    if values.dtype.kind == "f":
+        missing |= np.isnan(values)
+    if missing.any():
+        raise null_label(label.name, int(missing.sum()), len(values))
+    return np.ascontiguousarray(values, dtype=label.dtype)
+
+
+def null_label(label: str, nulls: int, rows: int) -> DefinitionError:
+    """Return the error for rows whose label is unknown."""
+    return DefinitionError(
+        f"label {label!r} is null or NaN in {nulls} of {rows} selected rows of a partition",
+        f"leave these rows out with where=~nw.col({label!r}).is_null(), or fill them beforehand",
+    )
+
+
+def _host(partition: Partition, name: str, engine: Engine) -> tuple[HostArray, HostArray]:
+    values, valid = engine.values(partition.frame.get_column(name))
+    return engine.to_host(values), engine.to_host(valid)

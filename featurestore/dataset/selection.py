@@ -1,0 +1,287 @@
+"""Which rows of a table a dataset part consists of: by time, by hash of the entity, by a condition.
+
+A selection is a value that can say two things: whether a whole partition is inside, outside or cut
+(from its recorded time range alone, without reading), and for a cut one which rows are inside. It
+never looks at a row's position or partition, so the rows it selects do not depend on either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import narwhals as nw
+
+from featurestore.engines.protocol import Array, Engine
+from featurestore.errors import DefinitionError
+from featurestore.fingerprint import Json, canonical_json, fingerprint
+from featurestore.schema import TableSchema
+from featurestore.transforms.base import Partition
+
+HASH_SPACE: Final = 2**32
+"""Entities are hashed to ``[0, HASH_SPACE)``; fractions of a split are ranges of it."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TimeRange:
+    """``lower <= time < upper`` in steps of the time column; ``None`` is unbounded."""
+
+    lower: int | None = None
+    upper: int | None = None
+
+    @property
+    def unbounded(self) -> bool:
+        return self.lower is None and self.upper is None
+
+    def holds(self, time_min: int, time_max: int) -> bool:
+        """Whether every time from ``time_min`` to ``time_max`` is inside."""
+        above = self.lower is None or self.lower <= time_min
+        return above and (self.upper is None or time_max < self.upper)
+
+    def touches(self, time_min: int, time_max: int) -> bool:
+        """Whether some time from ``time_min`` to ``time_max`` is inside."""
+        above = self.lower is None or self.lower <= time_max
+        return above and (self.upper is None or time_min < self.upper)
+
+    def clip(self, time_min: int, time_max: int) -> TimeRange:
+        """Return the range without bounds that no time in ``[time_min, time_max]`` can meet."""
+        lower = self.lower if self.lower is not None and self.lower > time_min else None
+        upper = self.upper if self.upper is not None and self.upper <= time_max else None
+        return TimeRange(lower, upper)
+
+
+@dataclass(frozen=True, slots=True)
+class HashRange:
+    """Rows whose hash of ``columns`` with ``seed`` lies in ``[lower, upper)`` of the hash space."""
+
+    columns: tuple[str, ...]
+    seed: int
+    lower: int
+    upper: int
+
+    def __post_init__(self) -> None:
+        if not self.columns or not 0 <= self.lower <= self.upper <= HASH_SPACE:
+            raise DefinitionError(
+                f"hash range [{self.lower}, {self.upper}) over columns {list(self.columns)}",
+                f"give at least one column and bounds from 0 to {HASH_SPACE}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A row-wise Narwhals expression that keeps rows where it is true; null counts as false.
+
+    Parameters
+    ----------
+    spec : str
+        The expression as canonical JSON; made by :meth:`of`, so that it is comparable.
+    columns : tuple of str
+        What it reads.
+    """
+
+    spec: str
+    columns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, expression: nw.Expr) -> Condition:
+        """Return the condition for an expression.
+
+        Raises
+        ------
+        NotPartitionIndependentError
+            If the expression aggregates or shifts across rows.
+        DefinitionError
+            If it cannot be stored.
+        """
+        from featurestore.transforms.expression import expression_columns, expression_spec
+
+        spec = canonical_json(expression_spec(expression)).decode()
+        return cls(spec, tuple(sorted(set(expression_columns(expression)))))
+
+    @property
+    def expression(self) -> nw.Expr:
+        from featurestore.transforms.expression import expression_from_spec
+
+        return expression_from_spec(json.loads(self.spec))
+
+    def check(self, schema: TableSchema) -> None:
+        """Refuse columns that the table lacks or that are tensors.
+
+        Raises
+        ------
+        SchemaError, DefinitionError
+        """
+        for name in self.columns:
+            if schema[name].is_tensor:
+                raise DefinitionError(
+                    f"where= reads tensor column {name!r}", "use scalar columns in conditions"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Rows that lie in one of some time ranges, in a hash range, and meet a condition.
+
+    Parameters
+    ----------
+    times : tuple of TimeRange
+        In order, not overlapping; none at all selects nothing. Several are what a fold of a
+        purged cross-validation trains on.
+    hashed : HashRange, optional
+    where : Condition, optional
+    """
+
+    times: tuple[TimeRange, ...] = (TimeRange(),)
+    hashed: HashRange | None = None
+    where: Condition | None = None
+
+    def __post_init__(self) -> None:
+        for earlier, later in zip(self.times, self.times[1:], strict=False):
+            if earlier.upper is None or later.lower is None or later.lower < earlier.upper:
+                raise DefinitionError(
+                    f"time ranges {earlier} and {later} overlap or are not in order",
+                    "give disjoint ranges, earliest first",
+                )
+
+    @property
+    def timeless(self) -> bool:
+        """Whether it selects rows of all times."""
+        return any(one.unbounded for one in self.times)
+
+    @property
+    def everything(self) -> bool:
+        return self.timeless and self.hashed is None and self.where is None
+
+    def with_where(self, where: Condition | None) -> Selection:
+        """Return the selection with the condition in place of its own."""
+        return dataclasses.replace(self, where=where)
+
+    def columns(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return what :meth:`mask` reads.
+
+        Raises
+        ------
+        DefinitionError
+            If it selects by time and the table has none.
+        """
+        names: list[str] = []
+        if not self.timeless:
+            if schema.time is None:
+                raise DefinitionError(
+                    "rows are selected by time and the table has no time column",
+                    "ingest the table with time=, or split by HashSplit",
+                )
+            names.append(schema.time)
+        names += self.hashed.columns if self.hashed else ()
+        names += self.where.columns if self.where else ()
+        return tuple(dict.fromkeys(names))
+
+    def covers(self, time_min: int | None, time_max: int | None) -> Literal["all", "none", "some"]:
+        """Return how much of a partition with these times can be selected, without reading it.
+
+        ``"all"`` and ``"none"`` are certain; ``"some"`` means that rows must be looked at. A
+        partition of unknown times (``None``) is looked at unless all times are selected.
+        """
+        if not self.times or (self.hashed and self.hashed.lower == self.hashed.upper):
+            return "none"
+        if not self.timeless:
+            if time_min is None or time_max is None:
+                return "some"
+            if not any(one.touches(time_min, time_max) for one in self.times):
+                return "none"
+            if not any(one.holds(time_min, time_max) for one in self.times):
+                return "some"
+        return "all" if self.hashed is None and self.where is None else "some"
+
+    def within(self, time_min: int | None, time_max: int | None) -> Selection:
+        """Return the simplest selection that picks the same rows of a partition with these times.
+
+        Two splits that cut a partition at the same place, or not at all, give equal results, which
+        is what lets states be shared between them.
+        """
+        if time_min is None or time_max is None or self.timeless:
+            return self
+        touching = tuple(one for one in self.times if one.touches(time_min, time_max))
+        return dataclasses.replace(
+            self, times=tuple(one.clip(time_min, time_max) for one in touching)
+        )
+
+    def mask(self, partition: Partition, engine: Engine) -> Array:
+        """Return which rows are selected.
+
+        Parameters
+        ----------
+        partition : Partition
+            With at least ``columns(schema)``.
+        engine : Engine
+
+        Returns
+        -------
+        array of bool ``[rows]``
+        """
+        xp = engine.xp
+        chosen = xp.ones(partition.rows, dtype=bool)
+        if not self.timeless:
+            chosen &= self._in_time(partition, engine)
+        if self.hashed is not None:
+            chosen &= _in_hash_range(self.hashed, partition, engine)
+        if self.where is not None and partition.rows:
+            met = partition.frame.select(__fs_where=self.where.expression).get_column("__fs_where")
+            if met.dtype != nw.Boolean:
+                raise DefinitionError(
+                    f"where= gives {met.dtype} values", "give a condition, like nw.col('x') > 0"
+                )
+            value, valid = engine.values(met)
+            chosen &= value & valid
+        return chosen
+
+    def _in_time(self, partition: Partition, engine: Engine) -> Array:
+        time, _ = engine.values(partition.frame.get_column(str(partition.schema.time)))
+        inside = engine.xp.zeros(partition.rows, dtype=bool)
+        for one in self.times:
+            here = engine.xp.ones(partition.rows, dtype=bool)
+            if one.lower is not None:
+                here &= time >= one.lower
+            if one.upper is not None:
+                here &= time < one.upper
+            inside |= here
+        return inside
+
+    def to_json(self) -> dict[str, Json]:
+        hashed = self.hashed
+        return {
+            "times": [[one.lower, one.upper] for one in self.times],
+            "hashed": None
+            if hashed is None
+            else [list(hashed.columns), hashed.seed, hashed.lower, hashed.upper],
+            "where": None
+            if self.where is None
+            else [json.loads(self.where.spec), list(self.where.columns)],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Selection:
+        hashed, where = value["hashed"], value["where"]
+        return cls(
+            tuple(TimeRange(*one) for one in value["times"]),
+            None if hashed is None else HashRange(tuple(hashed[0]), *hashed[1:]),
+            None
+            if where is None
+            else Condition(canonical_json(where[0]).decode(), tuple(where[1])),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints select equal rows of equal tables."""
+        return fingerprint("selection", self.to_json())
+
+
+def _in_hash_range(hashed: HashRange, partition: Partition, engine: Engine) -> Array:
+    from featurestore.engines.hashing import hash_columns
+
+    codes = hash_columns(engine, partition.frame, hashed.columns, seed=hashed.seed)
+    high = codes.astype("uint64") >> engine.xp.uint64(32)
+    return (high >= hashed.lower) & (high < hashed.upper)

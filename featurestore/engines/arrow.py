@@ -1,0 +1,86 @@
+"""Arrow at the edge of every engine: reading Parquet, normalising types, arrays to Arrow arrays.
+
+Always true: what comes out has the types under which the store keeps columns, in one chunk each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import CorruptionError
+from featurestore.schema import normalise_type
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import StoredFile
+
+MICROSECONDS_PER_DAY: Final = 86_400_000_000
+
+
+def normalise_table(table: pa.Table) -> pa.Table:
+    """Return the table with every column of its stored type and in one chunk.
+
+    Columns of type null keep it: only a caller who knows the schema can give them a type.
+    """
+    fields, arrays = [], []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        type_ = field.type if pa.types.is_null(field.type) else normalise_type(field.type)
+        one = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        arrays.append(one if one.type == type_ else one.cast(type_))
+        fields.append(pa.field(field.name, type_))
+    if not fields:
+        return table
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def array_to_arrow(
+    values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any] | None, type_: pa.DataType
+) -> pa.Array:
+    """Return a host array as an Arrow array of ``type_``: the inverse of ``Engine.values``."""
+    mask = None if valid is None or bool(valid.all()) else ~valid
+    if pa.types.is_date32(type_):
+        days = (values // MICROSECONDS_PER_DAY).astype(np.int32)
+        return pa.array(days, mask=mask).view(type_)
+    if pa.types.is_timestamp(type_) or pa.types.is_duration(type_) or pa.types.is_time64(type_):
+        return pa.array(values.astype(np.int64, copy=False), mask=mask).view(type_)
+    if pa.types.is_time32(type_):
+        return pa.array(values.astype(np.int32, copy=False), mask=mask).view(type_)
+    if pa.types.is_decimal(type_):
+        return pa.array(values.astype(np.float64, copy=False), mask=mask).cast(type_)
+    dtype = type_.to_pandas_dtype()
+    return pa.array(values.astype(dtype, copy=False), mask=mask, type=type_)
+
+
+def read_arrow(store: ObjectStore, files: Sequence[StoredFile], columns: Sequence[str]) -> pa.Table:
+    """Return columns of a partition's Parquet files as Arrow, page checksums verified.
+
+    Raises
+    ------
+    CorruptionError
+        If a file is missing or damaged, lacks a column, or has another number of rows.
+    """
+    from featurestore.storage.column_group import open_parquet
+
+    found: dict[str, pa.ChunkedArray] = {}
+    rows: int | None = None
+    for file in files:
+        with open_parquet(store, file) as parquet:
+            wanted = [name for name in columns if name in parquet.schema_arrow.names]
+            table = parquet.read(columns=wanted, use_threads=False)
+            count = parquet.metadata.num_rows
+        if rows is not None and count != rows:
+            raise CorruptionError(
+                f"{file.path} has {count} rows, its neighbours have {rows}",
+                "run verify to see what else is damaged",
+            )
+        rows = count
+        found.update(zip(table.column_names, table.columns, strict=True))
+    missing = [name for name in columns if name not in found]
+    if missing:
+        raise CorruptionError(
+            f"columns {missing} are in none of the files {[file.path for file in files]}",
+            "run verify to see what else is damaged",
+        )
+    return pa.table({name: found[name] for name in columns})

@@ -1,0 +1,108 @@
+"""Joins by sort and search: which row on the right answers each row on the left.
+
+Written once for NumPy and CuPy (``xp``). Group codes are those of the left and right key columns put
+one below the other, so that equal keys have equal codes. The result is a position per left row and
+whether there is one; there is always exactly one answer per left row, in the left rows' order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from featurestore.engines.protocol import Array
+from featurestore.engines.windows import INT64_MIN, changes, stable_order, subtract_floor
+from featurestore.errors import InvalidInputError
+
+INT64_MAX = 2**63 - 1
+
+
+def scale_times(xp: Any, times: Array, factor: int) -> Array:
+    """Return times in steps that are ``factor`` times finer.
+
+    Raises
+    ------
+    InvalidInputError
+        If a time does not fit 64 bits in the finer unit.
+    """
+    if factor == 1 or not times.shape[0]:
+        return times
+    low, high = int(times.min()), int(times.max())
+    if low * factor < INT64_MIN or high * factor > INT64_MAX:
+        raise InvalidInputError(
+            f"times between {low} and {high} do not fit 64 bits in steps {factor} times finer",
+            "give both tables time columns of the same unit",
+        )
+    return times * factor
+
+
+def asof_positions(
+    xp: Any,
+    left: tuple[Array, Array],
+    right: tuple[Array, Array],
+    *,
+    lag: int = 0,
+    max_age: int | None = None,
+    exact: bool = True,
+) -> tuple[Array, Array]:
+    """Return, for each left row, the newest right row of its group that is visible at its time.
+
+    Parameters
+    ----------
+    left, right : tuple of Array
+        ``(codes, times)``, ``int64``; times in one unit. Rows need no order; among right rows that
+        share group and time the last one counts.
+    lag, max_age : int
+        A right row is visible at ``t`` when ``time + lag <= t`` and ``t - time <= max_age``.
+    exact : bool
+        Whether ``time + lag == t`` is visible.
+
+    Returns
+    -------
+    positions, found : Array
+        ``int64 [left]`` and ``bool [left]``; positions are 0 where nothing was found.
+    """
+    (left_codes, left_times), (codes, times) = left, right
+    rows = left_codes.shape[0]
+    if not times.shape[0]:
+        return xp.zeros(rows, dtype=xp.int64), xp.zeros(rows, dtype=xp.bool_)
+    by_time = xp.argsort(times, kind="stable")
+    sorted_times = times[by_time]
+    fresh = changes(xp, sorted_times)
+    unique = sorted_times[fresh]
+    order = stable_order(xp, codes[by_time])
+    rank = (xp.cumsum(fresh.astype(xp.int64)) - 1)[order]
+    order = by_time[order]
+    stride = unique.shape[0] + 1
+    keys = codes[order] * stride + rank
+    threshold, below = subtract_floor(xp, left_times, lag)
+    visible = xp.searchsorted(unique, threshold, side="right" if exact else "left")
+    visible = xp.where(below, 0, visible)
+    at = xp.searchsorted(keys, left_codes * stride + visible, side="left") - 1
+    positions = order[xp.maximum(at, 0)]
+    found = (at >= 0) & (codes[positions] == left_codes)
+    if max_age is not None:
+        oldest, _ = subtract_floor(xp, left_times, max_age)
+        found &= times[positions] >= oldest
+    return xp.where(found, positions, 0), found
+
+
+def lookup_positions(xp: Any, left_codes: Array, codes: Array) -> tuple[Array, Array]:
+    """Return, for each left row, the last right row of its code, and whether there is one."""
+    rows = left_codes.shape[0]
+    if not codes.shape[0]:
+        return xp.zeros(rows, dtype=xp.int64), xp.zeros(rows, dtype=xp.bool_)
+    order = stable_order(xp, codes)
+    at = xp.searchsorted(codes[order], left_codes, side="right") - 1
+    positions = order[xp.maximum(at, 0)]
+    found = (at >= 0) & (codes[positions] == left_codes)
+    return xp.where(found, positions, 0), found
+
+
+def last_of_group(xp: Any, codes: Array) -> Array:
+    """Return the positions of the last row of each code, ascending."""
+    order = stable_order(xp, codes)
+    last = xp.ones(order.shape[0], dtype=np.bool_)
+    last[:-1] = changes(xp, codes[order])[1:]
+    return xp.sort(order[last])

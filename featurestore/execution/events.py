@@ -1,0 +1,79 @@
+"""Events: what the core tells whoever wants to watch (progress bars, profilers, logs).
+
+The core emits, observers subscribe; the core imports none of them. An observer that raises stops
+the work: a broken observer should be seen, not hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A step of ``total`` units of work begins."""
+
+    step: int
+    label: str
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepAdvanced:
+    """``done`` of a step's units are finished."""
+
+    step: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """A step has ended, whether or not it succeeded."""
+
+    step: int
+
+
+Event: TypeAlias = StepStarted | StepAdvanced | StepFinished
+Observer: TypeAlias = Callable[[Event], None]
+
+_observers: Final[list[Observer]] = []
+_lock: Final = Lock()
+_next_step = 0
+
+
+@contextmanager
+def observed_by(observer: Observer) -> Iterator[None]:
+    """Let ``observer`` receive every event of this process inside the block."""
+    with _lock:
+        _observers.append(observer)
+    try:
+        yield
+    finally:
+        with _lock:
+            _observers.remove(observer)
+
+
+def emit(event: Event) -> None:
+    """Hand an event to all observers."""
+    with _lock:
+        current = tuple(_observers)
+    for observer in current:
+        observer(event)
+
+
+@contextmanager
+def step(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Announce a step and yield the function that reports how many units are done."""
+    global _next_step  # noqa: PLW0603 - a process-wide number keeps concurrent steps apart
+    with _lock:
+        _next_step += 1
+        number = _next_step
+    emit(StepStarted(number, label, total))
+    try:
+        yield lambda done: emit(StepAdvanced(number, done))
+    finally:
+        emit(StepFinished(number))

@@ -1,0 +1,162 @@
+"""Reading one partition: columns of several column groups, put side by side.
+
+A column group is one file per partition, aligned with the base group by row position. So this is the
+one place where alignment is checked: the partition ids must be equal and the row counts too, both
+as recorded and as read; anything else is corruption, never a truncated or padded column.
+
+The source is a small picklable value (metadata only); data is read where the task runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import narwhals as nw
+
+from featurestore.engines.protocol import Array, Engine, Frame
+from featurestore.errors import CorruptionError, NotFoundError
+from featurestore.fingerprint import fingerprint
+from featurestore.schema import TableSchema
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import GroupEntry, PartitionEntry
+from featurestore.transforms.base import Partition
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSource:
+    """Where the columns of one partition are.
+
+    Parameters
+    ----------
+    base : PartitionEntry
+        The base group's entry: it says how many rows there are and which times they span.
+    groups : tuple of (GroupEntry, PartitionEntry)
+        Every column group that may be read from, the base group among them if its columns are
+        wanted, each with its entry for this partition.
+
+    Raises
+    ------
+    CorruptionError
+        If an entry is of another partition, or has another number of rows than the base.
+    """
+
+    base: PartitionEntry
+    groups: tuple[tuple[GroupEntry, PartitionEntry], ...]
+
+    def __post_init__(self) -> None:
+        for group, entry in self.groups:
+            if entry.partition != self.base.partition:
+                raise CorruptionError(
+                    f"column group {group.group!r} of table {group.table!r} offers partition "
+                    f"{entry.partition} where {self.base.partition} was asked for",
+                    "run verify",
+                )
+            if entry.rows != self.base.rows:
+                raise self._row_mismatch(group, entry.rows)
+
+    @property
+    def partition(self) -> str:
+        return self.base.partition
+
+    @property
+    def rows(self) -> int:
+        return self.base.rows
+
+    def decoded_bytes(self, columns: Sequence[str]) -> int:
+        """Return the bytes these columns take in memory, as recorded when they were written."""
+        wanted = set(columns)
+        return sum(
+            size
+            for group, entry in self.groups
+            for name, size in entry.column_bytes.items()
+            if name in wanted and name in group.names
+        )
+
+    def provenance(self, columns: Sequence[str]) -> str:
+        """Return a fingerprint of the values of these columns in this partition.
+
+        Equal for equal values however the table's other columns or partitions changed; the order
+        of ``columns`` does not matter.
+        """
+        return fingerprint(
+            "columns",
+            [[name, self._entry(name)[1].provenance.fingerprint] for name in sorted(set(columns))],
+        )
+
+    def read(
+        self, store: ObjectStore, engine: Engine, columns: Sequence[str], schema: TableSchema
+    ) -> Partition:
+        """Return columns of this partition, scalars in the order asked for.
+
+        Parameters
+        ----------
+        store : ObjectStore
+        engine : Engine
+            Its library holds the frame and its array module the tensors.
+        columns : sequence of str
+            Scalar and tensor columns. None at all gives a frame without columns, hence without
+            rows.
+        schema : TableSchema
+            Of the whole table; the result carries it.
+
+        Raises
+        ------
+        NotFoundError
+            If no group here has a column.
+        CorruptionError
+            If a file is damaged or its rows do not match the base group's.
+        """
+        columns = tuple(dict.fromkeys(columns))
+        scalars = [name for name in columns if not self._field_is_tensor(name)]
+        frames = []
+        for group, entry in self.groups:
+            names = [name for name in scalars if name in group.names]
+            if names:
+                frame = engine.read_parquet(store, entry.files, names)
+                if len(frame) != self.rows:
+                    raise self._row_mismatch(group, len(frame))
+                frames.append(frame)
+        tensors = {
+            name: self._read_tensor(store, engine, name) for name in columns if name not in scalars
+        }
+        return Partition(_side_by_side(frames, engine).select(scalars), schema, tensors)
+
+    def _read_tensor(self, store: ObjectStore, engine: Engine, name: str) -> Array:
+        from featurestore.storage.tensor_group import read_tensor
+
+        group, entry = self._entry(name)
+        values = read_tensor(store, entry, name)
+        if values.shape[0] != self.rows:
+            raise self._row_mismatch(group, int(values.shape[0]))
+        return engine.from_host(values)
+
+    def _entry(self, column: str) -> tuple[GroupEntry, PartitionEntry]:
+        for group, entry in self.groups:
+            if column in group.names:
+                return group, entry
+        raise NotFoundError(
+            f"there is no column {column!r} in partition {self.partition}",
+            f"columns are {[name for group, _ in self.groups for name in group.names]}",
+        )
+
+    def _field_is_tensor(self, column: str) -> bool:
+        group, _ = self._entry(column)
+        return next(one for one in group.fields if one.name == column).is_tensor
+
+    def _row_mismatch(self, group: GroupEntry, rows: int) -> CorruptionError:
+        return CorruptionError(
+            f"column group {group.group!r} of table {group.table!r} has {rows} rows in partition "
+            f"{self.partition}, the base group has {self.rows}",
+            "run verify, then rebuild this feature",
+        )
+
+
+def _side_by_side(frames: Sequence[Frame], engine: Engine) -> Frame:
+    if not frames:
+        import pyarrow as pa
+
+        return engine.from_arrow(pa.table({}))
+    if len(frames) == 1:
+        return frames[0]
+    return nw.concat(list(frames), how="horizontal")

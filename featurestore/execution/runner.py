@@ -1,0 +1,196 @@
+"""The runner: turns a plan into tasks, level by level, and collects what they wrote.
+
+Per level: the summaries that are missing are computed (one task per partition serves all
+transformers), prefix and fit states are combined here in table order, then one task per partition
+applies all features of the level. Whatever is finished is in the journal or the state store, so a
+killed build finds it there and computes only the rest.
+
+Always true: nothing that readers see changes here; publishing is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from featurestore.execution.dask import Executor
+from featurestore.execution.states import Available, StateRequest, Workplace, prepare_states
+from featurestore.execution.tasks import (
+    ApplyTask,
+    ApplyWork,
+    SourceRows,
+    apply_partition,
+)
+from featurestore.fingerprint import fingerprint
+from featurestore.plan.definition import Feature
+from featurestore.plan.projection import Projection, workers_within
+from featurestore.plan.staleness import Assessment, Freshness
+from featurestore.plan.table_files import TableFiles
+from featurestore.storage.journal import Journal
+from featurestore.storage.records import PartitionEntry
+from featurestore.transforms.base import SourceTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build made.
+
+    Parameters
+    ----------
+    entries : mapping of str to mapping of str to PartitionEntry
+        Group, then partition id: the new values.
+    journal_keys : tuple of str
+        To be cleared once the values are published.
+    computed, resumed : int
+        Partitions x features computed now, and found finished in the journal.
+    """
+
+    entries: Mapping[str, Mapping[str, PartitionEntry]]
+    journal_keys: tuple[str, ...]
+    computed: int
+    resumed: int
+
+
+class Build:
+    """One run over a table: holds what was found and made so far.
+
+    Parameters
+    ----------
+    place : Workplace
+    files : TableFiles
+        The table as it will be, new features included.
+    sources : mapping of str to TableFiles
+    assessments : mapping of str to tuple of Assessment
+        Of :func:`~featurestore.plan.staleness.assess`.
+    """
+
+    def __init__(
+        self,
+        place: Workplace,
+        files: TableFiles,
+        sources: Mapping[str, TableFiles],
+        assessments: Mapping[str, tuple[Assessment, ...]],
+    ) -> None:
+        self._place = place
+        self._files = files
+        self._sources = sources
+        self._assessments = assessments
+        self._journal = Journal(place.store, files.name)
+        self._built: dict[str, dict[str, PartitionEntry]] = defaultdict(dict)
+        self._journal_keys: list[str] = []
+        self._resumed = 0
+        self._computed = 0
+
+    def run(self, projections: Sequence[Projection]) -> BuildResult:
+        """Compute everything that is not fresh.
+
+        Raises
+        ------
+        MemoryLimitError
+            Before any work, if a partition does not fit the memory limit.
+        """
+        workers = workers_within(
+            projections, self._place.memory_limit, self._place.executor.workers
+        )
+        executor = self._place.executor.limited_to(workers)
+        for level in self._files.graph.levels:
+            todo = {feature: self._remaining(feature) for feature in level}
+            todo = {feature: positions for feature, positions in todo.items() if positions}
+            if todo:
+                self._prepare_states(todo, executor)
+                self._apply(todo, executor)
+        return BuildResult(
+            {group: dict(entries) for group, entries in self._built.items()},
+            tuple(self._journal_keys),
+            self._computed,
+            self._resumed,
+        )
+
+    # --- what is left to do ------------------------------------------------------------------------
+
+    def _remaining(self, feature: Feature) -> list[int]:
+        remaining = []
+        for position, one in enumerate(self._assessments[feature.group]):
+            if one.freshness is Freshness.FRESH:
+                continue
+            key = self._journal_key(feature, position)
+            self._journal_keys.append(key)
+            entry = self._journal.find(key)
+            if entry is None:
+                remaining.append(position)
+            else:
+                self._built[feature.group][entry.partition] = entry
+                self._resumed += 1
+        return remaining
+
+    def _journal_key(self, feature: Feature, position: int) -> str:
+        provenance = self._assessments[feature.group][position].provenance
+        partition = self._files.base[position].partition
+        return fingerprint(feature.group, partition, provenance.fingerprint)
+
+    def _prepare_states(self, todo: Mapping[Feature, list[int]], executor: Executor) -> None:
+        requests = []
+        for feature, positions in todo.items():
+            table, columns = self._state_inputs(feature)
+            needs = [self._assessments[feature.group][one].need for one in positions]
+            requests.append(StateRequest(feature.transformer, table, columns, needs))
+        prepare_states(requests, self._place, executor)
+
+    def _state_inputs(self, feature: Feature) -> tuple[Available, tuple[str, ...]]:
+        transformer = feature.transformer
+        if isinstance(transformer, SourceTransformer):
+            source = self._sources[transformer.source_table]
+            return Available(source, {}), transformer.source_inputs(self._files.schema)
+        return Available(self._files, self._built), feature.inputs
+
+    # --- values ----------------------------------------------------------------------------------------
+
+    def _apply(self, todo: Mapping[Feature, list[int]], executor: Executor) -> None:
+        work: dict[int, list[ApplyWork]] = defaultdict(list)
+        for feature, positions in todo.items():
+            for position in positions:
+                work[position].append(self._apply_work(feature, position))
+        tasks = [
+            self._apply_task(position, tuple(works)) for position, works in sorted(work.items())
+        ]
+        names = ", ".join(name for feature in todo for name in feature.names)
+
+        def collect(_: int, entries: Mapping[str, PartitionEntry]) -> None:
+            for group, entry in entries.items():
+                self._built[group][entry.partition] = entry
+                self._computed += 1
+
+        label = names if len(names) <= 40 else f"{names[:37]}..."
+        executor.run(apply_partition, tasks, label=label, on_result=collect)
+
+    def _apply_work(self, feature: Feature, position: int) -> ApplyWork:
+        assessment = self._assessments[feature.group][position]
+        transformer = feature.transformer
+        rows = None
+        if isinstance(transformer, SourceTransformer):
+            source = self._sources[transformer.source_table]
+            columns = transformer.source_inputs(self._files.schema)
+            rows = SourceRows(
+                tuple(Available(source, {}).at(one, columns) for one in assessment.need.rows),
+                columns,
+                source.schema,
+            )
+        return ApplyWork(
+            feature,
+            assessment.provenance,
+            assessment.need.key,
+            rows,
+            self._journal_key(feature, position),
+        )
+
+    def _apply_task(self, position: int, work: tuple[ApplyWork, ...]) -> ApplyTask:
+        columns = [column for one in work for column in one.feature.inputs]
+        return ApplyTask(
+            self._place.store.url,
+            self._place.engine,
+            self._files.name,
+            Available(self._files, self._built).at(position, columns),
+            self._files.schema,
+            work,
+        )

@@ -1,0 +1,283 @@
+"""What runs where the data is: summarise or transform one partition, write, return metadata.
+
+Tasks are picklable values: a store's URL, metadata of files, transformers. Data is read and written
+by the worker; states travel as files; only entries come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.engines.protocol import Engine
+from featurestore.engines.selection import get_engine
+from featurestore.errors import CorruptionError, DefinitionError
+from featurestore.execution.reading import PartitionSource
+from featurestore.plan.definition import Feature
+from featurestore.schema import Field, TableSchema, type_to_text
+from featurestore.storage.backends import open_object_store
+from featurestore.storage.column_group import write_partition
+from featurestore.storage.journal import Journal
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import PartitionEntry, Provenance
+from featurestore.storage.states import StateStore
+from featurestore.transforms.base import (
+    EMPTY_STATE,
+    Columns,
+    Partition,
+    SourceTransformer,
+    State,
+    Transformer,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryWork:
+    """One summary of a partition: ``time_range`` cuts it to ``start <= time < stop``."""
+
+    transformer: Transformer
+    columns: tuple[str, ...]
+    key: str
+    time_range: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SummarizeTask:
+    """All summaries wanted of one partition: one read serves them all."""
+
+    url: str
+    engine: str
+    source: PartitionSource
+    schema: TableSchema
+    work: tuple[SummaryWork, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """The partitions of another table whose rows a source transformer is handed."""
+
+    partitions: tuple[PartitionSource, ...]
+    columns: tuple[str, ...]
+    schema: TableSchema
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyWork:
+    """One feature of a partition.
+
+    Parameters
+    ----------
+    feature : Feature
+    provenance : Provenance
+    state_key : str
+        ``""`` for the empty state.
+    rows : SourceRows, optional
+    journal_key : str
+    """
+
+    feature: Feature
+    provenance: Provenance
+    state_key: str
+    rows: SourceRows | None
+    journal_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyTask:
+    """All features of one level in one partition: one read serves them all."""
+
+    url: str
+    engine: str
+    table: str
+    source: PartitionSource
+    schema: TableSchema
+    work: tuple[ApplyWork, ...]
+
+
+def summarize_partition(task: SummarizeTask) -> None:
+    """Compute a partition's missing summaries and keep them."""
+    store, engine = open_object_store(task.url), get_engine(task.engine)
+    states = StateStore(store)
+    wanted = [column for work in task.work for column in work.columns]
+    partition = task.source.read(store, engine, with_row_count(wanted, task.schema), task.schema)
+    for work in task.work:
+        part = partition
+        if work.time_range is not None:
+            part = rows_in_time_range(partition, work.time_range, engine)
+        states.put(work.key, work.transformer.summarize(part, engine))
+
+
+def apply_partition(task: ApplyTask) -> dict[str, PartitionEntry]:
+    """Compute, write and journal a partition's features; return their entries by group."""
+    store, engine = open_object_store(task.url), get_engine(task.engine)
+    journal = Journal(store, task.table)
+    wanted = [column for work in task.work for column in work.feature.inputs]
+    partition = task.source.read(store, engine, with_row_count(wanted, task.schema), task.schema)
+    written: dict[str, PartitionEntry] = {}
+    for work in task.work:
+        state = load_state(work, store, engine)
+        columns = work.feature.transformer.apply(partition, state, engine)
+        entry = _write(task, work, columns, partition.rows, store, engine)
+        journal.record(work.journal_key, entry)
+        written[work.feature.group] = entry
+    return written
+
+
+def load_state(work: ApplyWork, store: ObjectStore, engine: Engine) -> State:
+    """Return the state a feature's ``apply`` receives in this partition."""
+    state: State = EMPTY_STATE
+    if work.state_key:
+        state = require_state(StateStore(store), work.state_key)
+    if work.rows is None:
+        return state
+    transformer = work.feature.transformer
+    assert isinstance(transformer, SourceTransformer)
+    return gather_source(transformer, state, work.rows, store, engine)
+
+
+def gather_source(
+    transformer: SourceTransformer,
+    carry: State,
+    rows: SourceRows,
+    store: ObjectStore,
+    engine: Engine,
+) -> State:
+    """Return what a source transformer needs: the carry and the rows of the other table."""
+    parts = [
+        transformer.rows(one.read(store, engine, rows.columns, rows.schema), engine)
+        for one in rows.partitions
+    ]
+    return transformer.gather(carry, parts)
+
+
+def require_state(states: StateStore, key: str) -> State:
+    """Return a state that was computed before.
+
+    Raises
+    ------
+    CorruptionError
+        If it has gone since: a damaged state file is discarded when read.
+    """
+    state = states.get(key)
+    if state is None:
+        raise CorruptionError(
+            f"state {key} is gone or damaged", "run build again: it is computed anew"
+        )
+    return state
+
+
+def with_row_count(columns: Iterable[str], schema: TableSchema) -> tuple[str, ...]:
+    """Return the columns, with a scalar one among them: a frame without columns has no rows."""
+    wanted = tuple(dict.fromkeys(columns))
+    if any(not schema[name].is_tensor for name in wanted):
+        return wanted
+    first = schema.time or next((one.name for one in schema if not one.is_tensor), None)
+    return wanted if first is None else (*wanted, first)
+
+
+def rows_in_time_range(
+    partition: Partition, time_range: tuple[int, int], engine: Engine
+) -> Partition:
+    """Return the rows with ``start <= time < stop``."""
+    schema = partition.schema
+    assert schema.time is not None
+    times, _ = engine.values(partition.frame[schema.time])
+    keep = (times >= time_range[0]) & (times < time_range[1])
+    return select_rows(partition, engine.xp.nonzero(keep)[0], engine)
+
+
+def select_rows(partition: Partition, positions: Any, engine: Engine) -> Partition:
+    """Return the rows of a partition at some positions."""
+    return Partition(
+        engine.take(partition.frame, positions),
+        partition.schema,
+        {name: values[positions] for name, values in partition.tensors.items()},
+    )
+
+
+def _write(
+    task: ApplyTask,
+    work: ApplyWork,
+    columns: Columns,
+    rows: int,
+    store: ObjectStore,
+    engine: Engine,
+) -> PartitionEntry:
+    table, tensors = checked_columns(
+        work.feature.outputs, columns, rows, engine, f"partition {task.source.partition}"
+    )
+    return write_partition(
+        store,
+        table=task.table,
+        group=work.feature.group,
+        partition=task.source.partition,
+        columns=table,
+        tensors=tensors,
+        provenance=work.provenance,
+    )
+
+
+def checked_columns(
+    outputs: Sequence[Field], columns: Columns, rows: int, engine: Engine, where: str
+) -> tuple[pa.Table | None, Mapping[str, np.ndarray[Any, Any]]]:
+    """Return a transformer's columns as Arrow and host arrays, if they are what it promised.
+
+    Raises
+    ------
+    DefinitionError
+        For columns, types, shapes or row counts other than its ``outputs``.
+    """
+    scalars = [one for one in outputs if not one.is_tensor]
+    table = None
+    if scalars:
+        if columns.frame is None:
+            raise DefinitionError(f"{where}: no column {scalars[0].name!r} was produced")
+        table = engine.to_arrow(columns.frame)
+        names = [one.name for one in scalars]
+        if sorted(table.column_names) != sorted(names):
+            raise DefinitionError(
+                f"{where}: columns {table.column_names} were produced where {names} were declared"
+            )
+        table = table.select(names)
+        for one in scalars:
+            _check_scalar(one, table.schema.field(one.name).type, table.num_rows, rows, where)
+    arrays = {}
+    for one in outputs:
+        if one.is_tensor:
+            arrays[one.name] = _checked_tensor(one, columns, rows, engine, where)
+    return table, arrays
+
+
+def _check_scalar(field: Field, type_: pa.DataType, got: int, rows: int, where: str) -> None:
+    if type_ != field.type:
+        raise DefinitionError(
+            f"{where}: column {field.name!r} has type {type_to_text(type_)} where "
+            f"{type_to_text(field.type)} was declared",
+            "let the definition give the same type for all rows (cast its result)",
+        )
+    if got != rows:
+        raise DefinitionError(
+            f"{where}: column {field.name!r} has {got} rows where the partition has {rows}",
+            "return exactly one value per row",
+        )
+
+
+def _checked_tensor(
+    field: Field, columns: Columns, rows: int, engine: Engine, where: str
+) -> np.ndarray[Any, Any]:
+    if field.name not in columns.tensors:
+        raise DefinitionError(f"{where}: no tensor {field.name!r} was produced")
+    array = engine.to_host(columns.tensors[field.name])
+    wanted = (rows, *(field.shape or ()))
+    dtype = np.dtype(field.type.to_pandas_dtype())
+    if array.shape != wanted or array.dtype != dtype:
+        raise DefinitionError(
+            f"{where}: tensor {field.name!r} has shape {array.shape} and type {array.dtype} where "
+            f"{wanted} and {dtype} were declared",
+            "return an array of the declared shape and type",
+        )
+    return array

@@ -1,0 +1,117 @@
+"""CSV: a header, types guessed from the first block, then parsed as those types and no others.
+
+Nulls: in columns of numbers, booleans and times, an empty field and the usual spellings (``NA``,
+``NULL``, ``nan`` ...); in text columns only an empty field, quoted or not, so that a country called
+``NA`` stays. A value that does not parse stops the read with its file, row, column and content.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+
+from featurestore.errors import SchemaError, SourceError
+from featurestore.ingest.formats import bounded, readable
+
+_BLOCK: Final = 4 << 20
+_NAME: Final = re.compile(r".*\.(csv|tsv|txt)(\.gz)?", re.IGNORECASE)
+_BAD_VALUE: Final = re.compile(
+    r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)", re.DOTALL
+)
+
+
+def is_csv_name(path: Path) -> bool:
+    """Whether a file's name says it is text with separated values."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+class CsvFile:
+    """A CSV file (``.tsv``: tabs), plain or gzipped, UTF-8, with a header."""
+
+    format = "CSV"
+    text = True
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+        self._tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
+        with self._open(pcsv.ConvertOptions()) as reader:
+            self.types: pa.Schema = reader.schema
+
+    @contextmanager
+    def _open(self, convert: pcsv.ConvertOptions) -> Iterator[pcsv.CSVStreamingReader]:
+        with self._path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with (
+            readable(self._path, self.format),
+            pa.OSFile(str(self._path), "rb") as raw,
+            pa.CompressedInputStream(raw, "gzip") if packed else raw as stream,
+            pcsv.open_csv(
+                stream,
+                # One thread, else errors have no row number.
+                read_options=pcsv.ReadOptions(use_threads=False, block_size=_BLOCK),
+                parse_options=pcsv.ParseOptions(
+                    delimiter="\t" if self._tabs else ",", newlines_in_values=True
+                ),
+                convert_options=convert,
+            ) as reader,
+        ):
+            yield reader
+
+    def batches(
+        self, columns: Sequence[str], types: pa.Schema, batch_bytes: int
+    ) -> Iterator[pa.RecordBatch]:
+        convert = pcsv.ConvertOptions(
+            include_columns=list(columns),
+            column_types={name: self._parsed_type(types.field(name)) for name in columns},
+            strings_can_be_null=False,
+        )
+        try:
+            with self._open(convert) as reader:
+                for batch in reader:
+                    yield from bounded(_empty_text_to_null(batch), batch_bytes)
+        except SourceError as error:
+            raise self._located(error) from error.__cause__
+
+    def _parsed_type(self, field: pa.Field) -> pa.DataType:
+        if pa.types.is_nested(field.type):
+            raise SchemaError(
+                f"column {field.name!r} of {self.name} is text and cannot be read as {field.type}",
+                "ingest lists and tensors from Parquet or Arrow IPC",
+            )
+        return field.type
+
+    def _located(self, error: SourceError) -> SourceError:
+        """Return the error with the column's name, if it is about one value."""
+        match = _BAD_VALUE.search(str(error.__cause__))
+        if match is None:
+            return error
+        index, row, type_, what = match.groups()
+        column = self.types.names[int(index)]
+        line = f"row {row} (the header is row 1), " if row else ""
+        return SourceError(
+            f"{self.name}: {line}column {column!r} does not parse as {type_}: {what}",
+            f"correct the value, or say what the column is: types={{{column!r}: 'string'}}, or "
+            "convert the file to Parquet",
+        )
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+
+def _empty_text_to_null(batch: pa.RecordBatch) -> pa.RecordBatch:
+    for index, field in enumerate(batch.schema):
+        if pa.types.is_string(field.type):
+            column = batch.column(index)
+            empty = pc.equal(pc.binary_length(column), 0)
+            if pc.any(empty).as_py():
+                filled = pc.if_else(empty, pa.scalar(None, pa.string()), column)
+                batch = batch.set_column(index, field, filled)
+    return batch

@@ -1,0 +1,125 @@
+"""A feature's definition: a transformer and, for a fitted one, the rows it is learnt from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from featurestore.errors import DefinitionError
+from featurestore.fingerprint import Json, fingerprint
+from featurestore.schema import Field, TableSchema
+from featurestore.transforms.base import Scope, Transformer, transformer_from_spec
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureDefinition:
+    """What a stored feature is.
+
+    Parameters
+    ----------
+    transformer : Transformer
+    fit_on : ``"all"`` or (start, stop), optional
+        For scope ``fit``: all rows of the table, or those with ``start <= time < stop`` (ISO 8601
+        text, or integers for an integer time). There is no default: a statistic over rows that a
+        model is later validated on is a leak.
+    """
+
+    transformer: Transformer
+    fit_on: str | tuple[str | int, str | int] | None = None
+
+    def __post_init__(self) -> None:
+        fitted = self.transformer.scope is Scope.FIT
+        kind = type(self.transformer).__name__
+        if fitted and self.fit_on is None:
+            raise DefinitionError(
+                f"{kind} learns from rows, and fit_on= does not say from which",
+                "pass fit_on=('2013-01-01', '2013-10-01') or fit_on='all', or put it into the "
+                "pipeline of a dataset, where it learns from the training part",
+            )
+        if not fitted and self.fit_on is not None:
+            raise DefinitionError(
+                f"fit_on={self.fit_on!r} was given for {kind}, which has scope "
+                f"{self.transformer.scope} and learns nothing",
+                "leave fit_on out",
+            )
+        if isinstance(self.fit_on, str) and self.fit_on != "all":
+            raise DefinitionError(f"fit_on={self.fit_on!r} is not known", "use 'all' or a range")
+        if isinstance(self.fit_on, Sequence) and not isinstance(self.fit_on, str):
+            if len(self.fit_on) != 2:
+                raise DefinitionError(f"fit_on={self.fit_on!r} is not (start, stop)")
+            start, stop = (one if isinstance(one, int) else str(one) for one in self.fit_on)
+            object.__setattr__(self, "fit_on", (start, stop))
+
+    def to_json(self) -> dict[str, Json]:
+        fit_on = list(self.fit_on) if isinstance(self.fit_on, tuple) else self.fit_on
+        return {"transformer": self.transformer.spec(), "fit_on": fit_on}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> FeatureDefinition:
+        fit_on = value["fit_on"]
+        return cls(
+            transformer_from_spec(value["transformer"]),
+            tuple(fit_on) if isinstance(fit_on, list) else fit_on,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        fit_on = list(self.fit_on) if isinstance(self.fit_on, tuple) else self.fit_on
+        return fingerprint("feature", self.transformer.fingerprint(), fit_on)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Feature:
+    """A definition bound to a table: its column group, inputs and outputs.
+
+    Parameters
+    ----------
+    group : str
+        Name of the column group that holds its values.
+    definition : FeatureDefinition
+    inputs : tuple of str
+        Columns of its own table.
+    outputs : tuple of Field
+    """
+
+    group: str
+    definition: FeatureDefinition
+    inputs: tuple[str, ...]
+    outputs: tuple[Field, ...]
+
+    @property
+    def transformer(self) -> Transformer:
+        return self.definition.transformer
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(one.name for one in self.outputs)
+
+
+def bind(definition: FeatureDefinition, schema: TableSchema) -> Feature:
+    """Return the feature that a definition makes of a table with this schema.
+
+    Raises
+    ------
+    SchemaError
+        If its inputs are not there.
+    DefinitionError
+        If it reads the future, gives no column or twice the same.
+    """
+    transformer = definition.transformer
+    inputs = tuple(dict.fromkeys(transformer.inputs(schema)))
+    outputs = transformer.outputs(schema)
+    names = [one.name for one in outputs]
+    if not names or len(set(names)) != len(names):
+        raise DefinitionError(
+            f"{type(transformer).__name__} gives the columns {names}", "name each output once"
+        )
+    return Feature(group_name(outputs, definition.fingerprint), definition, inputs, outputs)
+
+
+def group_name(outputs: Sequence[Field], definition_fingerprint: str) -> str:
+    """Return a path-safe, unique name for a column group: its first column and its definition."""
+    slug = re.sub(r"[^A-Za-z0-9_]+", "_", outputs[0].name)[:40]
+    return f"f_{slug}-{definition_fingerprint[:8]}"

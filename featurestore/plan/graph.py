@@ -1,0 +1,156 @@
+"""Which feature needs which: dependencies by column, in levels.
+
+All features of one level depend on lower levels only, so a build makes as many passes as there are
+levels, however many features there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from featurestore.errors import DependencyCycleError, MissingColumnError, NameTakenError
+from featurestore.plan.definition import Feature, FeatureDefinition, bind
+from featurestore.schema import Field, TableSchema
+from featurestore.storage.records import BASE_GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureGraph:
+    """The features of one table in levels.
+
+    Parameters
+    ----------
+    levels : tuple of tuple of Feature
+    owners : mapping of str to str
+        For each column the group that holds it.
+    """
+
+    levels: tuple[tuple[Feature, ...], ...]
+    owners: Mapping[str, str]
+
+    def features(self) -> tuple[Feature, ...]:
+        """All features, each after those it needs."""
+        return tuple(feature for level in self.levels for feature in level)
+
+    def groups_of(self, columns: Iterable[str]) -> tuple[str, ...]:
+        """Return the groups that hold these columns, each once, in order of first mention."""
+        return tuple(dict.fromkeys(self.owners[column] for column in columns))
+
+    def dependents(self, group: str) -> tuple[str, ...]:
+        """Return the groups that need this one, directly or not."""
+        found = {group}
+        for feature in self.features():
+            if found & set(self.groups_of(feature.inputs)):
+                found.add(feature.group)
+        return tuple(sorted(found - {group}))
+
+
+def build_graph(base: Sequence[Field], features: Sequence[Feature]) -> FeatureGraph:
+    """Return the graph of a table's features.
+
+    Raises
+    ------
+    DependencyCycleError
+        If features need each other; the message names them in order.
+    MissingColumnError
+        If an input exists nowhere.
+    """
+    owners = {one.name: BASE_GROUP for one in base}
+    owners |= {name: feature.group for feature in features for name in feature.names}
+    waiting = {feature.group: feature for feature in features}
+    done = {BASE_GROUP}
+    levels: list[tuple[Feature, ...]] = []
+    for feature in features:
+        for name in feature.inputs:
+            if name not in owners:
+                raise MissingColumnError(name, tuple(owners))
+    while waiting:
+        ready = tuple(
+            feature
+            for feature in waiting.values()
+            if all(owners[name] in done for name in feature.inputs)
+        )
+        if not ready:
+            raise _cycle(list(waiting.values()), owners)
+        levels.append(ready)
+        for feature in ready:
+            done.add(feature.group)
+            del waiting[feature.group]
+    return FeatureGraph(tuple(levels), owners)
+
+
+def bind_all(definitions: Sequence[FeatureDefinition], schema: TableSchema) -> tuple[Feature, ...]:
+    """Bind definitions that may use each other's outputs, in whichever order they are given.
+
+    Raises
+    ------
+    NameTakenError
+        If two of them, or one and the table, give a column of the same name.
+    DependencyCycleError, MissingColumnError, SchemaError, DefinitionError
+    """
+    bound: list[Feature] = []
+    waiting = list(definitions)
+    while waiting:
+        blocked: list[tuple[FeatureDefinition, MissingColumnError]] = []
+        for definition in waiting:
+            try:
+                feature = bind(definition, schema)
+            except MissingColumnError as error:
+                blocked.append((definition, error))
+                continue
+            schema = _with_outputs(schema, feature)
+            bound.append(feature)
+        if len(blocked) == len(waiting):
+            _explain_blocked(blocked, schema)
+        waiting = [definition for definition, _ in blocked]
+    return tuple(bound)
+
+
+def _with_outputs(schema: TableSchema, feature: Feature) -> TableSchema:
+    taken = [name for name in feature.names if name in schema]
+    if taken:
+        raise NameTakenError(
+            f"column {taken[0]!r} exists already",
+            "choose another name (prefix= or rename=), drop the old feature, or pass replace=True",
+        )
+    return schema.with_fields(feature.outputs)
+
+
+def _explain_blocked(
+    blocked: Sequence[tuple[FeatureDefinition, MissingColumnError]], schema: TableSchema
+) -> None:
+    """Raise a cycle if the missing columns are the outputs of the blocked definitions."""
+    import pyarrow as pa
+
+    missing = {error.column for _, error in blocked}
+    supposed = schema.with_fields(tuple(Field(name, pa.float64()) for name in sorted(missing)))
+    features = []
+    for definition, error in blocked:
+        try:
+            features.append(bind(definition, supposed))
+        except MissingColumnError:
+            raise error from None
+    produced = {name for feature in features for name in feature.names}
+    for _, error in blocked:
+        if error.column not in produced:
+            raise error
+    owners = dict.fromkeys(schema.names, BASE_GROUP)
+    owners |= {name: feature.group for feature in features for name in feature.names}
+    raise _cycle(features, owners)
+
+
+def _cycle(features: Sequence[Feature], owners: Mapping[str, str]) -> DependencyCycleError:
+    """Return the error that names one cycle among features that all wait for each other."""
+    by_group = {feature.group: feature for feature in features}
+    path = [features[0].group]
+    while True:
+        feature = by_group[path[-1]]
+        following = next(owners[name] for name in feature.inputs if owners[name] in by_group)
+        if following in path:
+            loop = [by_group[group].names[0] for group in path[path.index(following) :]]
+            chain = " needs ".join([*loop, loop[0]])
+            return DependencyCycleError(
+                f"features need each other: {chain}", "break the cycle by renaming an output"
+            )
+        path.append(following)

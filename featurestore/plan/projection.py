@@ -1,0 +1,164 @@
+"""What a build will cost in bytes, known before it starts.
+
+A task holds one partition's inputs, the rows and states of other tables, what the transformer needs
+on top, and its outputs. Sizes come from what was recorded when files were written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from featurestore.errors import MemoryLimitError
+from featurestore.plan.definition import Feature
+from featurestore.plan.staleness import Assessment, Freshness
+from featurestore.plan.table_files import TableFiles
+from featurestore.schema import Field
+from featurestore.transforms.base import SourceTransformer
+from featurestore.units import format_bytes
+
+_STRING_BYTES = 24
+"""What an output string is taken to need before any was written: offset and a short text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What computing one feature costs.
+
+    Parameters
+    ----------
+    feature : Feature
+    partitions : int
+        How many are to be computed.
+    rows : int
+    output_bytes : int
+        Decoded size of what will be written.
+    peak_bytes : int
+        Of the largest task.
+    largest : str
+        The partition that needs it; ``""`` if there is none.
+    """
+
+    feature: Feature
+    partitions: int
+    rows: int
+    output_bytes: int
+    peak_bytes: int
+    largest: str
+
+
+def project(
+    files: TableFiles,
+    sources: Mapping[str, TableFiles],
+    assessments: Mapping[str, tuple[Assessment, ...]],
+) -> list[Projection]:
+    """Return the cost of each feature that is not fresh everywhere, in order of building."""
+    found = []
+    for feature in files.graph.features():
+        todo = [
+            position
+            for position, one in enumerate(assessments[feature.group])
+            if one.freshness is not Freshness.FRESH
+        ]
+        if not todo:
+            continue
+        costs = {
+            position: _task_bytes(
+                feature, files, sources, assessments[feature.group][position], position
+            )
+            for position in todo
+        }
+        largest = max(costs, key=lambda position: costs[position])
+        rows = sum(files.base[position].rows for position in todo)
+        found.append(
+            Projection(
+                feature,
+                len(todo),
+                rows,
+                rows * sum(_width(one) for one in feature.outputs),
+                costs[largest],
+                files.base[largest].partition,
+            )
+        )
+    return found
+
+
+def _task_bytes(
+    feature: Feature,
+    files: TableFiles,
+    sources: Mapping[str, TableFiles],
+    assessment: Assessment,
+    position: int,
+) -> int:
+    base = files.base[position]
+    inputs = 0
+    for name in feature.inputs:
+        entry = files.entries[files.graph.owners[name]].get(base.partition)
+        known = None if entry is None else entry.column_bytes.get(name)
+        inputs += base.rows * _width(files.schema[name]) if known is None else known
+    if isinstance(feature.transformer, SourceTransformer):
+        source = sources[feature.transformer.source_table]
+        columns = feature.transformer.source_inputs(files.schema)
+        for one in assessment.need.rows:
+            entries = source.entries[source.graph.owners[columns[0]]]
+            inputs += sum(
+                source.entries[source.graph.owners[name]][source.base[one].partition].column_bytes[
+                    name
+                ]
+                for name in columns
+                if source.base[one].partition in entries
+            )
+    outputs = base.rows * sum(_width(one) for one in feature.outputs)
+    # Outputs exist twice for a moment: as the engine's columns and as Arrow being written.
+    return inputs + feature.transformer.memory(files.schema, base.rows, inputs) + 2 * outputs
+
+
+def _width(field: Field) -> int:
+    """Return the bytes of one row's value of a column that was not written yet."""
+    if pa.types.is_boolean(field.type):
+        return 1
+    try:
+        width = field.type.bit_width // 8
+    except ValueError:
+        return _STRING_BYTES
+    for size in field.shape or ():
+        width *= size
+    return int(width)
+
+
+def workers_within(projections: Sequence[Projection], memory_limit: int, workers: int) -> int:
+    """Return how many tasks may run at once within the memory limit.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one fits.
+    """
+    if not projections:
+        return workers
+    reserved = resident_bytes()
+    worst = max(projections, key=lambda one: one.peak_bytes)
+    fitting = (memory_limit - reserved) // max(worst.peak_bytes, 1)
+    if fitting < 1:
+        raise MemoryLimitError(
+            f"{', '.join(worst.feature.names)} needs {format_bytes(worst.peak_bytes)} for "
+            f"partition {worst.largest} beside {format_bytes(reserved)} already in use, the memory "
+            f"limit is {format_bytes(memory_limit)}",
+            f"raise memory_limit to {format_bytes(reserved + worst.peak_bytes)}, or ingest with a "
+            "smaller partition_bytes",
+        )
+    return int(min(workers, fitting))
+
+
+def resident_bytes() -> int:
+    """Return the memory this process holds now (Linux; elsewhere its peak)."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,251 @@
+"""Which states a feature needs, and the keys under which they are kept.
+
+A state's key is a fingerprint of what it is computed from, so a key that exists is a state that
+need not be computed again: after a crash, for another split, for the partitions before an append.
+
+* *summary*: ``summarize`` of one partition.
+* *prefix*: ``combine`` of the summaries of all earlier partitions within reach.
+* *fit*: ``finish`` of the combined summaries of the fit scope.
+* *carry*: ``combine`` of the summaries of another table's partitions below a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featurestore.errors import DefinitionError, NotReadyError
+from featurestore.fingerprint import fingerprint
+from featurestore.plan.definition import Feature
+from featurestore.plan.table_files import TableFiles
+from featurestore.schema import TableSchema
+from featurestore.storage.records import PartitionEntry
+from featurestore.times import to_steps
+from featurestore.transforms.base import Scope, SourceTransformer, Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A summary to be computed or found.
+
+    Parameters
+    ----------
+    key : str
+    partition : int
+        Position among the table's partitions.
+    time_range : (int, int), optional
+        Only rows with ``start <= time < stop`` belong to it; None for all.
+    """
+
+    key: str
+    partition: int
+    time_range: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateNeed:
+    """The state ``apply`` needs in one partition.
+
+    Parameters
+    ----------
+    fingerprint : str
+        Part of the values' provenance; ``""`` for the empty state of scope ``none``.
+    key : str
+        Where the combined state is kept; ``""`` for the empty state.
+    members : tuple of Summary
+        The summaries it is combined of, in order: of the own table, or for a source transformer of
+        the other table's carry.
+    rows : tuple of int
+        For a source transformer: the other table's partitions that are handed over as rows.
+    """
+
+    fingerprint: str = ""
+    key: str = ""
+    members: tuple[Summary, ...] = ()
+    rows: tuple[int, ...] = ()
+
+
+def summary_key(
+    transformer: Transformer, inputs: str, time_range: tuple[int, int] | None = None
+) -> str:
+    """Return the key of a transformer's summary of a partition whose inputs have a fingerprint."""
+    cut = None if time_range is None else list(time_range)
+    return fingerprint("summary", transformer.state_fingerprint(), inputs, cut)
+
+
+def chain_key(key: str, summary: str) -> str:
+    """Return the key of the prefix state that includes one more summary."""
+    return fingerprint("prefix", key, summary)
+
+
+def state_needs(
+    feature: Feature,
+    files: TableFiles,
+    inputs: Sequence[str],
+    source: TableFiles | None,
+) -> list[StateNeed]:
+    """Return what a feature needs in each partition.
+
+    Parameters
+    ----------
+    feature : Feature
+    files : TableFiles
+    inputs : sequence of str
+        For each partition the fingerprint its inputs have, or will have after the build.
+    source : TableFiles, optional
+        The other table of a source transformer.
+    """
+    transformer = feature.transformer
+    if isinstance(transformer, SourceTransformer):
+        assert source is not None
+        return _source_needs(transformer, files, source)
+    if transformer.scope is Scope.PREFIX:
+        return _prefix_needs(transformer, files.base, inputs, transformer.reach(files.schema))
+    if transformer.scope is Scope.FIT:
+        return _fit_needs(feature, files, inputs)
+    if transformer.scope is Scope.NONE:
+        return [StateNeed()] * len(files.base)
+    raise DefinitionError(
+        f"{type(transformer).__name__} looks into the future (scope {transformer.scope})",
+        "use it as a label",
+    )
+
+
+def _prefix_needs(
+    transformer: Transformer,
+    base: Sequence[PartitionEntry],
+    inputs: Sequence[str],
+    reach: int | None,
+) -> list[StateNeed]:
+    needs: list[StateNeed] = []
+    members: list[Summary] = []
+    chain = ""
+    newest: int | None = None
+    for position, entry in enumerate(base):
+        if reach is not None and newest is not None:
+            members = [one for one in members if _reaches(base[one.partition], newest - reach)]
+            chain = fingerprint("prefix", [one.key for one in members])
+        needs.append(StateNeed(chain, chain, tuple(members)) if members else StateNeed())
+        if entry.rows:
+            summary = Summary(summary_key(transformer, inputs[position]), position)
+            members.append(summary)
+            chain = chain_key(chain, summary.key)
+            newest = entry.time_max
+    return needs
+
+
+def _reaches(entry: PartitionEntry, since: int) -> bool:
+    return entry.time_max is None or entry.time_max >= since
+
+
+def _fit_needs(feature: Feature, files: TableFiles, inputs: Sequence[str]) -> list[StateNeed]:
+    members = tuple(
+        Summary(summary_key(feature.transformer, inputs[position], cut), position, cut)
+        for position, cut in fit_scope(feature, files.schema, files.base)
+    )
+    key = fingerprint("fit", feature.transformer.fingerprint(), [one.key for one in members])
+    return [StateNeed(key, key, members)] * len(files.base)
+
+
+def fit_scope(
+    feature: Feature, schema: TableSchema, base: Sequence[PartitionEntry]
+) -> list[tuple[int, tuple[int, int] | None]]:
+    """Return the partitions a fitted feature learns from, and the time range where one is cut.
+
+    Raises
+    ------
+    DefinitionError
+        If the scope is a time range and the table has no time, or it holds no rows.
+    """
+    fit_on = feature.definition.fit_on
+    if not isinstance(fit_on, tuple):
+        found: list[tuple[int, tuple[int, int] | None]] = [
+            (position, None) for position, one in enumerate(base) if one.rows
+        ]
+    else:
+        if schema.time is None:
+            raise DefinitionError(
+                f"fit_on={fit_on} is a time range and the table has no time column",
+                "use fit_on='all'",
+            )
+        type_ = schema[schema.time].type
+        start, stop = (to_steps(one, type_, schema.time) for one in fit_on)
+        found = []
+        for position, one in enumerate(base):
+            if one.time_min is None or one.time_max is None:
+                continue
+            if one.time_max >= start and one.time_min < stop:
+                whole = one.time_min >= start and one.time_max < stop
+                found.append((position, None if whole else (start, stop)))
+    if not found:
+        raise DefinitionError(
+            f"fit_on={fit_on!r} holds no rows of {feature.names}", "choose another range"
+        )
+    return found
+
+
+def _source_needs(
+    transformer: SourceTransformer, files: TableFiles, source: TableFiles
+) -> list[StateNeed]:
+    columns = transformer.source_inputs(files.schema)
+    prints = [_stored(source, columns, one, transformer) for one in source.base]
+    summaries: list[Summary] = []
+    chains = [""]
+    for position, one in enumerate(source.base):
+        summaries.append(Summary(summary_key(transformer, prints[position]), position))
+        chains.append(chain_key(chains[-1], summaries[-1].key) if one.rows else chains[-1])
+    needs = []
+    for entry in files.base:
+        if not entry.rows:
+            needs.append(StateNeed())
+            continue
+        window = transformer.source_window(files.schema, entry.time_min, entry.time_max)
+        below = _below(source.base, window.lower)
+        rows = tuple(
+            position
+            for position, one in enumerate(source.base)
+            if position >= below and one.rows and _begins_by(one, window.upper)
+        )
+        carry = chains[below] if window.carry else ""
+        members = tuple(one for one in summaries[:below] if source.base[one.partition].rows)
+        needs.append(
+            StateNeed(
+                fingerprint("source", carry, [prints[position] for position in rows]),
+                carry,
+                members if window.carry else (),
+                rows,
+            )
+        )
+    return needs
+
+
+def _below(base: Sequence[PartitionEntry], lower: int | None) -> int:
+    """Return how many leading partitions lie wholly below ``lower``."""
+    if lower is None:
+        return 0
+    count = 0
+    for position, one in enumerate(base):
+        if one.time_max is not None and one.time_max >= lower:
+            break
+        count = position + 1
+    return count
+
+
+def _begins_by(entry: PartitionEntry, upper: int | None) -> bool:
+    return upper is None or entry.time_min is None or entry.time_min <= upper
+
+
+def _stored(
+    source: TableFiles,
+    columns: tuple[str, ...],
+    entry: PartitionEntry,
+    transformer: SourceTransformer,
+) -> str:
+    found = source.stored_fingerprint(columns, entry.partition)
+    if found is None:
+        raise NotReadyError(
+            f"{type(transformer).__name__} reads columns {list(columns)} of table "
+            f"{source.name!r}, which are not built in partition {entry.partition}",
+            f"run store.table({source.name!r}).build() first",
+        )
+    return found

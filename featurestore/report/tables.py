@@ -1,0 +1,310 @@
+"""Tables that print well, show as HTML in a notebook, and hold plain values."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from featurestore.units import format_bytes
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as aligned text; numbers to the right.
+
+    Examples
+    --------
+    >>> print(text_table(["feature", "rows"], [["speed", 12], ["late", 3]]))
+    feature  rows
+    speed      12
+    late        3
+    """
+    cells = [[str(one) for one in row] for row in rows]
+    widths = [max([len(head[i]), *(len(row[i]) for row in cells)]) for i in range(len(head))]
+    right = [
+        bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+        for i in range(len(head))
+    ]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [
+            one.rjust(width) if flag else one.ljust(width)
+            for one, width, flag in zip(row, widths, right, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(head), *(line(row) for row in cells)])
+
+
+def html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as an HTML table; everything is escaped."""
+    top = "".join(f"<th>{html.escape(one)}</th>" for one in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(one))}</td>" for one in row) + "</tr>"
+        for row in rows
+    )
+    return (
+        f"<table><caption>{html.escape(caption)}</caption>"
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TableSummary:
+    """What a table holds.
+
+    Parameters
+    ----------
+    name : str
+    rows, partitions : int
+    columns : tuple of (str, str, str)
+        Name, type, and where it comes from: ``"ingested"`` or the kind of its transformer.
+    key : tuple of str
+    time : str, optional
+    time_range : (str, str), optional
+    stored_bytes : int
+        On disk, all column groups together.
+    """
+
+    name: str
+    rows: int
+    partitions: int
+    columns: tuple[tuple[str, str, str], ...]
+    key: tuple[str, ...]
+    time: str | None
+    time_range: tuple[str, str] | None
+    stored_bytes: int
+
+    _HEAD: ClassVar = ("column", "type", "from")
+
+    def caption(self) -> str:
+        span = "" if self.time_range is None else f", {self.time_range[0]} to {self.time_range[1]}"
+        return (
+            f"table {self.name}: {self.rows:,} rows in {self.partitions} partitions, "
+            f"{format_bytes(self.stored_bytes)} on disk, key {list(self.key)}, time {self.time}{span}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.caption()}\n{text_table(self._HEAD, self.columns)}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.caption(), self._HEAD, self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSummary:
+    """What a store holds at a version."""
+
+    url: str
+    version: int
+    tables: tuple[TableSummary, ...]
+
+    _HEAD: ClassVar = ("table", "rows", "partitions", "columns", "on disk")
+
+    def _rows(self) -> list[tuple[object, ...]]:
+        return [
+            (one.name, one.rows, one.partitions, len(one.columns), format_bytes(one.stored_bytes))
+            for one in self.tables
+        ]
+
+    def __str__(self) -> str:
+        title = f"FeatureStore {self.url} at version {self.version}"
+        return (
+            f"{title}\n{text_table(self._HEAD, self._rows())}" if self.tables else f"{title}, empty"
+        )
+
+    def to_html(self) -> str:
+        return html_table(f"{self.url} at version {self.version}", self._HEAD, self._rows())
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureStatus:
+    """How one feature stands.
+
+    Parameters
+    ----------
+    columns : tuple of str
+    kind : str
+        Of its transformer.
+    fresh, stale, missing : int
+        Partitions.
+    reasons : tuple of str
+        Why the stale ones are: ``"input"``, ``"code"``, ``"fit scope"`` and so on.
+    """
+
+    columns: tuple[str, ...]
+    kind: str
+    fresh: int
+    stale: int
+    missing: int
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_fresh(self) -> bool:
+        return not self.stale and not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """How all features of a table stand."""
+
+    table: str
+    features: tuple[FeatureStatus, ...]
+
+    _HEAD: ClassVar = ("feature", "kind", "fresh", "stale", "missing", "why stale")
+
+    @property
+    def is_fresh(self) -> bool:
+        return all(one.is_fresh for one in self.features)
+
+    def __getitem__(self, column: str) -> FeatureStatus:
+        for one in self.features:
+            if column in one.columns:
+                return one
+        raise KeyError(column)
+
+    def _rows(self) -> list[tuple[object, ...]]:
+        return [
+            (
+                ", ".join(one.columns),
+                one.kind,
+                one.fresh,
+                one.stale,
+                one.missing,
+                ", ".join(one.reasons),
+            )
+            for one in self.features
+        ]
+
+    def __str__(self) -> str:
+        if not self.features:
+            return f"table {self.table} has no features yet"
+        return text_table(self._HEAD, self._rows())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"status of {self.table} (partitions)", self._HEAD, self._rows())
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """What building one feature will do.
+
+    Parameters
+    ----------
+    columns : tuple of str
+    kind : str
+    level : int
+        Features of a level share one pass over the data.
+    partitions, rows : int
+        To be computed.
+    why : tuple of str
+        ``"missing"``, or the reasons it is stale.
+    output_bytes, peak_bytes : int
+        In memory; the peak is that of the largest task.
+    """
+
+    columns: tuple[str, ...]
+    kind: str
+    level: int
+    partitions: int
+    rows: int
+    why: tuple[str, ...]
+    output_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """What ``build`` would do now.
+
+    Parameters
+    ----------
+    table : str
+    steps : tuple of PlanStep
+        In order; empty if everything is fresh.
+    reserved_bytes : int
+        What this process holds before it starts.
+    workers : int
+        Tasks that will run at once within the memory limit; 0 if not even one fits.
+    peak_bytes : int
+        ``reserved_bytes`` plus that many of the largest task.
+    memory_limit : int
+    """
+
+    table: str
+    steps: tuple[PlanStep, ...]
+    reserved_bytes: int
+    workers: int
+    peak_bytes: int
+    memory_limit: int
+
+    _HEAD: ClassVar = ("feature", "kind", "pass", "partitions", "rows", "why", "writes", "peak")
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.steps
+
+    def _rows(self) -> list[tuple[object, ...]]:
+        return [
+            (
+                ", ".join(one.columns), one.kind, one.level, one.partitions, one.rows,
+                ", ".join(one.why), format_bytes(one.output_bytes), format_bytes(one.peak_bytes),
+            )
+            for one in self.steps
+        ]  # fmt: skip
+
+    def _caption(self) -> str:
+        return (
+            f"projected peak {format_bytes(self.peak_bytes)} of {format_bytes(self.memory_limit)}: "
+            f"{format_bytes(self.reserved_bytes)} in use, {self.workers} tasks at once"
+        )
+
+    def __str__(self) -> str:
+        if self.is_empty:
+            return f"table {self.table}: everything is fresh, nothing to build"
+        return f"{text_table(self._HEAD, self._rows())}\n{self._caption()}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"plan for {self.table}: {self._caption()}", self._HEAD, self._rows())
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did.
+
+    Parameters
+    ----------
+    columns : tuple of str
+        That got values.
+    computed, resumed : int
+        Partitions x features computed now, and found finished by an earlier, interrupted build.
+    bytes_written : int
+    version : int
+        That the result was published as.
+    seconds : float
+    """
+
+    columns: tuple[str, ...]
+    computed: int
+    resumed: int
+    bytes_written: int
+    version: int
+    seconds: float
+
+    def __str__(self) -> str:
+        resumed = f", {self.resumed} found finished" if self.resumed else ""
+        return (
+            f"version {self.version}: {', '.join(self.columns) or 'nothing to do'}; "
+            f"{self.computed} partitions computed{resumed}, {format_bytes(self.bytes_written)} "
+            f"written in {self.seconds:.1f} s"
+        )

@@ -1,0 +1,75 @@
+"""An open store as everything above sees it: its log, where work runs, and the snapshot it is at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featurestore.errors import InvalidInputError
+from featurestore.execution.dask import Executor
+from featurestore.execution.publish import Change
+from featurestore.execution.states import Workplace
+from featurestore.plan.table_files import TableFiles, load_table_files
+from featurestore.storage.commit_log import CommitLog
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import Snapshot
+from featurestore.transforms.base import SourceTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a store and its tables share.
+
+    Parameters
+    ----------
+    log : CommitLog
+    place : Workplace
+    pinned : Snapshot, optional
+        For a checkout; None follows the newest snapshot.
+    """
+
+    log: CommitLog
+    place: Workplace
+    pinned: Snapshot | None = None
+
+    @property
+    def objects(self) -> ObjectStore:
+        return self.place.store
+
+    @property
+    def executor(self) -> Executor:
+        return self.place.executor
+
+    def snapshot(self) -> Snapshot:
+        return self.pinned if self.pinned is not None else self.log.head()
+
+    def require_writable(self) -> None:
+        """Refuse changes to a checkout of an old version.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        if self.pinned is not None:
+            raise InvalidInputError(
+                f"this is a checkout of version {self.pinned.version}, which cannot change",
+                "open the store without checkout to write",
+            )
+
+    def commit(self, operation: str, change: Change) -> Snapshot:
+        self.require_writable()
+        return self.log.commit(operation, change)
+
+    def files(self, table: str, snapshot: Snapshot | None = None) -> TableFiles:
+        return load_table_files(self.objects, snapshot or self.snapshot(), table)
+
+    def sources(self, files: TableFiles) -> dict[str, TableFiles]:
+        """Return the other tables that a table's features read, at the same snapshot."""
+        names = {
+            feature.transformer.source_table
+            for feature in files.graph.features()
+            if isinstance(feature.transformer, SourceTransformer)
+        }
+        return {
+            name: files if name == files.name else self.files(name, files.snapshot)
+            for name in sorted(names)
+        }

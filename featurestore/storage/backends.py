@@ -1,0 +1,50 @@
+"""Which object store a URL names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from featurestore.errors import InvalidInputError
+from featurestore.storage.local import LocalStore
+from featurestore.storage.object_store import ObjectStore
+
+
+def open_object_store(url: str | Path) -> ObjectStore:
+    """Open a place for files; nothing is written, and it need not exist yet.
+
+    Parameters
+    ----------
+    url : str or path
+        A directory (a plain path or ``file://``), ``memory://name`` (this process only, one per
+        name), or ``s3://bucket/prefix`` (configured by the ``AWS_*`` environment variables).
+
+    Raises
+    ------
+    InvalidInputError
+        For any other scheme, or without a name.
+
+    Examples
+    --------
+    >>> open_object_store("memory://docs").url
+    'memory://docs'
+    """
+    text = str(url)
+    if isinstance(url, Path) or "://" not in text:
+        if not text:
+            raise InvalidInputError("a store needs a place, not an empty path", "name a directory")
+        return LocalStore(url)
+    parts = urlsplit(text)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise InvalidInputError(f"{text!r} names no local directory", "write file:///a/path")
+        return LocalStore(unquote(parts.path))
+    name = text.removeprefix(f"{parts.scheme}://").rstrip("/")
+    if parts.scheme in ("memory", "s3") and name:
+        from featurestore.storage.remote import RemoteStore
+
+        return RemoteStore.memory(name) if parts.scheme == "memory" else RemoteStore.s3(text)
+    raise InvalidInputError(
+        f"{text!r} names no store",
+        "use a directory, file:///a/path, memory://name or s3://bucket/prefix",
+    )

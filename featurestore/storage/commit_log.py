@@ -1,0 +1,439 @@
+"""The commit log: one linear history of snapshots, each published by an exclusive create.
+
+Always true: versions are contiguous from 1 and their names are never freed, so exactly one writer
+gets each number; version 0 is the empty store. A commit returns only after its snapshot and the
+filesets it names are durable. A change that lost the race is evaluated again on the newer head.
+
+*Torn files.* A local snapshot is synced before it gets its name, and an object store shows an object
+only when it is complete. A crash can therefore leave no torn file under a snapshot's name: one that
+fails its checksum may have been acknowledged and was damaged afterwards. It is never skipped
+silently; reading it raises ``CorruptionError``, and :meth:`CommitLog.give_up` is the explicit way on.
+
+The trade-off: finding the newest version takes a logarithmic number of existence checks (one, when
+this object has seen the head before) rather than a mutable pointer, which could be lost or lie. A
+hint file shortens the search; nothing relies on it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from featurestore.errors import (
+    ConflictError,
+    CorruptionError,
+    FormatError,
+    InvalidInputError,
+    NameTakenError,
+    NotFoundError,
+)
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import FORMAT_VERSION, Snapshot, check_format, check_path
+from featurestore.storage.sealed_json import seal, unseal
+from featurestore.storage.snapshot_file import (
+    Entries,
+    SnapshotFile,
+    difference,
+    merge,
+    outweighs,
+    snapshot_path,
+)
+from featurestore.storage.tags import Tag, Tags
+
+STORE_FILE: Final = "store.json"
+HINT_FILE: Final = "latest.json"
+_HINT_EVERY: Final = 32
+_ATTEMPTS: Final = 300
+
+Change = Callable[[Snapshot], Mapping[str, Mapping[str, Any] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRecord:
+    """A version without its entries; ``kept`` is False once gc let its entries go."""
+
+    version: int
+    commit: str
+    created: str
+    operation: str
+    kept: bool = True
+
+    @property
+    def id(self) -> str:
+        return f"{self.version}-{self.commit}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """A snapshot with the complete one it is written against."""
+
+    snapshot: Snapshot
+    base: int
+    base_entries: Entries
+
+
+class CommitLog:
+    """The history of one store; see :meth:`create` and :meth:`open`.
+
+    May be used by several threads; other processes may commit at the same time.
+
+    Examples
+    --------
+    >>> from featurestore.storage.backends import open_object_store
+    >>> log = CommitLog.create(open_object_store("memory://commit-log-example"))
+    >>> log.commit("say hello", lambda head: {"table:t": {"name": "t"}}).version
+    1
+    >>> [record.operation for record in log.history()]
+    ['create', 'say hello']
+    """
+
+    def __init__(self, store: ObjectStore, store_id: str, created: str) -> None:
+        self.store = store
+        self.store_id = store_id
+        self._created = created
+        self._newest = _Head(Snapshot(0, store_id, created, "create", {}), 0, {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (CommitLog, (self.store, self.store_id, self._created))
+
+    @classmethod
+    def create(cls, store: ObjectStore) -> CommitLog:
+        """Make an empty store.
+
+        Raises
+        ------
+        NameTakenError
+            If there is one already.
+        """
+        content = {"format": FORMAT_VERSION, "id": secrets.token_hex(8), "created": _now()}
+        try:
+            store.create(STORE_FILE, seal(content))
+        except ConflictError as error:
+            raise NameTakenError(
+                f"there is a store at {store.url} already", "open it, or name another place"
+            ) from error
+        return cls(store, str(content["id"]), str(content["created"]))
+
+    @classmethod
+    def open(cls, store: ObjectStore) -> CommitLog:
+        """Open an existing store.
+
+        Raises
+        ------
+        FormatError
+            If there is none, or a newer package wrote it.
+        CorruptionError
+            If ``store.json`` is damaged.
+        """
+        try:
+            data = store.read(STORE_FILE)
+        except NotFoundError as error:
+            raise FormatError(
+                f"there is no store at {store.url}: {STORE_FILE} is missing",
+                "check the path, or create a store there",
+            ) from error
+        content = unseal(data, STORE_FILE)
+        check_format(content.get("format"))
+        return cls(store, content["id"], content["created"])
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def head(self) -> Snapshot:
+        """Return the newest snapshot.
+
+        Raises
+        ------
+        CorruptionError
+            If its file, or the complete one it refers to, is damaged.
+        """
+        return self._head().snapshot
+
+    def newest_version(self) -> int:
+        """Return the number of the newest version, without reading it."""
+        known = self._newest.snapshot.version
+        if known == 0:
+            known = self._hint()
+        step = 1
+        while self._exists(known + step):
+            known += step
+            step *= 2
+        while step > 1:  # known exists, known + step does not
+            step //= 2
+            if self._exists(known + step):
+                known += step
+        return known
+
+    def read(self, version: int) -> Snapshot:
+        """Return a snapshot by its number.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such version, or gc let it go.
+        CorruptionError
+            If its file, or the complete one it refers to, is damaged.
+        """
+        return self._load(version).snapshot
+
+    def resolve(self, reference: int | str) -> Snapshot:
+        """Return the snapshot that a version, a snapshot id or a tag names.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none, or the id's commit is not the one that this history has there.
+        """
+        if isinstance(reference, int):
+            return self.read(reference)
+        tag = self.tags().get(reference)
+        text = reference if tag is None else tag.id
+        version, _, commit = text.partition("-")
+        if not version.isdecimal() or not commit:
+            raise NotFoundError(
+                f"there is no tag {reference!r}, and it is no snapshot id like '42-0a1b2c3d'",
+                f"tags are {sorted(self.tags())}",
+            )
+        snapshot = self.read(int(version))
+        if snapshot.commit != commit:
+            raise NotFoundError(
+                f"version {version} of this store is {snapshot.id}, not {text}",
+                "the snapshot belongs to another store or to a copy that went its own way",
+            )
+        return snapshot
+
+    def versions(self) -> list[int]:
+        """Return all version numbers, from 0; gc may have let some of them go."""
+        return list(range(self.newest_version() + 1))
+
+    def history(self, last: int | None = None) -> list[HistoryRecord]:
+        """Return the versions, oldest first, or the ``last`` ones only; reads one file for each."""
+        versions = self.versions()
+        records = []
+        for version in versions if last is None else versions[max(0, len(versions) - last) :]:
+            if version == 0:
+                records.append(HistoryRecord(0, self.store_id, self._created, "create"))
+                continue
+            found = self.read_file(version)
+            records.append(
+                HistoryRecord(
+                    version,
+                    found.commit,
+                    found.created,
+                    found.operation,
+                    found.entries is not None,
+                )
+            )
+        return records
+
+    def read_file(self, version: int) -> SnapshotFile:
+        """Return what a version's own file says, from 1 on."""
+        try:
+            data = self.store.read(snapshot_path(version))
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"there is no version {version}", f"the newest is {self.newest_version()}"
+            ) from error
+        return SnapshotFile.decode(data, version)
+
+    # --- tags ----------------------------------------------------------------------------------
+
+    def tag(self, name: str, version: int | None = None) -> Tag:
+        """Name a version (the newest by default); gc keeps it. A tag of that name is moved.
+
+        Raises
+        ------
+        InvalidInputError
+            If ``name`` cannot be part of a path.
+        NotFoundError
+            If there is no such version, or gc lets it go at this moment.
+        """
+        snapshot = self.head() if version is None else self.read(version)
+        tags = Tags(self.store)
+        tag = tags.put(Tag(name, snapshot.version, snapshot.commit, _now()))
+        # gc looks at the tags once more after it let versions go, and restores those it finds
+        # tagged. So either gc sees this tag, or the next line sees what gc did.
+        if snapshot.version and self.read_file(snapshot.version).entries is None:
+            tags.delete(name)
+            raise NotFoundError(f"gc let version {version} go before it was tagged")
+        return tag
+
+    def tags(self) -> dict[str, Tag]:
+        """Return the tags by name."""
+        return Tags(self.store).all()
+
+    def untag(self, name: str) -> None:
+        """Remove a tag; one that does not exist is no error."""
+        Tags(self.store).delete(name)
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def commit(self, operation: str, change: Change) -> Snapshot:
+        """Publish the next version.
+
+        Parameters
+        ----------
+        operation : str
+            What is done, in words.
+        change : callable
+            Gets the head and returns the entries to set, ``None`` to remove. It is called again
+            on the newer head after a lost race, and raises ``ConflictError`` if it no longer
+            applies. Data files must be durable before; the filesets that the entries name are
+            made durable here.
+
+        Returns
+        -------
+        Snapshot
+            The published one, or the head if nothing would change.
+
+        Raises
+        ------
+        ConflictError
+            If ``change`` raised it, or the race was lost too often.
+        FeatureStoreError
+            If the outcome is unknown after a failed request; nothing was deleted.
+        """
+        commit = secrets.token_hex(8)
+        for attempt in range(_ATTEMPTS):
+            head = self._head()
+            changes = change(head.snapshot)
+            entries = merge(head.snapshot.entries, changes)
+            if entries == head.snapshot.entries:
+                return head.snapshot
+            self.store.sync(_filesets(changes.values()))
+            file, new = _next(head, entries, commit, operation)
+            if self._publish(file):
+                self._newest = new
+                self._leave_hint(file.version)
+                return new.snapshot
+            time.sleep(random.uniform(0.0, min(0.002 * 2 ** min(attempt, 6), 0.1)))
+        raise ConflictError(
+            f"{operation!r} lost the race for the next version {_ATTEMPTS} times",
+            "try again when fewer writers commit at once",
+        )
+
+    def give_up(self, version: int) -> Snapshot:
+        """Replace the newest version, whose file is damaged, by a repetition of the one before it.
+
+        The commit in it is lost; files that only it named are left to gc. Versions that can be
+        read, and any but the newest, are refused.
+
+        Raises
+        ------
+        InvalidInputError
+            If the version is not the newest, or is sound.
+        """
+        if version < 1 or version != self.newest_version():
+            raise InvalidInputError(
+                f"version {version} is not the newest, {self.newest_version()}",
+                "only a damaged newest version can be given up; restore others from a backup",
+            )
+        try:
+            self.read_file(version)
+        except CorruptionError:
+            before = self._load(version - 1)
+            operation = f"give up unreadable version {version}"
+            file, _ = _next(before, before.snapshot.entries, secrets.token_hex(8), operation)
+            self.store.replace(snapshot_path(version), file.encode())
+            return self.head()
+        raise InvalidInputError(f"version {version} can be read", "nothing has to be given up")
+
+    # --- pieces --------------------------------------------------------------------------------
+
+    def _head(self) -> _Head:
+        version = self.newest_version()
+        newest = self._newest
+        if version > newest.snapshot.version:
+            newest = self._load(version, newest)
+            self._newest = newest
+        return newest
+
+    def _load(self, version: int, known: _Head | None = None) -> _Head:
+        if version == 0:
+            return _Head(Snapshot(0, self.store_id, self._created, "create", {}), 0, {})
+        if version < 0:
+            raise NotFoundError(f"there is no version {version}", "versions count from 0")
+        file = self.read_file(version)
+        if file.entries is None:
+            raise NotFoundError(
+                f"version {version} ({file.operation}, {file.created}) was let go by gc",
+                "tag the versions you want to keep",
+            )
+        if file.base is None:
+            entries = merge({}, file.entries)
+            return _Head(file.complete(entries), version, entries)
+        base = self._base_entries(file.base, known)
+        return _Head(file.complete(merge(base, file.entries)), file.base, base)
+
+    def _base_entries(self, version: int, known: _Head | None) -> Entries:
+        if version == 0:
+            return {}
+        if known is not None and known.base == version:
+            return known.base_entries
+        base = self.read_file(version)
+        if base.base is not None or base.entries is None:
+            raise CorruptionError(
+                f"{snapshot_path(version)} is not complete, but later versions build on it",
+                "restore it from a backup",
+            )
+        return merge({}, base.entries)
+
+    def _publish(self, file: SnapshotFile) -> bool:
+        """Return whether this file became its version."""
+        path = snapshot_path(file.version)
+        try:
+            self.store.create(path, file.encode())
+        except ConflictError:
+            # A repeated request may have met its own first attempt.
+            return self.read_file(file.version).commit == file.commit
+        return True
+
+    def _exists(self, version: int) -> bool:
+        return self.store.exists(snapshot_path(version))
+
+    def _hint(self) -> int:
+        try:
+            content = unseal(self.store.read(HINT_FILE), HINT_FILE)
+        except (NotFoundError, CorruptionError):  # only a shortcut: search from the start
+            return 0
+        version = content.get("version")
+        return version if isinstance(version, int) and version > 0 and self._exists(version) else 0
+
+    def _leave_hint(self, version: int) -> None:
+        if version % _HINT_EVERY == 0:
+            self.store.replace(HINT_FILE, seal({"version": version}))
+
+
+def _next(
+    head: _Head, entries: Entries, commit: str, operation: str
+) -> tuple[SnapshotFile, _Head]:
+    """Return the file of the version after ``head``, and the head it makes."""
+    version = head.snapshot.version + 1
+    base, base_entries = head.base, head.base_entries
+    written: Mapping[str, Mapping[str, Any] | None] = difference(base_entries, entries)
+    if outweighs(written, version - base, base_entries):
+        base, base_entries, written = version, entries, entries
+    file = SnapshotFile(
+        version,
+        commit,
+        head.snapshot.commit,
+        _now(),
+        operation,
+        None if base == version else base,
+        written,
+    )
+    return file, _Head(file.complete(entries), base, base_entries)
+
+
+def _filesets(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    """Return the paths of the filesets that entries name."""
+    named = [entry.get("fileset") for entry in entries if entry is not None]
+    return [check_path(fileset["path"]) for fileset in named if fileset is not None]
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")

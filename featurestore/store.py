@@ -1,0 +1,316 @@
+"""The store: tables behind one commit log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import InvalidInputError, NameTakenError, NotFoundError
+from featurestore.execution.dask import Executor
+from featurestore.execution.publish import create_table
+from featurestore.execution.states import Workplace
+from featurestore.ingest.partitioner import write_partitions
+from featurestore.ingest.sources import open_source
+from featurestore.limits import memory_limit as resolve_memory_limit
+from featurestore.report.tables import StoreSummary
+from featurestore.schema import check_name
+from featurestore.session import Session
+from featurestore.storage.backends import open_object_store
+from featurestore.storage.commit_log import CommitLog
+from featurestore.storage.records import BASE_GROUP, GroupEntry, Snapshot, TableEntry
+from featurestore.table import Table, ingest_progress
+from featurestore.units import Duration, parse_bytes
+
+
+class FeatureStore:
+    """A directory or object-store prefix that holds tables and one commit log.
+
+    Make one with :meth:`create` or :meth:`open`.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> store = FeatureStore.create("memory://readme-store")
+    >>> rows = pl.DataFrame({"id": [1, 1, 2], "day": [1, 2, 1], "x": [0.5, 1.5, 2.5]})
+    >>> table = store.ingest("prices", rows, key="id", time="day")
+    >>> table.rows
+    3
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    # --- making and opening --------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        url: str | Path,
+        *,
+        memory_limit: int | str | None = None,
+        engine: str = "polars",
+        workers: int | None = None,
+        client: Any = None,
+    ) -> FeatureStore:
+        """Create an empty store.
+
+        Parameters
+        ----------
+        url : str or Path
+            A directory that does not exist or is empty, ``s3://bucket/prefix``, or
+            ``memory://name``.
+        memory_limit : int or str, optional
+            For all work of this session; 60% of the machine's or container's memory if not given.
+        engine : {"polars", "cudf", "auto"}
+        workers : int, optional
+            Threads of this process; the CPUs it may use if not given.
+        client : distributed.Client, optional
+            Where to run instead.
+
+        Raises
+        ------
+        NameTakenError
+            If there is a store already.
+        """
+        place = _workplace(url, memory_limit, engine, workers, client)
+        return cls(Session(CommitLog.create(place.store), place))
+
+    @classmethod
+    def open(
+        cls,
+        url: str | Path,
+        *,
+        memory_limit: int | str | None = None,
+        engine: str = "polars",
+        workers: int | None = None,
+        client: Any = None,
+    ) -> FeatureStore:
+        """Open a store. Parameters as in :meth:`create`. Runs no code from the store.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        FormatError
+            If a newer version of this package wrote it.
+        """
+        place = _workplace(url, memory_limit, engine, workers, client)
+        return cls(Session(CommitLog.open(place.store), place))
+
+    @property
+    def url(self) -> str:
+        return self._session.objects.url
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that work of this session may use."""
+        return self._session.place.memory_limit
+
+    @property
+    def version(self) -> int:
+        """The version this store is at."""
+        return self._session.snapshot().version
+
+    # --- tables ------------------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        name: str,
+        source: Any,
+        *,
+        key: str | Sequence[str] = (),
+        time: str | None = None,
+        partition_bytes: int | str = "128MiB",
+        duplicates: str = "error",
+        types: dict[str, str] | None = None,
+    ) -> Table:
+        """Make a table of rows from files or a stream, larger than memory if need be.
+
+        Parameters
+        ----------
+        name : str
+        source : path, glob, list of them, or object with ``__arrow_c_stream__``
+            Parquet, CSV or Arrow IPC files; a pandas, Polars, PyArrow or DuckDB table; a reader.
+        key : str or sequence of str
+            The columns that say whose row it is; never null.
+        time : str, optional
+            The event time: a timestamp, date or integer column; never null. Without it rows keep
+            the order of the files, and windows are refused.
+        partition_bytes : int or str
+            Target size of a partition in memory.
+        duplicates : {"error", "keep", "last"}
+            What rows that share key and time get.
+        types : mapping of str to str, optional
+            Types of CSV columns where inference is not wanted: ``{"zip": "string"}``.
+
+        Returns
+        -------
+        Table
+
+        Raises
+        ------
+        InvalidInputError
+            For every fault of the data; the store is then exactly as before.
+        """
+        self._session.require_writable()
+        check_name(name, "table")
+        if name in self.tables():
+            raise NameTakenError(
+                f"table {name!r} exists already", "use append to add rows, or another name"
+            )
+        key = (key,) if isinstance(key, str) else tuple(key)
+        entry = TableEntry(name, key, time, parse_bytes(partition_bytes), duplicates)
+        with (
+            open_source(source, types=types) as opened,
+            ingest_progress(f"ingest {name}") as report,
+        ):
+            entries = write_partitions(
+                self._session.objects,
+                opened,
+                entry,
+                schema=None,
+                after=None,
+                first_sequence=0,
+                memory_limit=self.memory_limit,
+                on_progress=report,
+            )
+            group = GroupEntry(name, BASE_GROUP, opened.fields)
+        self._session.commit(
+            f"ingest {name}", create_table(self._session.objects, entry, group, entries)
+        )
+        return self.table(name)
+
+    def table(self, name: str) -> Table:
+        """Return a table.
+
+        Raises
+        ------
+        NotFoundError
+        """
+        self._session.snapshot().table(name)
+        return Table(self._session, name)
+
+    def tables(self) -> tuple[str, ...]:
+        """Return the names of all tables."""
+        return self._session.snapshot().tables()
+
+    # --- versions ------------------------------------------------------------------------------------------
+
+    def history(self) -> Any:
+        """Return every version: number, time, operation and id, oldest first."""
+        return self._session.log.history()
+
+    def tag(self, name: str, version: int | None = None) -> None:
+        """Name a version (the newest if not given), so that it is kept and can be checked out."""
+        self._session.require_writable()
+        snapshot = self._session.log.head() if version is None else self._session.log.read(version)
+        self._session.log.tag(check_name(name, "tag"), snapshot.version)
+
+    def checkout(self, version: int | str) -> FeatureStore:
+        """Return the store as it was, read-only.
+
+        Parameters
+        ----------
+        version : int or str
+            A version number, a tag, a snapshot id as in a run folder (``"12-<commit>"``), or an ISO
+            time: the newest version not later than it.
+        """
+        return FeatureStore(Session(self._session.log, self._session.place, self._resolve(version)))
+
+    def _resolve(self, version: int | str) -> Snapshot:
+        log = self._session.log
+        if isinstance(version, int):
+            return log.read(version)
+        tags = log.tags()
+        if version in tags:
+            return log.read(tags[version])
+        if match := re.fullmatch(r"(\d+)-([0-9a-z]+)", version):
+            snapshot = log.read(int(match[1]))
+            if snapshot.id == version:
+                return snapshot
+            raise NotFoundError(
+                f"version {match[1]} of this store is snapshot {snapshot.id}, not {version}",
+                "this is another store, or its history was rewritten",
+            )
+        return self._at_time(version, sorted(tags))
+
+    def _at_time(self, moment: str, tags: list[str]) -> Snapshot:
+        import datetime as dt
+
+        try:
+            wanted = dt.datetime.fromisoformat(moment)
+        except ValueError:
+            raise NotFoundError(
+                f"there is no tag {moment!r}, and it is no ISO time", f"tags are {tags}"
+            ) from None
+        wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=dt.UTC)
+        earlier = [
+            one.version
+            for one in self.history()
+            if dt.datetime.fromisoformat(one.created) <= wanted
+        ]
+        if not earlier:
+            raise NotFoundError(f"the store is younger than {moment}", "see history()")
+        return self._session.log.read(max(earlier))
+
+    # --- care ------------------------------------------------------------------------------------------------
+
+    def verify(self, full: bool = True) -> Any:
+        """Check every file of the current version; ``full`` reads every byte.
+
+        Returns
+        -------
+        VerifyReport
+            With ``ok`` and ``faults``.
+        """
+        from featurestore.storage.maintenance import verify
+
+        return verify(self._session.objects, self._session.snapshot(), full=full)
+
+    def gc(self, safety_age: str = "1d", dry_run: bool = False) -> Any:
+        """Remove files that no kept version names, none younger than ``safety_age``.
+
+        Returns
+        -------
+        GcReport
+            What was, or with ``dry_run`` would be, removed.
+        """
+        from featurestore.storage.maintenance import gc
+
+        self._session.require_writable()
+        age = Duration.parse(safety_age).nanoseconds / 1e9
+        return gc(self._session.log, safety_age_seconds=age, dry_run=dry_run)
+
+    def __repr__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary().to_html()
+
+    def summary(self) -> StoreSummary:
+        """Return the tables with their rows, partitions, features and bytes."""
+        snapshot = self._session.snapshot()
+        return StoreSummary(
+            self.url,
+            snapshot.version,
+            tuple(self.table(name).describe() for name in snapshot.tables()),
+        )
+
+
+def _workplace(
+    url: str | Path,
+    memory_limit: int | str | None,
+    engine: str,
+    workers: int | None,
+    client: Any,
+) -> Workplace:
+    from featurestore.engines.selection import get_engine
+
+    if engine not in ("polars", "cudf", "auto"):
+        raise InvalidInputError(f"there is no engine {engine!r}", "use 'polars', 'cudf' or 'auto'")
+    objects = open_object_store(url)
+    executor = Executor(workers, client)
+    executor.require_shared(objects.url, objects.shared)
+    return Workplace(objects, get_engine(engine).name, executor, resolve_memory_limit(memory_limit))

@@ -1,0 +1,96 @@
+"""A dataset part in memory, for tests of whatever loads from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from featurestore.dataset.batch import Batch, DatasetSchema, HostArray, Input, Role
+from featurestore.fingerprint import fingerprint
+
+
+@dataclass
+class ArrayPart:
+    """A ``DatasetPart`` over arrays.
+
+    Parameters
+    ----------
+    schema : DatasetSchema
+    inputs : mapping of str to array
+        As in ``schema.array_specs``.
+    label : array, optional
+    partition_rows : tuple of int
+        How the rows are cut; partitions of 0 rows are left out.
+    name : str
+        Part of the digest.
+    reads : list of int
+        The partitions that ``arrays`` was called for, in order.
+    """
+
+    schema: DatasetSchema
+    inputs: Mapping[str, HostArray]
+    label: HostArray | None
+    partition_rows: tuple[int, ...]
+    name: str = "part"
+    snapshot_id: str = "1-test"
+    reads: list[int] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(self.partition_rows)
+
+    @property
+    def digest(self) -> str:
+        return fingerprint(
+            self.name, self.snapshot_id, list(self.partition_rows), self.schema.to_json()
+        )
+
+    def arrays(self, partition: int) -> Batch:
+        self.reads.append(partition)
+        start = sum(self.partition_rows[:partition])
+        rows = slice(start, start + self.partition_rows[partition])
+        label = None if self.label is None else self.label[rows]
+        return Batch({name: value[rows] for name, value in self.inputs.items()}, label)
+
+
+def numbered_part(
+    rows: int,
+    *,
+    partitions: Sequence[int] | None = None,
+    numeric: int = 3,
+    cardinalities: Sequence[int] = (5,),
+    tensor: tuple[int, ...] | None = None,
+    seed: int = 0,
+    name: str = "part",
+) -> ArrayPart:
+    """Return a part whose first numeric column is the row number, the rest random.
+
+    The label is 1 where the sum of the other numeric columns and the first category's parity is
+    positive, so that a model can learn it.
+
+    Examples
+    --------
+    >>> part = numbered_part(4, partitions=(3, 1))
+    >>> part.arrays(1).inputs["numeric"][0, 0]
+    np.float32(3.0)
+    """
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(rows, numeric)).astype(np.float32)
+    inputs: dict[str, HostArray] = {"numeric": values}
+    columns = [Input(f"x{number}", Role.NUMERIC, "float32") for number in range(numeric)]
+    score = values[:, 1:].sum(axis=1)
+    values[:, 0] = np.arange(rows)
+    for number, cardinality in enumerate(cardinalities):
+        codes = random.integers(0, cardinality, size=rows).astype(np.int32)
+        score = score + (codes % 2 - 0.5) if number == 0 else score
+        inputs[f"c{number}"] = codes
+        columns.append(Input(f"c{number}", Role.CATEGORICAL, "int32", (), cardinality))
+    if tensor is not None:
+        inputs["vector"] = random.normal(size=(rows, *tensor)).astype(np.float32)
+        columns.append(Input("vector", Role.TENSOR, "float32", tensor))
+    columns.append(Input("late", Role.LABEL, "float32"))
+    cuts = tuple(partitions) if partitions is not None else ((rows,) if rows else ())
+    label = (score > 0).astype(np.float32)
+    return ArrayPart(DatasetSchema(tuple(columns)), inputs, label, cuts, f"{name}-{seed}")

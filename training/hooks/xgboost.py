@@ -1,0 +1,179 @@
+"""XGBoost: external-memory training over the pages of a pack.
+
+XGBoost passes over the data several times while it builds its quantised cache; each pass reads the
+same pages of the pack in table order, so transforms never run again. A page is one new float32 array
+(XGBoost uses the array object as a cache key): numeric columns, categorical codes with feature type
+``c``, and tensors flattened to one column per element, in the order of the dataset's schema. NaN is
+missing.
+
+The trade-off: few large pages are fast and cost that much memory; XGBoost's own cache lies on disk
+and may be larger than the raw floats. It is removed with the matrix.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xgboost
+
+from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray, Role
+from featurestore.errors import DefinitionError, InvalidInputError
+from featurestore.units import parse_bytes
+
+if TYPE_CHECKING:
+    from training.loading.loader import Loader
+
+DEFAULT_PAGE_BYTES: Final = "128MiB"
+_EXACT_CODES: Final = 2**24
+
+
+def feature_columns(schema: DatasetSchema) -> tuple[list[str], list[str]]:
+    """Return names and XGBoost types (``q`` quantitative, ``c`` categorical) of a page's columns.
+
+    Raises
+    ------
+    DefinitionError
+        If a categorical input has more codes than float32 tells apart.
+    """
+    names, types = [], []
+    for one in schema.columns:
+        if one.role is Role.LABEL:
+            continue
+        if one.role is Role.CATEGORICAL and (one.cardinality or 0) > _EXACT_CODES:
+            raise DefinitionError(
+                f"categorical input {one.name!r} has {one.cardinality} codes; XGBoost tells "
+                f"{_EXACT_CODES} apart",
+                "give Categorify a maximum size, or encode the column as numbers",
+            )
+        width = math.prod(one.shape)
+        names += [one.name] if not one.shape else [f"{one.name}_{i}" for i in range(width)]
+        types += ["c" if one.role is Role.CATEGORICAL else "q"] * width
+    if not names:
+        raise DefinitionError("a dataset without features cannot train a model")
+    return names, types
+
+
+def page(batch: Batch, schema: DatasetSchema) -> HostArray:
+    """Return the inputs of some rows as one new float32 array ``[rows, columns]``."""
+    out = np.empty((batch.rows, len(feature_columns(schema)[0])), dtype=np.float32)
+    position = numeric = 0
+    for one in schema.columns:
+        if one.role is Role.LABEL:
+            continue
+        width = math.prod(one.shape)
+        if one.role is Role.NUMERIC:
+            values = batch.inputs[NUMERIC][:, numeric : numeric + 1]
+            numeric += 1
+        else:
+            values = batch.inputs[one.name].reshape(batch.rows, width)
+        out[:, position : position + width] = values
+        position += width
+    return out
+
+
+class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
+    """The rows of a loader's part in table order, as XGBoost's data iterator.
+
+    Parameters
+    ----------
+    loader : Loader
+    page_bytes : int or str
+        Size of a page's float32 array.
+    """
+
+    def __init__(self, loader: Loader, page_bytes: int | str = DEFAULT_PAGE_BYTES) -> None:
+        if loader.rows == 0:
+            raise InvalidInputError("a dataset part without rows cannot train a model")
+        self._loader = loader
+        self._names, self._types = feature_columns(loader.schema)
+        self._page_rows = max(1, parse_bytes(page_bytes) // (4 * len(self._names)))
+        self._next_row = 0
+        # XGBoost appends to this name; the directory is this iterator's own and goes with it.
+        self.cache_directory = Path(tempfile.mkdtemp(prefix="featurestore-xgboost-"))
+        self._remove = weakref.finalize(
+            self, shutil.rmtree, self.cache_directory, ignore_errors=True
+        )
+        super().__init__(cache_prefix=str(self.cache_directory / "cache"))
+
+    def next(self, input_data: Callable[..., Any]) -> bool:
+        """Give XGBoost the next page; False after the last."""
+        start = self._next_row
+        if start >= self._loader.rows:
+            return False
+        stop = min(start + self._page_rows, self._loader.rows)
+        batch = self._loader.pack.read(start, stop)
+        label = {} if batch.label is None else {"label": batch.label.astype(np.float32)}
+        input_data(
+            data=page(batch, self._loader.schema),
+            feature_names=self._names,
+            feature_types=self._types,
+            **label,
+        )
+        self._next_row = stop
+        return True
+
+    def reset(self) -> None:
+        """Start again at the first row."""
+        self._next_row = 0
+
+    def close(self) -> None:
+        """Remove XGBoost's cache files now."""
+        self._remove()
+
+
+def dmatrix(
+    loader: Loader,
+    ref: Any = None,
+    *,
+    max_bin: int = 256,
+    page_bytes: int | str = DEFAULT_PAGE_BYTES,
+    nthread: int | None = None,
+) -> Any:
+    """Return an ``xgboost.ExtMemQuantileDMatrix`` over a loader's rows in table order.
+
+    Parameters
+    ----------
+    loader : Loader
+    ref : DMatrix, optional
+        The training matrix, for validation data: both are cut at the same quantiles.
+    max_bin : int
+        The same in all matrices and in the training parameters.
+    page_bytes : int or str
+    nthread : int, optional
+
+    Returns
+    -------
+    xgboost.ExtMemQuantileDMatrix
+        Its cache files are removed when it is garbage collected.
+    """
+    pages = XGBoostPages(loader, page_bytes)
+    matrix = xgboost.ExtMemQuantileDMatrix(
+        pages, ref=ref, max_bin=max_bin, enable_categorical=True, nthread=nthread
+    )
+    matrix._featurestore_pages = pages  # keeps the cache directory as long as the matrix
+    return matrix
+
+
+def predict_batches(booster: Any, batches: Iterator[Batch], schema: DatasetSchema) -> HostArray:
+    """Return predictions for batches, in their order, a batch at a time in memory.
+
+    Returns
+    -------
+    float32 array [rows] or [rows, classes]
+    """
+    names, types = feature_columns(schema)
+    found = []
+    for batch in batches:
+        data = page(batch, schema)
+        matrix = xgboost.DMatrix(
+            data, feature_names=names, feature_types=types, enable_categorical=True
+        )
+        found.append(booster.predict(matrix))
+    return np.concatenate(found) if found else np.empty(0, dtype=np.float32)

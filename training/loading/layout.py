@@ -1,0 +1,174 @@
+"""How a pack lies on disk: names of its directories, its Zarr metadata, its manifest.
+
+Each array is a Zarr v3 array of one shard: blocks of ``block_rows`` rows, uncompressed, one after
+the other in one file, and their index at the end. So the file begins with the array's bytes in C
+order, which can be mapped as they are, and any Zarr reader opens it block by block.
+
+Always true: paths are made from column names here, never read from a manifest; the manifest carries a
+checksum of itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+
+from featurestore.dataset.batch import DatasetSchema
+from featurestore.errors import CorruptionError, SchemaError
+from featurestore.fingerprint import Json, canonical_json, digest, fingerprint
+
+PACK_VERSION: Final = 1
+BLOCK_ROWS: Final = 8192
+MANIFEST: Final = "manifest.json"
+LABEL: Final = "label"
+_SUPPORTED: Final = frozenset(
+    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+     "float16", "float32", "float64"]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLayout:
+    """One array of a pack.
+
+    Parameters
+    ----------
+    path : str
+        Directory of the Zarr array, relative to the pack.
+    dtype : str
+        NumPy name; stored little-endian.
+    row_shape : tuple of int
+        Shape of one row's value.
+    rows : int
+        Rows that hold data.
+    """
+
+    path: str
+    dtype: str
+    row_shape: tuple[int, ...]
+    rows: int
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _SUPPORTED:
+            raise SchemaError(
+                f"array {self.path!r} has dtype {self.dtype!r}, which a pack cannot hold",
+                f"cast it to one of {sorted(_SUPPORTED)}",
+            )
+
+    @property
+    def file(self) -> str:
+        """The one file that holds the data, relative to the pack."""
+        return "/".join([self.path, "c", *["0"] * (1 + len(self.row_shape))])
+
+    @property
+    def element(self) -> np.dtype[Any]:
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.row_shape) * self.element.itemsize
+
+    @property
+    def block_rows(self) -> int:
+        return min(BLOCK_ROWS, max(1, self.rows))
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.rows // self.block_rows)
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file: whole blocks, then 16 bytes of index for each."""
+        return self.blocks * (self.block_rows * self.row_bytes + 16)
+
+    def index(self) -> bytes:
+        """Return the shard index: offset and length of each block."""
+        length = self.block_rows * self.row_bytes
+        offsets = np.arange(self.blocks, dtype="<u8") * np.uint64(length)
+        return np.stack([offsets, np.full_like(offsets, length)], axis=1).tobytes()
+
+    def zarr_json(self) -> bytes:
+        """Return the Zarr v3 metadata of the array."""
+        little: Json = {"name": "bytes", "configuration": {"endian": "little"}}
+        sharding: Json = {
+            "name": "sharding_indexed",
+            "configuration": {
+                "chunk_shape": [self.block_rows, *self.row_shape],
+                "codecs": [little],
+                "index_codecs": [little],
+                "index_location": "end",
+            },
+        }
+        shard = [max(1, self.blocks) * self.block_rows, *self.row_shape]
+        metadata: Json = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [self.rows, *self.row_shape],
+            "data_type": self.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": False if self.dtype == "bool" else 0,
+            "codecs": [sharding],
+            "attributes": {},
+        }
+        return json.dumps(metadata, indent=1).encode()
+
+
+def pack_layout(schema: DatasetSchema, rows: int) -> dict[str, ArrayLayout]:
+    """Return the arrays of a pack: ``inputs/<name>`` each, and ``label`` under the key ``""``."""
+    layout = {
+        name: ArrayLayout(f"inputs/{_directory(name, number)}", dtype, shape, rows)
+        for number, (name, (dtype, shape)) in enumerate(schema.array_specs().items())
+    }
+    if schema.label is not None:
+        layout[""] = ArrayLayout(LABEL, schema.label.dtype, schema.label.shape, rows)
+    return layout
+
+
+def _directory(name: str, number: int) -> str:
+    quoted = quote(name, safe="")
+    if len(quoted) > 200 or quoted.startswith((".", "~", "__")) or quoted == "zarr.json":
+        return f"column-{number}"
+    return quoted
+
+
+def pack_key(part_digest: str) -> str:
+    """Return the name of the directory in which the pack of a dataset part lies."""
+    return fingerprint("pack", PACK_VERSION, BLOCK_ROWS, part_digest)
+
+
+GROUP_JSON: Final = json.dumps(
+    {"zarr_format": 3, "node_type": "group", "attributes": {}}, indent=1
+).encode()
+
+
+def encode_manifest(content: Mapping[str, Json]) -> bytes:
+    """Return a manifest with its own checksum."""
+    return json.dumps(
+        {"checksum": digest(canonical_json(content)), "content": content}, indent=1
+    ).encode()
+
+
+def decode_manifest(data: bytes) -> dict[str, Any]:
+    """Return the content of a manifest.
+
+    Raises
+    ------
+    CorruptionError
+        If it is torn, altered, or of another version.
+    """
+    try:
+        outer = json.loads(data)
+        content: dict[str, Any] = outer["content"]
+        intact = outer["checksum"] == digest(canonical_json(content))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptionError(f"the pack's manifest cannot be read: {error}") from error
+    if not intact or content.get("version") != PACK_VERSION:
+        raise CorruptionError("the pack's manifest is altered or of another version")
+    return content

@@ -1,0 +1,268 @@
+"""A pack: a dataset part in training-ready form, row-major and uncompressed, in a local cache.
+
+Every epoch, run and model only copies rows from a memory map of it. Nulls were replaced or refused
+by the dataset; a numeric NaN is a value and stays NaN.
+
+Always true: a pack that :meth:`Pack.open` returns was completely written, made durable and published
+by one rename, and its files have the sizes its manifest says. A torn or damaged one is set aside and
+built again (``pack_writer``). A pack is never the only copy: deleting it costs time, not data.
+
+The trade-off: disk space of the decoded arrays, for feeding at the speed of a memory copy. Mapped
+pages are page cache, which the kernel takes back under pressure; they count as file memory, not as
+this process's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema, HostArray
+from featurestore.errors import CorruptionError, FeatureStoreError, InvalidInputError
+from training.loading.buffers import aligned_empty
+from training.loading.layout import (
+    MANIFEST,
+    ArrayLayout,
+    decode_manifest,
+    pack_key,
+    pack_layout,
+)
+from training.loading.order import Rows
+from training.loading.pack_writer import write_pack
+
+CACHE_VARIABLE: Final = "FEATURESTORE_CACHE"
+LABEL_KEY: Final = ""
+
+
+def cache_directory(cache: str | Path | None = None) -> Path:
+    """Return where packs lie: ``cache``, else ``$FEATURESTORE_CACHE``, else under ``~/.cache``."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE]).expanduser()
+    return Path("~/.cache/featurestore/packs").expanduser()
+
+
+class Pack:
+    """The rows of one dataset part, random access.
+
+    Use :meth:`for_part`. Safe to use from several threads; holds one memory map per array.
+    """
+
+    def __init__(self, path: Path, schema: DatasetSchema, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.schema = schema
+        self.rows: int = manifest["rows"]
+        self._manifest = manifest
+        self._layout = pack_layout(schema, self.rows)
+        self._arrays = {key: _map(path, one) for key, one in self._layout.items()}
+
+    @classmethod
+    def for_part(
+        cls,
+        part: DatasetPart,
+        cache: str | Path | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Pack:
+        """Open the pack of a part, building it first if there is none or it is damaged.
+
+        Parameters
+        ----------
+        part : DatasetPart
+        cache : path, optional
+            See :func:`cache_directory`.
+        on_progress : callable, optional
+            Called with rows written and rows in all after each partition.
+
+        Raises
+        ------
+        DiskFullError
+            If the cache's disk cannot hold it; nothing is left behind.
+        SchemaError
+            If the part's arrays are not what its schema says.
+        """
+        path = cache_directory(cache) / pack_key(part.digest)
+        if path.exists():
+            try:
+                return cls.open(path, part)
+            except CorruptionError:
+                # Never trusted, never repaired: moved away in one step, so that a process that
+                # still has it mapped keeps its pages, and built again below.
+                _set_aside(path)
+        write_pack(part, path, on_progress)
+        return cls.open(path, part)
+
+    @classmethod
+    def open(cls, path: Path, part: DatasetPart) -> Pack:
+        """Open a pack and check that it is complete and of this part.
+
+        Raises
+        ------
+        CorruptionError
+            If the manifest is torn, of another part or schema, or a file is missing or of the wrong
+            size.
+        """
+        try:
+            manifest = decode_manifest((path / MANIFEST).read_bytes())
+        except OSError as error:
+            raise CorruptionError(f"pack {path} has no readable manifest: {error}") from error
+        if manifest["part"] != part.digest or manifest["rows"] != part.rows:
+            raise CorruptionError(f"pack {path} is of another dataset part")
+        if manifest["schema"] != part.schema.to_json():
+            raise CorruptionError(f"pack {path} holds other columns than its part has")
+        for one in pack_layout(part.schema, part.rows).values():
+            seen = _size(path / one.file)
+            if seen != one.file_bytes:
+                raise CorruptionError(
+                    f"file {one.file} of pack {path} has {seen} bytes instead of {one.file_bytes}"
+                )
+        pack = cls(path, part.schema, manifest)
+        with suppress(OSError):  # a read-only cache is usable; only its age stays unknown
+            os.utime(path / MANIFEST)
+        return pack
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row over all arrays, label included."""
+        return sum(one.row_bytes for one in self._layout.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of the pack's data files."""
+        return sum(one.file_bytes for one in self._layout.values())
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Return rows ``[start, stop)`` in table order, as arrays of their own."""
+        if not 0 <= start <= stop <= self.rows:
+            raise InvalidInputError(f"rows {start} to {stop} lie outside a pack of {self.rows}")
+        arrays = {}
+        for key, source in self._arrays.items():
+            arrays[key] = _new(stop - start, source)
+            np.copyto(arrays[key], source[start:stop])
+        return _batch(arrays)
+
+    def gather(self, rows: Rows) -> Batch:
+        """Return some rows in the order given, as arrays of their own.
+
+        Parameters
+        ----------
+        rows : int64 array
+            Row numbers in ``[0, rows)``, repeated ones allowed.
+
+        Raises
+        ------
+        InvalidInputError
+            If one is outside.
+        """
+        if rows.size and not (0 <= int(rows.min()) and int(rows.max()) < self.rows):
+            raise InvalidInputError(
+                f"rows {rows.min()} to {rows.max()} lie outside a pack of {self.rows} rows"
+            )
+        arrays = {}
+        for key, source in self._arrays.items():
+            arrays[key] = _new(rows.size, source)
+            # The numbers were checked above; with "raise" NumPy would fill a second buffer first.
+            np.take(source, rows, axis=0, out=arrays[key], mode="clip")
+        return _batch(arrays)
+
+    def prefetch(self, starts: Rows, count: int) -> None:
+        """Ask the kernel to read runs of ``count`` rows ahead; returns at once.
+
+        On a cold cache this turns scattered page faults into large reads.
+        """
+        for key, array in self._arrays.items():
+            handle = getattr(array, "_mmap", None)
+            if handle is None or not hasattr(mmap, "MADV_WILLNEED"):
+                continue
+            row_bytes, page = self._layout[key].row_bytes, mmap.ALLOCATIONGRANULARITY
+            for start in starts.tolist():
+                first = start * row_bytes // page * page
+                length = min((start + count) * row_bytes, len(handle)) - first
+                if length > 0:
+                    handle.madvise(mmap.MADV_WILLNEED, first, length)
+
+    # --- keeping ---------------------------------------------------------------------------------
+
+    def verify(self) -> None:
+        """Read every file and compare its checksum.
+
+        Raises
+        ------
+        CorruptionError
+            Naming the file that was altered.
+        """
+        for one in self._layout.values():
+            if one.rows == 0:
+                continue
+            with (self.path / one.file).open("rb") as file:
+                seen = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            expected = self._manifest["checksums"][one.path]
+            if seen.hexdigest() != expected:
+                raise CorruptionError(
+                    f"file {one.file} of pack {self.path} has checksum {seen.hexdigest()} instead "
+                    f"of {expected}",
+                    "delete the pack; it is built again from the store",
+                )
+
+    def delete(self) -> None:
+        """Remove the pack from the disk. Loaders that have it open go on; new ones build it again."""
+        self._arrays = {}
+        _set_aside(self.path)
+
+
+def list_packs(cache: str | Path | None = None) -> Iterator[tuple[Path, int, float]]:
+    """Yield path, bytes and time of last use (seconds since 1970) of each pack in a cache."""
+    root = cache_directory(cache)
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        manifest = path / MANIFEST
+        if not path.name.startswith(".") and manifest.is_file():
+            size = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+            yield path, size, manifest.stat().st_mtime
+
+
+def _map(path: Path, layout: ArrayLayout) -> HostArray:
+    if layout.rows == 0:
+        return np.empty((0, *layout.row_shape), dtype=layout.element)
+    shape = (layout.rows, *layout.row_shape)
+    try:
+        return np.memmap(path / layout.file, dtype=layout.element, mode="r", shape=shape)
+    except (OSError, ValueError) as error:
+        raise CorruptionError(f"pack {path} cannot be mapped: {error}") from error
+
+
+def _new(rows: int, like: HostArray) -> HostArray:
+    return aligned_empty((rows, *like.shape[1:]), like.dtype)
+
+
+def _batch(arrays: dict[str, HostArray]) -> Batch:
+    label = arrays.pop(LABEL_KEY, None)
+    return Batch(arrays, label)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _set_aside(path: Path) -> None:
+    """Take a pack out of the way in one step, then delete its files."""
+    aside = path.with_name(f".old-{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return  # another process was faster
+    except OSError as error:
+        raise FeatureStoreError(
+            f"pack {path} cannot be moved away: {error}", "delete that directory, or change cache="
+        ) from error
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,239 @@
+"""Building a pack: one pass over a dataset part, partition by partition, then one rename.
+
+Always true: memory holds one partition; nothing exists under the pack's name until all its files are
+durable; a build that fails or loses against another process removes what it wrote, and what a killed
+one left is removed by the next build in that cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from featurestore.dataset.batch import Batch, DatasetPart, HostArray
+from featurestore.errors import DiskFullError, FeatureStoreError, SchemaError
+from featurestore.fingerprint import Json
+from featurestore.units import format_bytes
+from training.loading.layout import (
+    GROUP_JSON,
+    MANIFEST,
+    PACK_VERSION,
+    ArrayLayout,
+    encode_manifest,
+    pack_layout,
+)
+
+_BUILDING: Final = ".build-"
+_FORGOTTEN_SECONDS: Final = 24 * 3600
+
+
+def write_pack(
+    part: DatasetPart, path: Path, on_progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Build the pack of ``part`` and publish it as directory ``path``.
+
+    If another process published the same pack meanwhile, that one stays.
+
+    Raises
+    ------
+    DiskFullError
+        If there is not enough space; checked before the first byte and honoured at any later one.
+    SchemaError
+        If an array is not of the dtype or shape that the part's schema says.
+    """
+    layout = pack_layout(part.schema, part.rows)
+    root = path.parent
+    with _disk_errors(root, sum(one.file_bytes for one in layout.values())):
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        _check_space(root, layout)
+        build = root / f"{_BUILDING}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+        build.mkdir()
+        try:
+            _fill(part, layout, build, on_progress)
+            _publish(build, path)
+        finally:
+            shutil.rmtree(build, ignore_errors=True)
+
+
+def _fill(
+    part: DatasetPart,
+    layout: dict[str, ArrayLayout],
+    build: Path,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    with ExitStack() as stack:
+        files = {
+            key: stack.enter_context(_ArrayFile(build, one))
+            for key, one in layout.items()
+            if one.rows
+        }
+        done = 0
+        for partition, rows in enumerate(part.partition_rows):
+            arrays = _arrays(part.arrays(partition), layout, rows)
+            for key, file in files.items():
+                file.write(arrays[key])
+            done += rows
+            if on_progress is not None:
+                on_progress(done, part.rows)
+        if done != part.rows:
+            raise SchemaError(f"a dataset part of {part.rows} rows has {done} in its partitions")
+        checksums = {file.layout.path: file.finish() for file in files.values()}
+    content: dict[str, Json] = {
+        "version": PACK_VERSION,
+        "part": part.digest,
+        "snapshot": part.snapshot_id,
+        "rows": part.rows,
+        "order": "table",
+        "schema": part.schema.to_json(),
+        "checksums": checksums,
+    }
+    for one in layout.values():
+        _write(build / one.path / "zarr.json", one.zarr_json())
+    for group in {build, *((build / one.path).parent for one in layout.values())}:
+        _write(group / "zarr.json", GROUP_JSON)
+    _write(build / MANIFEST, encode_manifest(content))
+    for directory, _, _ in os.walk(build):
+        _sync_directory(Path(directory))
+
+
+class _ArrayFile:
+    """The one data file of an array, being written from the first row to the last."""
+
+    def __init__(self, build: Path, layout: ArrayLayout) -> None:
+        self.layout = layout
+        path = build / layout.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = path.open("xb", buffering=0)
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def __enter__(self) -> _ArrayFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, rows: HostArray) -> None:
+        if rows.size:
+            self._append(memoryview(rows.reshape(-1)).cast("B"))
+
+    def finish(self) -> str:
+        """Write the rest of the last block and the index, make the file durable, return its checksum."""
+        layout = self.layout
+        missing = layout.blocks * layout.block_rows - layout.rows
+        self._append(memoryview(bytes(missing * layout.row_bytes)))
+        self._append(memoryview(layout.index()))
+        os.fsync(self._file.fileno())
+        return self._hash.hexdigest()
+
+    def _append(self, data: memoryview) -> None:
+        self._hash.update(data)
+        while data:
+            data = data[self._file.write(data) :]
+
+
+def _arrays(batch: Batch, layout: dict[str, ArrayLayout], rows: int) -> dict[str, HostArray]:
+    """Return a partition's arrays as the pack stores them, after checking what they are."""
+    found: dict[str, Any] = dict(batch.inputs)
+    if batch.label is not None:
+        found[""] = batch.label
+    if set(found) != set(layout):
+        raise SchemaError(
+            f"a dataset part gave arrays {sorted(found)} where its schema says {sorted(layout)}"
+        )
+    arrays = {}
+    for key, one in layout.items():
+        value = found[key]
+        if value.shape != (rows, *one.row_shape) or value.dtype.name != one.dtype:
+            raise SchemaError(
+                f"array {key or 'label'!r} of a dataset part is {value.dtype.name} "
+                f"{list(value.shape)} where its schema says {one.dtype} {[rows, *one.row_shape]}"
+            )
+        arrays[key] = np.ascontiguousarray(value, dtype=one.element)
+    return arrays
+
+
+def _publish(build: Path, path: Path) -> None:
+    try:
+        build.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return  # another process published the same rows first; ours is removed by the caller
+    _sync_directory(path.parent)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what builds of processes that no longer run left behind."""
+    for path in root.glob(f"{_BUILDING}*"):
+        host, pid, _ = path.name.removeprefix(_BUILDING).rsplit("-", 2)
+        try:
+            forgotten = time.time() - path.stat().st_mtime > _FORGOTTEN_SECONDS
+        except FileNotFoundError:
+            continue
+        if forgotten or (host == socket.gethostname() and not _runs(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _check_space(root: Path, layout: dict[str, ArrayLayout]) -> None:
+    needed, free = sum(one.file_bytes for one in layout.values()), shutil.disk_usage(root).free
+    if needed > free:
+        raise _disk_full(root, needed, free)
+
+
+@contextmanager
+def _disk_errors(root: Path, needed: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(root, needed, shutil.disk_usage(root).free) from error
+        raise FeatureStoreError(
+            f"the pack cannot be written in {root}: {error}",
+            "make the directory writable, or name another with cache= or $FEATURESTORE_CACHE",
+        ) from error
+
+
+def _disk_full(root: Path, needed: int, free: int) -> DiskFullError:
+    return DiskFullError(
+        f"the pack needs {format_bytes(needed)} and {root} has {format_bytes(free)} left",
+        "free space, delete old packs, or name another directory with cache= or "
+        "$FEATURESTORE_CACHE",
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
