@@ -8,18 +8,21 @@ never looks at a row's position or partition, so the rows it selects do not depe
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import narwhals as nw
+import pyarrow as pa
 
+from featurestore.engines.hashing import hash_columns
 from featurestore.engines.protocol import Array, Engine
 from featurestore.errors import DefinitionError
-from featurestore.fingerprint import Json, canonical_json, fingerprint
+from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import TableSchema
-from featurestore.transforms.base import Partition
+from featurestore.transforms.base import EMPTY_STATE, Partition
+from featurestore.transforms.expression import Expression
+from featurestore.transforms.expression_json import StoredExpression
 
 HASH_SPACE: Final = 2**32
 """Entities are hashed to ``[0, HASH_SPACE)``; fractions of a split are ranges of it."""
@@ -71,57 +74,6 @@ class HashRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """A row-wise Narwhals expression that keeps rows where it is true; null counts as false.
-
-    Parameters
-    ----------
-    spec : str
-        The expression as canonical JSON; made by :meth:`of`, so that it is comparable.
-    columns : tuple of str
-        What it reads.
-    """
-
-    spec: str
-    columns: tuple[str, ...]
-
-    @classmethod
-    def of(cls, expression: nw.Expr) -> Condition:
-        """Return the condition for an expression.
-
-        Raises
-        ------
-        NotPartitionIndependentError
-            If the expression aggregates or shifts across rows.
-        DefinitionError
-            If it cannot be stored.
-        """
-        from featurestore.transforms.expression import expression_columns, expression_spec
-
-        spec = canonical_json(expression_spec(expression)).decode()
-        return cls(spec, tuple(sorted(set(expression_columns(expression)))))
-
-    @property
-    def expression(self) -> nw.Expr:
-        from featurestore.transforms.expression import expression_from_spec
-
-        return expression_from_spec(json.loads(self.spec))
-
-    def check(self, schema: TableSchema) -> None:
-        """Refuse columns that the table lacks or that are tensors.
-
-        Raises
-        ------
-        SchemaError, DefinitionError
-        """
-        for name in self.columns:
-            if schema[name].is_tensor:
-                raise DefinitionError(
-                    f"where= reads tensor column {name!r}", "use scalar columns in conditions"
-                )
-
-
-@dataclass(frozen=True, slots=True)
 class Selection:
     """Rows that lie in one of some time ranges, in a hash range, and meet a condition.
 
@@ -131,12 +83,13 @@ class Selection:
         In order, not overlapping; none at all selects nothing. Several are what a fold of a
         purged cross-validation trains on.
     hashed : HashRange, optional
-    where : Condition, optional
+    where : StoredExpression, optional
+        Keeps rows where it is true; null counts as false.
     """
 
     times: tuple[TimeRange, ...] = (TimeRange(),)
     hashed: HashRange | None = None
-    where: Condition | None = None
+    where: StoredExpression | None = None
 
     def __post_init__(self) -> None:
         for earlier, later in zip(self.times, self.times[1:], strict=False):
@@ -155,7 +108,7 @@ class Selection:
     def everything(self) -> bool:
         return self.timeless and self.hashed is None and self.where is None
 
-    def with_where(self, where: Condition | None) -> Selection:
+    def with_where(self, where: StoredExpression | None) -> Selection:
         """Return the selection with the condition in place of its own."""
         return dataclasses.replace(self, where=where)
 
@@ -228,14 +181,8 @@ class Selection:
             chosen &= self._in_time(partition, engine)
         if self.hashed is not None:
             chosen &= _in_hash_range(self.hashed, partition, engine)
-        if self.where is not None and partition.rows:
-            met = partition.frame.select(__fs_where=self.where.expression).get_column("__fs_where")
-            if met.dtype != nw.Boolean:
-                raise DefinitionError(
-                    f"where= gives {met.dtype} values", "give a condition, like nw.col('x') > 0"
-                )
-            value, valid = engine.values(met)
-            chosen &= value & valid
+        if self.where is not None:
+            chosen &= _meets(self.where, partition, engine)
         return chosen
 
     def _in_time(self, partition: Partition, engine: Engine) -> Array:
@@ -257,9 +204,7 @@ class Selection:
             "hashed": None
             if hashed is None
             else [list(hashed.columns), hashed.seed, hashed.lower, hashed.upper],
-            "where": None
-            if self.where is None
-            else [json.loads(self.where.spec), list(self.where.columns)],
+            "where": None if self.where is None else self.where.to_json(),
         }
 
     @classmethod
@@ -268,9 +213,7 @@ class Selection:
         return cls(
             tuple(TimeRange(*one) for one in value["times"]),
             None if hashed is None else HashRange(tuple(hashed[0]), *hashed[1:]),
-            None
-            if where is None
-            else Condition(canonical_json(where[0]).decode(), tuple(where[1])),
+            None if where is None else StoredExpression.from_json(where),
         )
 
     @property
@@ -279,9 +222,49 @@ class Selection:
         return fingerprint("selection", self.to_json())
 
 
-def _in_hash_range(hashed: HashRange, partition: Partition, engine: Engine) -> Array:
-    from featurestore.engines.hashing import hash_columns
+def condition(expression: nw.Expr, schema: TableSchema) -> StoredExpression:
+    """Return a Narwhals expression as a condition on the rows of a table.
 
-    codes = hash_columns(engine, partition.frame, hashed.columns, seed=hashed.seed)
-    high = codes.astype("uint64") >> engine.xp.uint64(32)
+    Raises
+    ------
+    NotPartitionIndependentError
+        If it aggregates or shifts across rows.
+    DefinitionError
+        If it is not a condition, names no column, or cannot be stored.
+    SchemaError
+        If the table lacks a column it names.
+
+    Examples
+    --------
+    >>> from featurestore.schema import Field
+    >>> table = TableSchema((Field("x", pa.float64()),))
+    >>> condition(nw.col("x") > 0, table).columns
+    ('x',)
+    """
+    if not isinstance(expression, nw.Expr):
+        raise DefinitionError(
+            f"where={expression!r} is not a Narwhals expression", "write it like nw.col('x') > 0"
+        )
+    stored = StoredExpression.of(expression)
+    if not stored.columns:
+        raise DefinitionError("where= names no column", "leave it out to select every row")
+    type_ = Expression(condition=expression).outputs(schema)[0].type
+    if not pa.types.is_boolean(type_):
+        raise DefinitionError(
+            f"where= gives values of type {type_}", "give a condition, like nw.col('x') > 0"
+        )
+    return stored
+
+
+def _meets(where: StoredExpression, partition: Partition, engine: Engine) -> Array:
+    frame = Expression(condition=where.rebuild()).apply(partition, EMPTY_STATE, engine).frame
+    if frame is None:
+        raise DefinitionError("where= gave no column", "give a condition, like nw.col('x') > 0")
+    met, known = engine.values(frame.get_column("condition"))
+    return met & known
+
+
+def _in_hash_range(hashed: HashRange, partition: Partition, engine: Engine) -> Array:
+    hashes = hash_columns(engine, partition.frame, hashed.columns, seed=hashed.seed)
+    high = hashes >> engine.xp.uint64(32)
     return (high >= hashed.lower) & (high < hashed.upper)

@@ -9,21 +9,24 @@ never changes when rows are appended.
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from featurestore.dataset.selection import HASH_SPACE, HashRange, Selection, TimeRange
 from featurestore.errors import DefinitionError, FormatError, NotFoundError
-from featurestore.execution.boundaries import Boundary, boundary_steps, normalise_boundary
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import TableSchema, time_steps
+from featurestore.times import TimeLike, to_steps
 from featurestore.units import Duration
 
 TRAIN: Final = "train"
 VALID: Final = "valid"
 TEST: Final = "test"
 ALL: Final = "all"
+_TOO_FINE: Final = re.compile(r"[.,]\d{7,}")
 
 
 class Split(Protocol):
@@ -67,8 +70,8 @@ class TimeSplit:
     Parameters
     ----------
     valid, test : str, date, datetime or int
-        ISO 8601, or an integer for an integer time column. Boundaries must have a time zone exactly
-        if the time column has one; a date is its midnight.
+        ISO 8601, or an integer for an integer time column; a date is its midnight. With a UTC offset
+        if the time column has a zone (it may be left out where that is UTC), without one if not.
     embargo : str, timedelta, Duration or int, optional
         Rows this long before each boundary belong to no part: what their label or their features
         overlap with is on the other side. An integer for an integer time column.
@@ -85,14 +88,14 @@ class TimeSplit:
     ('train', 'valid', 'test')
     """
 
-    valid: Boundary
-    test: Boundary | None = None
+    valid: TimeLike
+    test: TimeLike | None = None
     embargo: Duration | int | str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "valid", normalise_boundary(self.valid))
+        object.__setattr__(self, "valid", _stored_form(self.valid))
         if self.test is not None:
-            object.__setattr__(self, "test", normalise_boundary(self.test))
+            object.__setattr__(self, "test", _stored_form(self.test))
             if isinstance(self.test, int) != isinstance(self.valid, int):
                 raise DefinitionError(
                     f"valid={self.valid!r} and test={self.test!r} are of different kinds",
@@ -112,11 +115,11 @@ class TimeSplit:
     def rows(self, part: str, schema: TableSchema) -> Selection:
         """Return the rows of a part as a range of times."""
         _check_part(self, part)
-        valid = boundary_steps(self.valid, schema)
+        valid = _steps(self.valid, schema)
         embargo = self._embargo_steps(schema)
         stop = None
         if self.test is not None:
-            test = boundary_steps(self.test, schema)
+            test = _steps(self.test, schema)
             _check_order(valid, test, self.valid, self.test)
             stop = test - embargo
             if stop <= valid:
@@ -268,6 +271,32 @@ def split_from_spec(spec: Mapping[str, Any]) -> Split:
             f"kinds are {sorted(_KINDS)}; upgrade featurestore if it was written by a newer one",
         )
     return kind(**spec["params"])
+
+
+def _stored_form(value: object) -> str | int:
+    """Return a boundary as it is kept: an integer or ISO 8601 text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    text = value.isoformat() if isinstance(value, dt.date) else value  # datetimes are dates too
+    try:
+        if isinstance(text, str) and not _TOO_FINE.search(text):
+            return dt.datetime.fromisoformat(text).isoformat()
+    except ValueError:
+        pass  # the message below says what was expected
+    raise DefinitionError(
+        f"{value!r} is not a boundary in time",
+        "give a date, a datetime or ISO text like '2013-10-01' (microseconds at the finest), or "
+        "an integer for an integer time column",
+    )
+
+
+def _steps(boundary: TimeLike, schema: TableSchema) -> int:
+    if schema.time is None:
+        raise DefinitionError(
+            f"TimeSplit at {boundary!r} needs a time column and the table has none",
+            "ingest the table with time=, or split by HashSplit",
+        )
+    return to_steps(boundary, schema[schema.time].type, schema.time)
 
 
 def _check_part(split: Split, part: str) -> None:

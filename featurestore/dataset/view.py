@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from featurestore.engines.protocol import Engine
+from featurestore.engines.selection import get_engine
 from featurestore.execution.dask import Executor
 from featurestore.execution.reading import PartitionSource
 from featurestore.schema import TableSchema
+from featurestore.storage.backends import open_object_store
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import Snapshot
 from featurestore.transforms.base import Partition
@@ -23,6 +25,28 @@ R = TypeVar("R")
 
 _DECODED_COPIES = 3
 """A partition's columns as read, filtered, and as the pipeline gives them back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """One partition of a table, as a worker in another process is told of it."""
+
+    url: str
+    engine_name: str
+    source: PartitionSource
+    schema: TableSchema
+
+    @property
+    def engine(self) -> Engine:
+        return get_engine(self.engine_name)
+
+    @property
+    def store(self) -> ObjectStore:
+        return open_object_store(self.url)
+
+    def read(self, columns: Sequence[str]) -> Partition:
+        """Return columns of the partition."""
+        return self.source.read(self.store, self.engine, columns, self.schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +81,6 @@ class TableView:
 
     @property
     def engine(self) -> Engine:
-        from featurestore.engines.selection import get_engine
-
         return get_engine(self.engine_name)
 
     def read(self, i: int, columns: Sequence[str]) -> Partition:
@@ -71,12 +93,9 @@ class TableView:
         """
         return self.partitions[i].read(self.store, self.engine, columns, self.schema)
 
-    def task(self) -> TableView:
-        """Return the view as tasks carry it: without the executor, which stays with the driver."""
-        return TableView(
-            self.store, self.snapshot, self.table, self.schema, self.partitions,
-            self.engine_name, self.memory_limit, Executor(1),
-        )  # fmt: skip
+    def task(self, i: int) -> ReadTask:
+        """Return what a worker needs to read the i-th partition."""
+        return ReadTask(self.store.url, self.engine_name, self.partitions[i], self.schema)
 
     def run(
         self,

@@ -6,7 +6,7 @@ Always true: what comes out has the types under which the store keeps columns, i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,8 @@ from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import StoredFile
 
 MICROSECONDS_PER_DAY: Final = 86_400_000_000
+
+HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
 
 def normalise_table(table: pa.Table) -> pa.Table:
@@ -35,9 +37,7 @@ def normalise_table(table: pa.Table) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def array_to_arrow(
-    values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any] | None, type_: pa.DataType
-) -> pa.Array:
+def array_to_arrow(values: HostArray, valid: HostArray | None, type_: pa.DataType) -> pa.Array:
     """Return a host array as an Arrow array of ``type_``: the inverse of ``Engine.values``."""
     mask = None if valid is None or bool(valid.all()) else ~valid
     if pa.types.is_date32(type_):

@@ -7,15 +7,13 @@ whether there is one; there is always exactly one answer per left row, in the le
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
+from typing import Any, Final
 
 from featurestore.engines.protocol import Array
 from featurestore.engines.windows import INT64_MIN, changes, stable_order, subtract_floor
 from featurestore.errors import InvalidInputError
 
-INT64_MAX = 2**63 - 1
+INT64_MAX: Final = 2**63 - 1
 
 
 def scale_times(xp: Any, times: Array, factor: int) -> Array:
@@ -100,9 +98,12 @@ def lookup_positions(xp: Any, left_codes: Array, codes: Array) -> tuple[Array, A
     return xp.where(found, positions, 0), found
 
 
-def last_of_group(xp: Any, codes: Array) -> Array:
-    """Return the positions of the last row of each code, ascending."""
+def last_of_group(xp: Any, codes: Array, count: int = 1) -> Array:
+    """Return the positions of the last ``count`` rows of each code, ascending."""
     order = stable_order(xp, codes)
-    last = xp.ones(order.shape[0], dtype=np.bool_)
-    last[:-1] = changes(xp, codes[order])[1:]
-    return xp.sort(order[last])
+    fresh = changes(xp, codes[order])
+    starts = xp.flatnonzero(fresh)
+    sizes = xp.diff(xp.concatenate((starts, xp.asarray([order.shape[0]], dtype=starts.dtype))))
+    group = xp.cumsum(fresh.astype(xp.int64)) - 1
+    from_end = (starts + sizes)[group] - xp.arange(order.shape[0], dtype=xp.int64)
+    return xp.sort(order[from_end <= count])

@@ -198,7 +198,7 @@ def conform(column: pa.Array, field: Field, where: str) -> pa.Array:
 
 
 def _complete(column: pa.Array) -> bool:
-    return column.null_count == 0 and column.flatten().null_count == 0
+    return bool(column.null_count == 0 and column.flatten().null_count == 0)
 
 
 def _elements(column: pa.Array, field: Field, where: str) -> pa.Array:

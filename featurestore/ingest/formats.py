@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from featurestore.errors import FeatureStoreError, SourceError
 
 BATCH_ROWS: Final = 65_536
-_FORMATS: Final = "Parquet, CSV (.csv, .tsv, .txt, also .gz), or Arrow IPC (file, stream, Feather 2)"
+_FORMATS: Final = (
+    "Parquet, CSV (.csv, .tsv, .txt, also .gz), or Arrow IPC (file, stream, Feather 2)"
+)
 
 
 class Input(Protocol):
@@ -105,7 +107,12 @@ def open_file(path: Path) -> Input:
         return ArrowFile(path, stream=True)
     if is_csv_name(path):
         return CsvFile(path)
-    known = {".parquet": "Parquet", ".pq": "Parquet", ".arrow": "Arrow IPC", ".feather": "Arrow IPC"}
+    known = {
+        ".parquet": "Parquet",
+        ".pq": "Parquet",
+        ".arrow": "Arrow IPC",
+        ".feather": "Arrow IPC",
+    }
     claimed = known.get(path.suffix.lower())
     problem = f"is not {claimed}" if claimed else "has no format that ingest understands"
     raise SourceError(

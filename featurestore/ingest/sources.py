@@ -314,15 +314,15 @@ def _files(text: str) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    files = sorted(
-        one for one in folder.iterdir() if one.is_file() and one.name[0] not in "._"
-    )
+    files = sorted(one for one in folder.iterdir() if one.is_file() and one.name[0] not in "._")
     if not files:
         raise SourceError(
             f"directory {folder.absolute()} holds no files",
             f"for files in its folders give the glob {str(folder / '**' / '*.parquet')!r}",
         )
-    endings = sorted({"".join(one.suffixes[-2:] if one.suffix == ".gz" else one.suffixes[-1:]) for one in files})
+    endings = sorted(
+        {"".join(one.suffixes[-2:] if one.suffix == ".gz" else one.suffixes[-1:]) for one in files}
+    )
     if len(endings) > 1:
         raise SourceError(
             f"directory {folder.absolute()} holds files of several kinds: {endings}",

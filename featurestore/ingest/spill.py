@@ -89,7 +89,7 @@ class SpillFile:
         segment = Segment(self._end, len(data), table.num_rows)
         with disk_full_as_error(self._folder, self._end):
             self._file.seek(self._end)
-            while len(data):
+            while data:
                 # An unbuffered file may take less than it was given.
                 data = data[self._file.write(data) :]
         self._end += segment.length

@@ -12,12 +12,11 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurestore.schema import Field
+from featurestore.storage.row_width import row_widths as value_widths
 
 Widths = npt.NDArray[np.int64]
-_OFFSET = 4
 
 
 def fixed_width(field: Field) -> int | None:
@@ -28,11 +27,11 @@ def fixed_width(field: Field) -> int | None:
     >>> fixed_width(Field("e", pa.float32(), (2, 3)))
     24
     """
-    if pa.types.is_boolean(field.type):
-        return 1
-    if pa.types.is_list(field.type) or _is_bytes(field.type):
+    if pa.types.is_list(field.type) or pa.types.is_string(field.type):
         return None
-    return int(field.type.bit_width) // 8 * math.prod(field.shape or (1,))
+    if pa.types.is_binary(field.type):
+        return None
+    return max(1, int(field.type.bit_width) // 8) * math.prod(field.shape or (1,))
 
 
 def row_widths(table: pa.Table | pa.RecordBatch, fields: Iterable[Field]) -> Widths:
@@ -44,25 +43,8 @@ def row_widths(table: pa.Table | pa.RecordBatch, fields: Iterable[Field]) -> Wid
             total += width
             continue
         column = table.column(field.name)
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        total += np.concatenate([np.zeros(0, np.int64), *map(_value_widths, chunks)])
+        start = 0
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            total[start : start + len(chunk)] += value_widths(chunk)
+            start += len(chunk)
     return total
-
-
-def _value_widths(column: pa.Array) -> Widths:
-    """Return the bytes of each value of an array; a null takes its offset only."""
-    if _is_bytes(column.type):
-        return _OFFSET + np.asarray(pc.fill_null(pc.binary_length(column), 0), np.int64)
-    if pa.types.is_list(column.type):
-        inner = np.concatenate([np.zeros(1, np.int64), np.cumsum(_value_widths(column.values))])
-        ends = inner[column.offsets.to_numpy()]
-        widths = ends[1:] - ends[:-1]
-        if column.null_count:
-            widths[np.asarray(column.is_null())] = 0
-        return _OFFSET + widths
-    width = fixed_width(Field("value", column.type))
-    return np.full(len(column), width, np.int64)
-
-
-def _is_bytes(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_string(type_) or pa.types.is_binary(type_))

@@ -102,7 +102,7 @@ def state_needs(
     if transformer.scope is Scope.PREFIX:
         return _prefix_needs(transformer, files.base, inputs, transformer.reach(files.schema))
     if transformer.scope is Scope.FIT:
-        return _fit_needs(feature, files, inputs)
+        return [fit_needs(feature, files, inputs)] * len(files.base)
     if transformer.scope is Scope.NONE:
         return [StateNeed()] * len(files.base)
     raise DefinitionError(
@@ -138,13 +138,14 @@ def _reaches(entry: PartitionEntry, since: int) -> bool:
     return entry.time_max is None or entry.time_max >= since
 
 
-def _fit_needs(feature: Feature, files: TableFiles, inputs: Sequence[str]) -> list[StateNeed]:
+def fit_needs(feature: Feature, files: TableFiles, inputs: Sequence[str]) -> StateNeed:
+    """Return the one state that a fitted feature needs in every partition."""
     members = tuple(
         Summary(summary_key(feature.transformer, inputs[position], cut), position, cut)
         for position, cut in fit_scope(feature, files.schema, files.base)
     )
     key = fingerprint("fit", feature.transformer.fingerprint(), [one.key for one in members])
-    return [StateNeed(key, key, members)] * len(files.base)
+    return StateNeed(key, key, members)
 
 
 def fit_scope(
@@ -184,39 +185,73 @@ def fit_scope(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class SourceSummaries:
+    """Another table as a source transformer's carry sees it.
+
+    Parameters
+    ----------
+    base : sequence of PartitionEntry
+    prints : sequence of str
+        Fingerprint of the columns it reads, per partition.
+    summaries : sequence of Summary
+    chains : sequence of str
+        ``chains[n]`` is the key of the carry of the first n partitions.
+    """
+
+    base: Sequence[PartitionEntry]
+    prints: Sequence[str]
+    summaries: Sequence[Summary]
+    chains: Sequence[str]
+
+    @classmethod
+    def of(
+        cls, transformer: SourceTransformer, schema: TableSchema, source: TableFiles
+    ) -> SourceSummaries:
+        columns = transformer.source_inputs(schema)
+        prints = [_stored(source, columns, one, transformer) for one in source.base]
+        summaries: list[Summary] = []
+        chains = [""]
+        for position, one in enumerate(source.base):
+            summaries.append(Summary(summary_key(transformer, prints[position]), position))
+            following = chain_key(chains[-1], summaries[-1].key)
+            chains.append(following if one.rows else chains[-1])
+        return cls(source.base, prints, summaries, chains)
+
+
+def source_need(
+    transformer: SourceTransformer,
+    schema: TableSchema,
+    entry: PartitionEntry,
+    source: TableFiles | SourceSummaries,
+) -> StateNeed:
+    """Return what a source transformer needs of the other table for one partition."""
+    if isinstance(source, TableFiles):
+        source = SourceSummaries.of(transformer, schema, source)
+    if not entry.rows:
+        return StateNeed()
+    window = transformer.source_window(schema, entry.time_min, entry.time_max)
+    below = _below(source.base, window.lower)
+    rows = tuple(
+        position
+        for position, one in enumerate(source.base)
+        if position >= below and one.rows and _begins_by(one, window.upper)
+    )
+    carry = source.chains[below] if window.carry else ""
+    members = tuple(one for one in source.summaries[:below] if source.base[one.partition].rows)
+    return StateNeed(
+        fingerprint("source", carry, [source.prints[position] for position in rows]),
+        carry,
+        members if window.carry else (),
+        rows,
+    )
+
+
 def _source_needs(
     transformer: SourceTransformer, files: TableFiles, source: TableFiles
 ) -> list[StateNeed]:
-    columns = transformer.source_inputs(files.schema)
-    prints = [_stored(source, columns, one, transformer) for one in source.base]
-    summaries: list[Summary] = []
-    chains = [""]
-    for position, one in enumerate(source.base):
-        summaries.append(Summary(summary_key(transformer, prints[position]), position))
-        chains.append(chain_key(chains[-1], summaries[-1].key) if one.rows else chains[-1])
-    needs = []
-    for entry in files.base:
-        if not entry.rows:
-            needs.append(StateNeed())
-            continue
-        window = transformer.source_window(files.schema, entry.time_min, entry.time_max)
-        below = _below(source.base, window.lower)
-        rows = tuple(
-            position
-            for position, one in enumerate(source.base)
-            if position >= below and one.rows and _begins_by(one, window.upper)
-        )
-        carry = chains[below] if window.carry else ""
-        members = tuple(one for one in summaries[:below] if source.base[one.partition].rows)
-        needs.append(
-            StateNeed(
-                fingerprint("source", carry, [prints[position] for position in rows]),
-                carry,
-                members if window.carry else (),
-                rows,
-            )
-        )
-    return needs
+    summaries = SourceSummaries.of(transformer, files.schema, source)
+    return [source_need(transformer, files.schema, one, summaries) for one in files.base]
 
 
 def _below(base: Sequence[PartitionEntry], lower: int | None) -> int:

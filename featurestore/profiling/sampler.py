@@ -170,7 +170,7 @@ class Meter:
         )
 
     def _start_sampler(self) -> None:
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the meter stops
         arguments = [str(getpid()), str(self._interval), "1" if self._children else "0"]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(probe.__file__)), *arguments],

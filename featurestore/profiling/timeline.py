@@ -128,7 +128,9 @@ class Timeline:
         peak = self.measurement.peak_bytes
         for label, height in {f"peak ({self.measurement.method})": peak, **self.lines}.items():
             axes.axhline(height / _MIB, ls="--", lw=1, color="#9b2226")
-            axes.text(0, height / _MIB, f" {label} {height / _MIB:,.0f} MiB", fontsize=8, va="bottom")
+            axes.text(
+                0, height / _MIB, f" {label} {height / _MIB:,.0f} MiB", fontsize=8, va="bottom"
+            )
         axes.set(xlabel="seconds", ylabel="resident memory (MiB)", ylim=(0, None))
         axes.legend(loc="lower right", fontsize=8)
         figure.savefig(path)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from featurestore.fingerprint import digest
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import StoredFile, check_path
 
@@ -71,11 +70,6 @@ def write_hashed(store: ObjectStore, path: str, data: bytes | memoryview) -> Sto
     with hashed_file(store, path) as writer:
         writer.stream.write(data)
     return writer.stored()
-
-
-def stored_bytes(path: str, data: bytes) -> StoredFile:
-    """Return the record that a file of these bytes has."""
-    return StoredFile(path, len(data), digest(data))
 
 
 def file_checksum(store: ObjectStore, path: str) -> str:

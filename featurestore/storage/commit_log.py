@@ -32,6 +32,7 @@ from featurestore.errors import (
     NameTakenError,
     NotFoundError,
 )
+from featurestore.fingerprint import Json
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import FORMAT_VERSION, Snapshot, check_format, check_path
 from featurestore.storage.sealed_json import seal, unseal
@@ -110,7 +111,11 @@ class CommitLog:
         NameTakenError
             If there is one already.
         """
-        content = {"format": FORMAT_VERSION, "id": secrets.token_hex(8), "created": _now()}
+        content: dict[str, Json] = {
+            "format": FORMAT_VERSION,
+            "id": secrets.token_hex(8),
+            "created": _now(),
+        }
         try:
             store.create(STORE_FILE, seal(content))
         except ConflictError as error:
@@ -408,9 +413,7 @@ class CommitLog:
             self.store.replace(HINT_FILE, seal({"version": version}))
 
 
-def _next(
-    head: _Head, entries: Entries, commit: str, operation: str
-) -> tuple[SnapshotFile, _Head]:
+def _next(head: _Head, entries: Entries, commit: str, operation: str) -> tuple[SnapshotFile, _Head]:
     """Return the file of the version after ``head``, and the head it makes."""
     version = head.snapshot.version + 1
     base, base_entries = head.base, head.base_entries

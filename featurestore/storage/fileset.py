@@ -26,7 +26,11 @@ MAX_BYTES: Final = 2**30
 _CACHED_PARTITIONS: Final = 200_000  # some 200 MB of records at most
 
 _FILE: Final = pa.struct(
-    [pa.field("path", pa.string()), pa.field("bytes", pa.int64()), pa.field("checksum", pa.string())]
+    [
+        pa.field("path", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("checksum", pa.string()),
+    ]
 )
 _COUNT: Final = pa.struct([pa.field("name", pa.string()), pa.field("value", pa.int64())])
 _SCHEMA: Final = pa.schema(

@@ -44,9 +44,7 @@ class Journal:
         try:
             data = self._store.read(path)
             entry = read_journal_entry(path, data)
-            complete = all(
-                self._store.size(file.path) == file.bytes for file in entry.all_files()
-            )
+            complete = all(self._store.size(file.path) == file.bytes for file in entry.all_files())
         except (NotFoundError, CorruptionError):  # not finished, or not to be trusted: do it again
             return None
         if not complete:

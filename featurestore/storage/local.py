@@ -10,6 +10,9 @@ durable afterwards (Linux forgets the error, so asking again would lie). The pri
 is that file systems without them (some network and USB ones) are refused.
 """
 
+# Paths are text here, as the system calls take them.
+# ruff: noqa: PTH112, PTH116, PTH118, PTH120, PTH121
+
 from __future__ import annotations
 
 import errno

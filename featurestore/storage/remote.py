@@ -55,6 +55,10 @@ class RemoteStore:
     """
 
     def __init__(self, client: Any, url: str, shared: bool) -> None:
+        from obstore.exceptions import BaseError
+
+        self._errors: type[Exception] = BaseError
+        self._failures: tuple[type[Exception], ...] = (BaseError, OSError)
         self._client = client
         self._url = url
         self._shared = shared
@@ -101,7 +105,7 @@ class RemoteStore:
                 return cast(bytes, whole[start:] if start else whole)
             try:
                 data = self._client.get_range(path, start=start, length=length).to_bytes()
-            except _obstore_error():
+            except self._errors:
                 size = self.size(path)  # also says whether the object is there at all
                 if size >= start + length:
                     raise
@@ -170,7 +174,7 @@ class RemoteStore:
                 raise UnsupportedError(
                     f"{self._url} has no conditional put", "use a store that has one"
                 ) from error
-            except (*_obstore_error(), OSError) as error:
+            except self._failures as error:
                 failure = error
             # Whatever the answer was, what lies there now says who won. Trying the same bytes
             # again is harmless: whichever attempt lands, it is ours.
@@ -219,18 +223,12 @@ class RemoteStore:
             raise NotFoundError(
                 f"there is no object {path} in {self._url}", "run verify if the store names it"
             ) from error
-        except (*_obstore_error(), OSError) as error:
+        except self._failures as error:
             first_line = str(error).split("\n", 1)[0]
             raise FeatureStoreError(
                 f"cannot {action} {path} in {self._url}: {first_line}",
                 "check credentials, region, endpoint and network, then try again",
             ) from error
-
-
-def _obstore_error() -> tuple[type[Exception], ...]:
-    from obstore.exceptions import BaseError
-
-    return (BaseError,)
 
 
 def _reopen(url: str, shared: bool, process: int) -> RemoteStore:

@@ -16,7 +16,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 import pyarrow as pa
 
@@ -51,7 +51,7 @@ def encode_state(state: Mapping[str, pa.Table]) -> bytes:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
     sink.write(MAGIC)
-    body = sink.getvalue().to_pybytes()
+    body = cast(bytes, sink.getvalue().to_pybytes())
     return body + hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
 
 

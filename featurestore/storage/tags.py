@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from featurestore.errors import CorruptionError, NotFoundError
+from featurestore.fingerprint import Json
 from featurestore.schema import check_name
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.sealed_json import seal, unseal
 
-_DIRECTORY: Final = "tags"
+TAGS: Final = "tags"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,11 @@ class Tags:
 
     def put(self, tag: Tag) -> Tag:
         """Write a tag, durably, over any of that name."""
-        content = {"version": tag.version, "commit": tag.commit, "created": tag.created}
+        content: dict[str, Json] = {
+            "version": tag.version,
+            "commit": tag.commit,
+            "created": tag.created,
+        }
         self._store.replace(_path(tag.name), seal(content))
         return tag
 
@@ -54,17 +59,13 @@ class Tags:
             If its file is damaged.
         """
         path = _path(name)
-        content = unseal(self._store.read(path), path, "set the tag again, or delete the file")
-        try:
-            return Tag(name, content["version"], content["commit"], content["created"])
-        except KeyError as error:
-            raise CorruptionError(f"{path} lacks {error}", "set the tag again") from error
+        return read_tag(path, self._store.read(path))
 
     def all(self) -> dict[str, Tag]:
         """Return all tags by name."""
         found = {}
-        for info in self._store.list(_DIRECTORY):
-            name = info.path.removeprefix(f"{_DIRECTORY}/").removesuffix(".json")
+        for info in self._store.list(TAGS):
+            name = info.path.removeprefix(f"{TAGS}/").removesuffix(".json")
             try:
                 found[name] = self.get(name)
             except NotFoundError:  # removed since the listing
@@ -76,5 +77,22 @@ class Tags:
         self._store.delete([_path(name)])
 
 
+def read_tag(path: str, data: bytes) -> Tag:
+    """Return the tag that a file holds.
+
+    Raises
+    ------
+    CorruptionError
+        If the file is torn or damaged.
+    """
+    remedy = "set the tag again, or delete the file"
+    content = unseal(data, path, remedy)
+    name = path.removeprefix(f"{TAGS}/").removesuffix(".json")
+    try:
+        return Tag(name, content["version"], content["commit"], content["created"])
+    except KeyError as error:
+        raise CorruptionError(f"{path} lacks {error}", remedy) from error
+
+
 def _path(name: str) -> str:
-    return f"{_DIRECTORY}/{check_name(name, 'tag')}.json"
+    return f"{TAGS}/{check_name(name, 'tag')}.json"

@@ -15,11 +15,10 @@ from typing import Any
 
 import narwhals as nw
 import pyarrow as pa
-from narwhals.exceptions import NarwhalsError
 
 from featurestore.engines.protocol import Engine, Frame
 from featurestore.errors import DefinitionError, SchemaError
-from featurestore.schema import Field, TableSchema
+from featurestore.schema import Field, TableSchema, normalise_type
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
 from featurestore.transforms.expression_json import StoredExpression, check_single
 
@@ -52,7 +51,7 @@ class Expression(Transformer):
     >>> speed = Expression(speed=nw.col("distance") / nw.col("air_time"))
     >>> speed.columns
     ('distance', 'air_time')
-    >>> Expression(previous=nw.col("price").shift(1))
+    >>> Expression(previous=nw.col("price").shift(1))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     featurestore.errors.NotPartitionIndependentError: shift makes a row's value depend on ...
@@ -97,7 +96,7 @@ class Expression(Transformer):
         names = self.inputs(schema)
         empty = pa.schema([(name, schema[name].type) for name in names]).empty_table()
         table = engine.to_arrow(self._evaluate(engine.from_arrow(empty)))
-        return tuple(Field(one.name, one.type) for one in table.schema)
+        return tuple(_field(one) for one in table.schema)
 
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         return Columns(self._evaluate(partition.frame))
@@ -114,9 +113,7 @@ class Expression(Transformer):
             out = frame.with_columns(
                 **{name: stored.rebuild() for name, stored in self.definitions}
             ).select(names)
-        except (NarwhalsError, TypeError, ValueError, pa.ArrowInvalid) as error:
-            raise _failure(names, frame, error) from error
-        except Exception as error:  # noqa: BLE001 - each engine's library has error types of its own
+        except Exception as error:
             raise _failure(names, frame, error) from error
         if len(out) != rows:
             raise DefinitionError(f"Expression {names} made {len(out)} rows of {rows}")
@@ -154,6 +151,15 @@ def _store(name: str, expression: object) -> StoredExpression:
     nodes: list[Mapping[str, Any]] = json.loads(stored.text)
     check_single(nodes)
     return stored
+
+
+def _field(one: pa.Field) -> Field:
+    if pa.types.is_null(one.type):
+        raise DefinitionError(
+            f"column {one.name!r} holds nothing but nulls and has no type",
+            "give the constant a type: nw.lit(None, dtype=nw.Float64)",
+        )
+    return Field(one.name, normalise_type(one.type))
 
 
 def _row_counter(schema: TableSchema) -> str:

@@ -77,8 +77,23 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "filter": "select rows in the dataset; a feature has one value per row",
 }  # fmt: skip
 _DTYPES: Final = frozenset(
-    "Int8 Int16 Int32 Int64 UInt8 UInt16 UInt32 UInt64 Float32 Float64 String Boolean Date Time "
-    "Binary".split()
+    [
+        "Int8",
+        "Int16",
+        "Int32",
+        "Int64",
+        "UInt8",
+        "UInt16",
+        "UInt32",
+        "UInt64",
+        "Float32",
+        "Float64",
+        "String",
+        "Boolean",
+        "Date",
+        "Time",
+        "Binary",
+    ]
 )
 
 
@@ -124,8 +139,10 @@ class StoredExpression:
         DefinitionError
             If they are anything but listed operations.
         """
-        expression = _Reader().nodes(value, 0)
-        return cls.of(expression)
+        try:
+            return cls.of(_Reader().nodes(value, 0))
+        except RecursionError:
+            raise DefinitionError("a stored expression nests too deep to be read") from None
 
     def to_json(self) -> Json:
         loaded: Json = json.loads(self.text)
@@ -198,11 +215,12 @@ class _Reader:
         named = {str(key): _read(one) for key, one in kwargs.items()}
         kind = _KINDS.get(name, ExprKind.ELEMENTWISE)
         _check_operation(name, kind, named)
+        expressions = tuple(self.argument(one, depth) for one in arguments)
         _check_arity(value)
         return ExprNode(
             kind,
             name,
-            exprs=tuple(self.argument(one, depth) for one in arguments),
+            exprs=expressions,
             str_as_lit=value.get("strings_are_values") is True,
             allow_multi_output=value.get("many") is True,
             **named,
@@ -290,8 +308,19 @@ def check_single(nodes: Any) -> None:
 
 
 _ROOTS: Final = frozenset(
-    "col lit coalesce when_then sum_horizontal mean_horizontal min_horizontal max_horizontal "
-    "any_horizontal all_horizontal concat_str".split()
+    [
+        "col",
+        "lit",
+        "coalesce",
+        "when_then",
+        "sum_horizontal",
+        "mean_horizontal",
+        "min_horizontal",
+        "max_horizontal",
+        "any_horizontal",
+        "all_horizontal",
+        "concat_str",
+    ]
 )
 
 

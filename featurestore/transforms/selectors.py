@@ -114,7 +114,7 @@ class Selector:
             If ``by_name`` names a column that does not exist.
         """
         if self.rule in _COMBINATIONS:
-            sets = [one.names(schema) for one in self.arguments]
+            sets: list[frozenset[str]] = [one.names(schema) for one in self.arguments]
             if self.rule == "or":
                 return sets[0] | sets[1]
             if self.rule == "and":
@@ -190,8 +190,8 @@ def matching(pattern: str) -> Selector:
 
     Examples
     --------
-    >>> matching("temp_.*") & numeric()
-    Selector(rule='and', arguments=(Selector(rule='matching', ...
+    >>> matching("temp_.*").rule
+    'matching'
     """
     return Selector("matching", (pattern,))
 

@@ -12,11 +12,12 @@ and may be larger than the raw floats. It is removed with the matrix.
 
 from __future__ import annotations
 
+import atexit
 import math
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,7 @@ import xgboost
 from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray, Role
 from featurestore.errors import DefinitionError, InvalidInputError
 from featurestore.units import parse_bytes
+from training.loading.pack_writer import scratch_directory
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
@@ -95,11 +97,9 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         self._names, self._types = feature_columns(loader.schema)
         self._page_rows = max(1, parse_bytes(page_bytes) // (4 * len(self._names)))
         self._next_row = 0
-        # XGBoost appends to this name; the directory is this iterator's own and goes with it.
-        self.cache_directory = Path(tempfile.mkdtemp(prefix="featurestore-xgboost-"))
-        self._remove = weakref.finalize(
-            self, shutil.rmtree, self.cache_directory, ignore_errors=True
-        )
+        _remove_empty()
+        self.cache_directory = scratch_directory(loader.pack.path.parent)
+        _LEFT[self.cache_directory] = weakref.ref(self)
         super().__init__(cache_prefix=str(self.cache_directory / "cache"))
 
     def next(self, input_data: Callable[..., Any]) -> bool:
@@ -123,9 +123,27 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         """Start again at the first row."""
         self._next_row = 0
 
-    def close(self) -> None:
-        """Remove XGBoost's cache files now."""
-        self._remove()
+
+_LEFT: Final[dict[Path, weakref.ref[XGBoostPages]]] = {}
+"""Cache directories not removed yet, and the iterators they were made for.
+
+XGBoost deletes its file when the matrix is freed, and a Booster trained on the matrix keeps it; only
+then is the directory empty and may go.
+"""
+
+
+def _remove_empty() -> None:
+    for path, pages in list(_LEFT.items()):
+        if pages() is None:
+            with suppress(OSError):  # XGBoost's file is still in it
+                path.rmdir()
+                del _LEFT[path]
+
+
+@atexit.register
+def _remove_all() -> None:
+    for path in _LEFT:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def dmatrix(
@@ -151,13 +169,14 @@ def dmatrix(
     Returns
     -------
     xgboost.ExtMemQuantileDMatrix
-        Its cache files are removed when it is garbage collected.
+        Its cache file is removed when it and the Boosters trained on it are garbage collected,
+        the directory at the next matrix or at exit.
     """
     pages = XGBoostPages(loader, page_bytes)
     matrix = xgboost.ExtMemQuantileDMatrix(
         pages, ref=ref, max_bin=max_bin, enable_categorical=True, nthread=nthread
     )
-    matrix._featurestore_pages = pages  # keeps the cache directory as long as the matrix
+    weakref.finalize(matrix, _remove_empty)
     return matrix
 
 

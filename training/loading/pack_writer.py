@@ -34,8 +34,8 @@ from training.loading.layout import (
     pack_layout,
 )
 
-_BUILDING: Final = ".build-"
-_FORGOTTEN_SECONDS: Final = 24 * 3600
+_SCRATCH: Final = ".scratch-"
+_FORGOTTEN_SECONDS: Final = 7 * 24 * 3600
 
 
 def write_pack(
@@ -55,12 +55,9 @@ def write_pack(
     layout = pack_layout(part.schema, part.rows)
     root = path.parent
     with _disk_errors(root, sum(one.file_bytes for one in layout.values())):
-        root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        _check_space(root, layout)
-        build = root / f"{_BUILDING}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
-        build.mkdir()
+        build = scratch_directory(root)
         try:
+            _check_space(root, layout)
             _fill(part, layout, build, on_progress)
             _publish(build, path)
         finally:
@@ -174,16 +171,30 @@ def _publish(build: Path, path: Path) -> None:
     _sync_directory(path.parent)
 
 
-def _sweep(root: Path) -> None:
-    """Remove what builds of processes that no longer run left behind."""
-    for path in root.glob(f"{_BUILDING}*"):
-        host, pid, _ = path.name.removeprefix(_BUILDING).rsplit("-", 2)
-        try:
-            forgotten = time.time() - path.stat().st_mtime > _FORGOTTEN_SECONDS
-        except FileNotFoundError:
-            continue
-        if forgotten or (host == socket.gethostname() and not _runs(int(pid))):
+def scratch_directory(root: Path) -> Path:
+    """Return a new directory in a cache for files that end with this process.
+
+    What dead processes left in the same cache is removed first.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for path in root.glob(f"{_SCRATCH}*"):
+        if _abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
+    name = f"{_SCRATCH}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+    path = root / name
+    path.mkdir()
+    return path
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether its process is gone; on another host's, whether it was not touched for a week."""
+    host, pid, _ = path.name.removeprefix(_SCRATCH).rsplit("-", 2)
+    if host == socket.gethostname():
+        return not _runs(int(pid))
+    try:
+        return time.time() - path.stat().st_mtime > _FORGOTTEN_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _runs(pid: int) -> bool:

@@ -1,0 +1,253 @@
+"""Which columns a dataset is made of, and how its pipeline gets from the table's to the model's.
+
+The pipeline sees the features, the key and the time; never the label and never columns that were
+not asked for, so ``fs.numeric()`` inside it means "the numeric features".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from featurestore.dataset.assembly import dataset_schema
+from featurestore.errors import DefinitionError, MissingColumnError
+from featurestore.plan.definition import FeatureDefinition
+from featurestore.schema import TableSchema
+from featurestore.storage.records import Snapshot
+from featurestore.transforms.base import Scope, Transformer
+from featurestore.transforms.selectors import Selector, resolve
+
+if TYPE_CHECKING:
+    from featurestore.transforms.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One transformer of a pipeline, at its place.
+
+    Parameters
+    ----------
+    transformer : Transformer
+    before : TableSchema
+        The columns it sees.
+    columns : tuple of str
+        Columns of the table it depends on, through earlier steps too.
+    needs : tuple of int
+        Positions of the earlier steps it depends on, directly or not.
+    level : int
+        How many fitted steps have to be learnt before it: the pass over the data that serves it.
+    """
+
+    transformer: Transformer
+    before: TableSchema
+    columns: tuple[str, ...]
+    needs: tuple[int, ...]
+    level: int
+
+    @property
+    def fitted(self) -> bool:
+        return self.transformer.scope is Scope.FIT
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetColumns:
+    """The columns of a dataset.
+
+    Parameters
+    ----------
+    features : tuple of str
+        Columns of the table, in the order asked for.
+    label : str, optional
+    inputs : TableSchema
+        What the pipeline sees.
+    steps : tuple of Step
+    outputs : TableSchema
+        What there is after the pipeline, the label included.
+    model : tuple of str
+        The columns a model is fed, in order: the features, then what the pipeline added. Features
+        that have no form a model understands and that the pipeline turned into new columns (a time
+        into its parts) are left out.
+    """
+
+    features: tuple[str, ...]
+    label: str | None
+    inputs: TableSchema
+    steps: tuple[Step, ...]
+    outputs: TableSchema
+    model: tuple[str, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns of the table that rows of the dataset are made of."""
+        wanted = [*self.features, *(name for step in self.steps for name in step.columns)]
+        if self.label is not None:
+            wanted.append(self.label)
+        return tuple(dict.fromkeys(wanted))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row after the pipeline, strings and lists not counted."""
+        total = 0
+        for name in (*self.model, *([self.label] if self.label is not None else [])):
+            one = self.outputs[name]
+            if pa.types.is_primitive(one.type):
+                size = -(-one.type.bit_width // 8)
+                for length in one.shape or ():
+                    size *= length
+                total += size
+        return total
+
+
+def resolve_features(
+    features: object, label: str | None, schema: TableSchema
+) -> tuple[str, ...]:
+    """Return feature names for names, selectors, and sequences of both.
+
+    Selectors leave out the label, key and time; names are taken as given.
+
+    Raises
+    ------
+    SchemaError
+        If a column does not exist or is named twice.
+    DefinitionError
+        If the label is among the names, or nothing is selected.
+    """
+    given = [features] if isinstance(features, str | Selector) else features
+    if not isinstance(given, Sequence):
+        raise DefinitionError(
+            f"features={features!r} does not select columns",
+            "give a name, a list of names, or a selector like fs.numeric()",
+        )
+    kept_out = {label, schema.time, *schema.key}
+    names: list[str] = []
+    for one in given:
+        if isinstance(one, Selector):
+            found = resolve(one, schema)
+            names += [name for name in found if name not in kept_out and name not in names]
+        elif isinstance(one, str):
+            names += resolve([*names, one], schema)[len(names) :]
+        else:
+            raise DefinitionError(
+                f"{one!r} does not name a feature", "give names or selectors like fs.numeric()"
+            )
+    if label is not None and label in names:
+        raise DefinitionError(
+            f"label {label!r} is among the features", "leave it out: the model would be told"
+        )
+    if not names:
+        raise DefinitionError(f"features={features!r} selects no column", "name at least one")
+    return tuple(names)
+
+
+def dataset_columns(
+    features: object, label: str | None, schema: TableSchema, pipeline: Pipeline | None
+) -> DatasetColumns:
+    """Return a dataset's columns, checked as far as that goes without data.
+
+    Raises
+    ------
+    SchemaError, DefinitionError
+        If columns do not exist, or have no form that a model understands after the pipeline.
+    """
+    names = resolve_features(features, label, schema)
+    seen = {*names, *schema.key, *([] if schema.time is None else [schema.time])} - {label}
+    key = tuple(name for name in schema.key if name in seen)
+    time = schema.time if schema.time in seen else None
+    inputs = TableSchema(tuple(one for one in schema if one.name in seen), key, time)
+    transformers = () if pipeline is None else tuple(pipeline.steps)
+    steps, outputs = _steps(transformers, inputs, schema)
+    if label is not None:
+        if label in outputs:
+            raise DefinitionError(
+                f"the pipeline makes a column called {label!r}, which is the label's name",
+                "rename that output",
+            )
+        outputs = outputs.with_fields((schema[label],))
+    added = [one.name for one in outputs if one.name not in inputs and one.name != label]
+    consumed = {
+        name
+        for step in steps
+        for name in step.transformer.inputs(step.before)
+        if any(one.name in added for one in step.transformer.outputs(step.before))
+    }
+    model = tuple(
+        name for name in names if name not in consumed or _feedable(name, outputs)
+    ) + tuple(added)
+    dataset_schema(model, label, outputs, {})  # raises for what no model can be fed
+    return DatasetColumns(names, label, inputs, steps, outputs, model)
+
+
+def _feedable(name: str, schema: TableSchema) -> bool:
+    return schema[name].is_numeric or schema[name].is_tensor
+
+
+def _steps(
+    transformers: Sequence[Transformer], inputs: TableSchema, table: TableSchema
+) -> tuple[tuple[Step, ...], TableSchema]:
+    """Return the steps with what each depends on, and the schema after the last."""
+    columns: dict[str, frozenset[str]] = {one.name: frozenset([one.name]) for one in inputs}
+    makers: dict[str, frozenset[int]] = {one.name: frozenset() for one in inputs}
+    steps: list[Step] = []
+    schema = inputs
+    for position, transformer in enumerate(transformers):
+        if transformer.scope not in (Scope.NONE, Scope.FIT):
+            raise DefinitionError(
+                f"{type(transformer).__name__} reads other rows (scope {transformer.scope}), which "
+                "a pipeline does not",
+                "add it to the table as a feature: table.add(...)",
+            )
+        try:
+            reads = transformer.inputs(schema)
+            made = transformer.outputs(schema)
+        except MissingColumnError as error:
+            if error.column in table:
+                raise DefinitionError(
+                    f"{type(transformer).__name__} in the pipeline reads {error.column!r}, which "
+                    "is not among the features",
+                    f"add {error.column!r} to the features",
+                ) from error
+            raise
+        raw = frozenset().union(*(columns[name] for name in reads))
+        needs = frozenset().union(*(makers[name] for name in reads))
+        level = max((steps[one].level + steps[one].fitted for one in needs), default=0)
+        steps.append(Step(transformer, schema, tuple(sorted(raw)), tuple(sorted(needs)), level))
+        for one in made:
+            columns[one.name], makers[one.name] = raw, needs | {position}
+        schema = schema.with_fields(made)
+    return tuple(steps), schema
+
+
+def refuse_future(columns: Sequence[str], snapshot: Snapshot, table: str) -> None:
+    """Refuse features that look into the future, directly or through their inputs.
+
+    Raises
+    ------
+    DefinitionError
+    """
+    schema = snapshot.schema(table)
+    ahead: dict[str, str] = {}
+    inputs: dict[str, tuple[str, ...]] = {}
+    for group in snapshot.groups(table):
+        if group.definition is None:
+            continue
+        transformer = FeatureDefinition.from_json(group.definition).transformer
+        reads = transformer.inputs(schema)
+        for name in group.names:
+            inputs[name] = reads
+            if transformer.scope is Scope.SUFFIX:
+                ahead[name] = type(transformer).__name__
+    for column in columns:
+        waiting, visited = [column], set()
+        while waiting:
+            name = waiting.pop()
+            if name in ahead:
+                raise DefinitionError(
+                    f"feature {column!r} looks into the future (through {ahead[name]} {name!r})",
+                    "use it as the label only",
+                )
+            if name not in visited:
+                visited.add(name)
+                waiting += inputs.get(name, ())

@@ -1,0 +1,202 @@
+"""Learning a pipeline from the training rows, out of core.
+
+One pass over the training partitions per level of dependency, however many steps there are. Each
+partition's contribution (``summarize``) is kept in the store under a fingerprint of all it depends
+on: the step, the values it reads, what earlier steps learnt, and which rows of the partition belong
+to the part. So another split reads only the partitions it cuts, rows that were appended are read
+alone, and fitting again reads nothing.
+
+States are combined in table order, whichever partition finished first: equal data, equal bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featurestore.dataset.columns import Step
+from featurestore.dataset.selection import Selection, cut
+from featurestore.dataset.view import ReadTask, TableView
+from featurestore.execution.tasks import require_state, with_row_count
+from featurestore.fingerprint import fingerprint
+from featurestore.storage.states import StateStore
+from featurestore.transforms.base import EMPTY_STATE, Partition, Scope, State, Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class FittedStep:
+    """A step and where what it learnt is kept; ``key`` is empty for steps that learn nothing."""
+
+    step: Step
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One step's contribution from one partition, to be computed and kept under ``key``."""
+
+    position: int
+    step: Step
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SummarizeTask:
+    """All contributions wanted of one partition: one read serves them all.
+
+    Parameters
+    ----------
+    source : ReadTask
+    columns : tuple of str
+    selection : Selection
+        Which of its rows are learnt from.
+    earlier : tuple of (int, FittedStep)
+        Steps to apply on the way, by position.
+    wanted : tuple of Summary
+    """
+
+    source: ReadTask
+    columns: tuple[str, ...]
+    selection: Selection
+    earlier: tuple[tuple[int, FittedStep], ...]
+    wanted: tuple[Summary, ...]
+
+
+def fit_steps(
+    steps: Sequence[Step], view: TableView, selection: Selection
+) -> tuple[FittedStep, ...]:
+    """Learn all steps from the selected rows; return where their states are.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+    view : TableView
+    selection : Selection
+        The training part.
+
+    Raises
+    ------
+    DefinitionError
+        If there is no row to learn from.
+    """
+    states = StateStore(view.store)
+    fitted: dict[int, FittedStep] = {
+        position: FittedStep(step, "") for position, step in enumerate(steps) if not step.fitted
+    }
+    learners = {position: step for position, step in enumerate(steps) if step.fitted}
+    for level in sorted({step.level for step in learners.values()}):
+        batch = {position: step for position, step in learners.items() if step.level == level}
+        fitted |= _fit_level(batch, fitted, view, selection, states)
+    return tuple(fitted[position] for position in range(len(steps)))
+
+
+def load_states(fitted: Sequence[FittedStep], view: TableView) -> tuple[State, ...]:
+    """Return what each step learnt; the empty state for steps that learn nothing."""
+    states = StateStore(view.store)
+    return tuple(require_state(states, one.key) if one.key else EMPTY_STATE for one in fitted)
+
+
+def fitted_fingerprint(fitted: Sequence[FittedStep]) -> str:
+    """Return the fingerprint of what the steps do, states included."""
+    return fingerprint("fitted", [[one.step.transformer.fingerprint(), one.key] for one in fitted])
+
+
+def _fit_level(
+    batch: dict[int, Step],
+    fitted: dict[int, FittedStep],
+    view: TableView,
+    selection: Selection,
+    states: StateStore,
+) -> dict[int, FittedStep]:
+    """Learn steps that depend on none of each other, in one pass over the data."""
+    parts = _parts(view, selection)
+    members = {
+        position: [
+            _summary_key(step, fitted, view, i, within) for i, within in parts
+        ]
+        for position, step in batch.items()
+    }
+    done = {
+        position: FittedStep(
+            step, fingerprint("fit", step.transformer.fingerprint(), members[position])
+        )
+        for position, step in batch.items()
+    }
+    open_ = {position: step for position, step in batch.items() if not states.has(done[position].key)}
+    tasks = []
+    for number, (i, within) in enumerate(parts):
+        wanted = tuple(
+            Summary(position, step, members[position][number])
+            for position, step in open_.items()
+            if not states.has(members[position][number])
+        )
+        if wanted:
+            tasks.append(_task(wanted, fitted, view, i, within))
+    if tasks:
+        columns = {name for task in tasks for name in task.columns}
+        view.run(summarize_part, tasks, label="fit pipeline", columns=sorted(columns))
+    for position, step in open_.items():
+        state: State = EMPTY_STATE
+        for key in members[position]:
+            state = step.transformer.combine(state, require_state(states, key))
+        states.put(done[position].key, step.transformer.finish(state))
+    return done
+
+
+def _parts(view: TableView, selection: Selection) -> list[tuple[int, Selection]]:
+    """Return the partitions that may hold selected rows, each with the simplest selection there."""
+    return [
+        (i, selection.within(one.base.time_min, one.base.time_max))
+        for i, one in enumerate(view.partitions)
+        if one.rows and selection.covers(one.base.time_min, one.base.time_max) != "none"
+    ]
+
+
+def _summary_key(
+    step: Step, fitted: dict[int, FittedStep], view: TableView, i: int, within: Selection
+) -> str:
+    source = view.partitions[i]
+    return fingerprint(
+        "pipeline summary",
+        step.transformer.state_fingerprint(),
+        [[fitted[one].step.transformer.fingerprint(), fitted[one].key] for one in step.needs],
+        source.provenance(step.columns),
+        "all" if within.everything else within.fingerprint,
+        source.provenance(within.columns(view.schema)),
+    )
+
+
+def _task(
+    wanted: tuple[Summary, ...],
+    fitted: dict[int, FittedStep],
+    view: TableView,
+    i: int,
+    within: Selection,
+) -> SummarizeTask:
+    needed = sorted({one for summary in wanted for one in summary.step.needs})
+    columns = [name for summary in wanted for name in summary.step.columns]
+    columns += within.columns(view.schema)
+    return SummarizeTask(
+        view.task(i),
+        with_row_count(columns, view.schema),
+        within,
+        tuple((position, fitted[position]) for position in needed),
+        wanted,
+    )
+
+
+def summarize_part(task: SummarizeTask) -> None:
+    """Compute and keep one partition's contributions. Runs where the data is."""
+    engine, states = task.source.engine, StateStore(task.source.store)
+    partition, learnt_from = cut(task.source.read(task.columns), task.selection, engine)
+    earlier, wanted = dict(task.earlier), {one.position: one for one in task.wanted}
+    for position in sorted({*earlier, *wanted}):
+        if position in wanted:
+            one = wanted[position]
+            seen = learnt_from.of(Partition(partition.frame, one.step.before, partition.tensors))
+            state = one.step.transformer.summarize(seen, engine) if seen.rows else EMPTY_STATE
+            states.put(one.key, state)
+        if position in earlier:
+            fitted = earlier[position]
+            state = require_state(states, fitted.key) if fitted.key else EMPTY_STATE
+            partition = apply_step(fitted.step, state, partition, engine)

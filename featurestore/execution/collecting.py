@@ -1,0 +1,195 @@
+"""Values brought together: columns of many partitions as one table in memory, or as a Dask frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.engines.protocol import Engine
+from featurestore.errors import InvalidInputError, MemoryLimitError
+from featurestore.execution.importing import require
+from featurestore.execution.reading import PartitionSource
+from featurestore.execution.states import Workplace
+from featurestore.execution.tasks import with_row_count
+from featurestore.plan.projection import resident_bytes
+from featurestore.schema import TableSchema
+from featurestore.storage.backends import open_object_store
+from featurestore.transforms.base import Partition
+from featurestore.units import format_bytes
+
+KINDS: Final = ("polars", "pandas", "arrow", "narwhals", "cudf")
+
+_COPIES: Final = {"polars": 1, "arrow": 1, "narwhals": 1, "pandas": 2, "cudf": 1}
+"""How often the values exist at once while they are converted."""
+
+
+def collect_rows(
+    partitions: Sequence[PartitionSource],
+    place: Workplace,
+    schema: TableSchema,
+    columns: Sequence[str],
+    rows: slice | None,
+    kind: str,
+) -> Any:
+    """Return columns of some rows, in table order.
+
+    Parameters
+    ----------
+    partitions : sequence of PartitionSource
+    rows : slice, optional
+        Positions in the table; all if not given.
+    kind : str
+        One of ``KINDS``.
+
+    Raises
+    ------
+    MemoryLimitError
+        Before anything is read, if the values would not fit the limit.
+    """
+    check_kind(kind)
+    start, stop = _bounds(rows, sum(one.rows for one in partitions))
+    pieces = _pieces(partitions, start, stop)
+    _check_fits(pieces, columns, place.memory_limit, _COPIES[kind])
+    engine = _engine(place.engine)
+    tables = []
+    for source, first, last in pieces:
+        part = source.read(place.store, engine, with_row_count(columns, schema), schema)
+        tables.append(to_arrow(part, columns, engine).slice(first, last - first))
+    table = pa.concat_tables(tables) if tables else empty_table(schema, columns)
+    return convert(table, kind)
+
+
+def check_kind(kind: str) -> None:
+    """Refuse an unknown kind of frame."""
+    if kind not in KINDS:
+        raise InvalidInputError(f"cannot read as {kind!r}", f"use one of {list(KINDS)}")
+
+
+def _bounds(rows: slice | None, total: int) -> tuple[int, int]:
+    if rows is None:
+        return 0, total
+    if not isinstance(rows, slice) or rows.step not in (None, 1):
+        raise InvalidInputError(f"rows={rows!r} is not a plain slice", "use slice(start, stop)")
+    start, stop, _ = rows.indices(total)
+    return start, max(start, stop)
+
+
+def _pieces(
+    partitions: Sequence[PartitionSource], start: int, stop: int
+) -> list[tuple[PartitionSource, int, int]]:
+    """Return the partitions that hold these positions, and which of their rows."""
+    pieces, before = [], 0
+    for source in partitions:
+        first, last = max(start - before, 0), min(stop - before, source.rows)
+        if first < last:
+            pieces.append((source, first, last))
+        before += source.rows
+    return pieces
+
+
+def _check_fits(
+    pieces: Sequence[tuple[PartitionSource, int, int]],
+    columns: Sequence[str],
+    limit: int,
+    copies: int,
+) -> None:
+    whole = [source.decoded_bytes(columns) for source, _, _ in pieces]
+    kept = sum(
+        size * (last - first) // max(source.rows, 1)
+        for size, (source, first, last) in zip(whole, pieces, strict=True)
+    )
+    needed = copies * kept + max(whole, default=0)
+    left = limit - resident_bytes()
+    if needed > left:
+        raise MemoryLimitError(
+            f"reading needs {format_bytes(needed)}, {format_bytes(max(left, 0))} are left of the "
+            f"memory limit of {format_bytes(limit)}",
+            "name fewer columns or rows=slice(...), use a dataset or to_dask(), or raise "
+            "memory_limit",
+        )
+
+
+def to_arrow(partition: Partition, columns: Sequence[str], engine: Engine) -> pa.Table:
+    """Return columns of a partition as Arrow; tensors as (nested) fixed-size lists."""
+    scalars = engine.to_arrow(partition.frame)
+    arrays = [
+        tensor_to_arrow(engine.to_host(partition.tensors[name]))
+        if partition.schema[name].is_tensor
+        else scalars.column(name)
+        for name in columns
+    ]
+    return pa.table(dict(zip(columns, arrays, strict=True)))
+
+
+def tensor_to_arrow(values: np.ndarray[Any, Any]) -> pa.Array:
+    """Return a ``[rows, ...]`` array as an Arrow array of nested fixed-size lists."""
+    array = pa.array(np.ascontiguousarray(values).reshape(-1))
+    for size in reversed(values.shape[1:]):
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
+
+
+def empty_table(schema: TableSchema, columns: Sequence[str]) -> pa.Table:
+    """Return no rows of some columns, with their types."""
+    types = []
+    for name in columns:
+        type_ = schema[name].type
+        for size in reversed(schema[name].shape or ()):
+            type_ = pa.list_(type_, size)
+        types.append((name, type_))
+    return pa.schema(types).empty_table()
+
+
+def convert(table: pa.Table, kind: str) -> Any:
+    """Return an Arrow table as another library's frame."""
+    if kind == "arrow":
+        return table
+    if kind == "pandas":
+        return table.to_pandas()
+    if kind == "cudf":
+        return require("cudf", "gpu").DataFrame.from_arrow(table)
+    frame = _engine("polars").from_arrow(table)
+    return frame if kind == "narwhals" else frame.to_native()
+
+
+def _engine(name: str) -> Engine:
+    from featurestore.engines.selection import get_engine
+
+    return get_engine(name)
+
+
+@dataclass(frozen=True, slots=True)
+class _PandasPartition:
+    """Reads one partition on a Dask worker."""
+
+    url: str
+    schema: TableSchema
+    columns: tuple[str, ...]
+    kind: str
+
+    def __call__(self, source: PartitionSource) -> Any:
+        engine = _engine("cudf" if self.kind == "cudf" else "polars")
+        wanted = with_row_count(self.columns, self.schema)
+        part = source.read(open_object_store(self.url), engine, wanted, self.schema)
+        return convert(to_arrow(part, self.columns, engine), self.kind)
+
+
+def dask_frame(
+    partitions: Sequence[PartitionSource],
+    place: Workplace,
+    schema: TableSchema,
+    columns: Sequence[str],
+) -> Any:
+    """Return a Dask DataFrame, one of its partitions per partition of the table."""
+    import dask.dataframe as dd
+
+    kind = "cudf" if place.engine == "cudf" else "pandas"
+    read = _PandasPartition(place.store.url, schema, tuple(columns), kind)
+    meta = convert(empty_table(schema, columns), kind)
+    if not partitions:
+        return dd.from_pandas(meta, npartitions=1)
+    return dd.from_map(read, list(partitions), meta=meta, enforce_metadata=False)

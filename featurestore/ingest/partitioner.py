@@ -1,0 +1,266 @@
+"""From a source larger than memory to the partitions of a table's base column group.
+
+Two bounded passes: the first surveys key, time and widths; the second makes sorted runs, cuts them
+into partitions and writes each. Always true afterwards: partitions are in order of time and no time
+is in two of them; within one, rows are sorted by (time, key columns), equal ones as they came;
+tables without time keep the order of the source. Either all files are there and durable, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import DuplicateRowsError, SchemaError
+from featurestore.fingerprint import fingerprint
+from featurestore.ingest.cuts import cut
+from featurestore.ingest.duplicates import Duplicates, check_policy
+from featurestore.ingest.event_time import time_values
+from featurestore.ingest.memory import IngestMemory
+from featurestore.ingest.runs import Runs
+from featurestore.ingest.sources import Source
+from featurestore.ingest.static_keys import StaticKeys
+from featurestore.ingest.survey import Progress, Survey, survey
+from featurestore.schema import Field, TableSchema
+from featurestore.storage.column_group import (
+    DATA,
+    new_partition_id,
+    read_columns,
+    sync_partition,
+    write_partition,
+)
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance, TableEntry
+
+
+def write_partitions(
+    store: ObjectStore,
+    source: Source,
+    entry: TableEntry,
+    *,
+    schema: tuple[Field, ...] | None,
+    after: int | None,
+    first_sequence: int,
+    memory_limit: int,
+    on_progress: Progress | None = None,
+    existing: Sequence[PartitionEntry] = (),
+    scratch: Path | None = None,
+) -> list[PartitionEntry]:
+    """Write all rows of a source as new partitions; nothing is published.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    source : Source
+        From ``open_source``; the caller closes it.
+    entry : TableEntry
+        Key, time, partition size and how duplicates are treated.
+    schema : tuple of Field or None
+        The base columns of a table that exists: the source must have the same, castable without
+        loss. ``None`` for a new table.
+    after : int or None
+        The newest time of the table, in steps: rows up to it are refused as late.
+    first_sequence : int
+        Number of the first new partition.
+    memory_limit : int
+        Bytes to use above what the process holds after imports.
+    on_progress : callable, optional
+        ``on_progress(rows_done, rows_in_all_or_None, phase)``.
+    existing : sequence of PartitionEntry
+        The table's partitions; needed to append to a table with a key and no time, whose keys must
+        stay unique.
+    scratch : Path, optional
+        Where rows are spilled; default the system's temporary directory. Nothing is left there.
+
+    Returns
+    -------
+    list of PartitionEntry
+        In table order, their files durable.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything wrong with the rows (``SchemaError``, ``SourceError``, ``DuplicateRowsError``,
+        ``LateRowsError``); the store is as before.
+    MemoryLimitError
+        If the partitions, or the rows of one time, do not fit the limit.
+    DiskFullError
+        If scratch space or the store is full; the store is as before.
+    """
+    check_policy(entry.duplicates)
+    if schema is not None:
+        source = source.conforming(schema)
+    columns = table_schema(source, entry)
+    # Small batches for the survey; how large a partition can be is known only after it.
+    least = IngestMemory(memory_limit, min(entry.partition_bytes, memory_limit // 4))
+    found = survey(source, columns, after, least.batch, on_progress)
+    memory = IngestMemory(memory_limit, min(entry.partition_bytes, max(found.bytes, 1)))
+    duplicates = Duplicates(columns, entry.duplicates)
+    runs = Runs(source, columns, found, memory, scratch, on_progress)
+    with _Writer(store, entry, columns, first_sequence, found, on_progress) as writer:
+        for part in cut(
+            _unique(store, runs, source, columns, found, memory, duplicates, existing, scratch),
+            columns,
+            found.bytes,
+            memory.partition,
+        ):
+            # After a duplicate, the rest is read only to count them.
+            if duplicates.unique:
+                writer.write(part)
+        if not duplicates.unique:
+            raise duplicates.error(source)
+        return writer.finish()
+
+
+def table_schema(source: Source, entry: TableEntry) -> TableSchema:
+    """Return the columns that a source gives a table.
+
+    Raises
+    ------
+    SchemaError
+        If key or time is missing, of a type that cannot be one, or repeated.
+    """
+    fields = {one.name: one for one in source.fields}
+    for name in entry.key:
+        field = fields.get(name)
+        if field is not None and (field.is_tensor or pa.types.is_nested(field.type)):
+            raise SchemaError(
+                f"key column {name!r} has type {field.type}", "use numbers, strings, dates or times"
+            )
+    if len(set(entry.key)) != len(entry.key):
+        raise SchemaError(f"key {list(entry.key)} names a column twice", "name each once")
+    time = fields.get(entry.time) if entry.time is not None else None
+    if time is not None and time.is_string:
+        raise SchemaError(
+            f"time column {time.name!r} of {source.files[0]} is text, not a time",
+            "write times like 2013-01-31 or 2013-01-31 18:05:00 (ISO 8601, all with a time zone or "
+            "none), or convert the column before ingest",
+        )
+    return TableSchema(tuple(source.fields), entry.key, entry.time)
+
+
+def _unique(
+    store: ObjectStore,
+    runs: Iterable[pa.Table],
+    source: Source,
+    schema: TableSchema,
+    found: Survey,
+    memory: IngestMemory,
+    duplicates: Duplicates,
+    existing: Sequence[PartitionEntry],
+    scratch: Path | None,
+) -> Iterator[pa.Table]:
+    """Yield runs with the policy on duplicates applied."""
+    policy = duplicates.policy
+    if schema.time is not None or not schema.key or policy == "keep":
+        yield from (duplicates.filter(run) for run in runs)
+        return
+    size = found.bytes + sum(one.decoded_bytes for one in existing)
+    with StaticKeys(schema, found.rows, size, memory.run, scratch) as keys:
+        for one in existing:
+            keys.add(read_columns(store, one, list(schema.key)).to_batches(), existing=True)
+        keys.add(source.batches(schema.key, memory.batch))
+        keys.resolve(duplicates)
+        if policy == "error" and duplicates.count:
+            raise duplicates.error(source)
+        if keys.existing:
+            raise DuplicateRowsError(
+                f"{keys.existing} rows repeat a key {list(schema.key)} that the table has already",
+                "append only rows with new keys; to change rows, replace them",
+            )
+        yield from keys.last_only(runs)
+
+
+class _Writer:
+    """Writes partitions, and takes them all back if anything fails."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        entry: TableEntry,
+        schema: TableSchema,
+        first_sequence: int,
+        found: Survey,
+        on_progress: Progress | None,
+    ) -> None:
+        self._store = store
+        self._table = entry.name
+        self._schema = schema
+        self._sequence = first_sequence
+        self._found = found
+        self._on_progress = on_progress
+        self._written: list[PartitionEntry] = []
+        self._begun: str | None = None
+
+    def write(self, rows: pa.Table) -> None:
+        """Write one partition."""
+        scalars = [one.name for one in self._schema if not one.is_tensor]
+        self._begun = new_partition_id(self._sequence + len(self._written))
+        written = write_partition(
+            self._store,
+            table=self._table,
+            group=BASE_GROUP,
+            partition=self._begun,
+            columns=rows.select(scalars) if scalars else None,
+            tensors={
+                one.name: _tensor(rows.column(one.name), one)
+                for one in self._schema
+                if one.is_tensor
+            },
+            provenance=Provenance("ingest", ""),
+            time_range=self._range(rows),
+        )
+        inputs = fingerprint(*(file.checksum for file in written.all_files()))
+        self._written.append(replace(written, provenance=Provenance("ingest", inputs)))
+        # Arrow's pool keeps what it frees unless told to give it back.
+        pa.default_memory_pool().release_unused()
+        if self._on_progress is not None:
+            done = sum(one.rows for one in self._written)
+            self._on_progress(done, self._found.rows, "write")
+
+    def _range(self, rows: pa.Table) -> tuple[int, int] | None:
+        if self._schema.time is None:
+            return None
+        column = rows.column(self._schema.time)
+        first = time_values(column.slice(0, 1))
+        last = time_values(column.slice(len(column) - 1))
+        return int(first[0]), int(last[0])
+
+    def finish(self) -> list[PartitionEntry]:
+        """Make all files durable and return their entries."""
+        for one in self._written:
+            sync_partition(self._store, one)
+        return self._written
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            return
+        paths = [file.path for one in self._written for file in one.all_files()]
+        if self._begun is not None:
+            # The partition that was being written has no entry: its files are found by its id.
+            base = f"{DATA}/{self._table}/{BASE_GROUP}"
+            begun = f"{base}/{self._begun}-"
+            paths += [one.path for one in self._store.list(base) if one.path.startswith(begun)]
+        self._store.delete(dict.fromkeys(paths))
+
+
+def _tensor(column: pa.ChunkedArray, field: Field) -> np.ndarray[Any, Any]:
+    """Return a tensor column as an array ``[rows, *shape]``."""
+    assert field.shape is not None
+    flat = column.combine_chunks()
+    values = (flat if isinstance(flat, pa.Array) else pa.concat_arrays(flat.chunks)).flatten()
+    return np.asarray(values).reshape(len(column), *field.shape)

@@ -1,0 +1,163 @@
+"""Runs: the source's rows as sorted tables, one after the other, each small enough for memory.
+
+Always true: runs come in order of time and hold whole time groups; within a run rows are sorted by
+(time, key columns), equal ones in the order in which they came. Together they are the source's rows,
+each once. Tables without time keep the order of the source.
+
+Sorted sources stream straight through; all others take a detour through spilled buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import SourceError
+from featurestore.ingest.buckets import Bucket, Router, parts_for
+from featurestore.ingest.event_time import time_text, time_values
+from featurestore.ingest.memory import IngestMemory
+from featurestore.ingest.sources import Source
+from featurestore.ingest.spill import SpillFile
+from featurestore.ingest.survey import Progress, Survey
+from featurestore.schema import TableSchema
+
+
+def sort_rows(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return the rows sorted by these columns, ascending and stable."""
+    if table.num_rows < 2 or not names:
+        return table
+    keys = table.select(list(dict.fromkeys(names)))
+    order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
+    positions = np.asarray(order)
+    if bool((positions[1:] > positions[:-1]).all()):
+        return table
+    return table.take(order)
+
+
+class Runs:
+    """Makes runs of a surveyed source.
+
+    Parameters
+    ----------
+    source : Source
+    schema : TableSchema
+    found : Survey
+    memory : IngestMemory
+    scratch : Path, optional
+    on_progress : callable, optional
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        schema: TableSchema,
+        found: Survey,
+        memory: IngestMemory,
+        scratch: Path | None,
+        on_progress: Progress | None,
+    ) -> None:
+        self._source = source
+        self._schema = schema
+        self._found = found
+        self._memory = memory
+        self._scratch = scratch
+        self._on_progress = on_progress
+        self._order = [*([schema.time] if schema.time is not None else []), *schema.key]
+        self._routed = 0
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield the runs.
+
+        Raises
+        ------
+        MemoryLimitError
+            Before the first run, if the rows of one time are too many for the limit.
+        SourceError
+            If the source has other rows than when it was surveyed.
+        """
+        if self._schema.time is None:
+            return self._gathered()
+        if self._found.ordered:
+            self._memory.check_group(self._found.largest_group, "one time")
+            return (sort_rows(run, self._order) for run in self._whole_groups())
+        if self._found.bytes <= self._memory.run:
+            return (sort_rows(run, self._order) for run in self._gathered(whole=True))
+        return self._spilled()
+
+    def _counted(self) -> Generator[pa.RecordBatch, None, None]:
+        """Yield the source's batches, and check that it still is what was surveyed."""
+        rows = 0
+        for batch in self._source.batches(batch_bytes=self._memory.batch):
+            rows += batch.num_rows
+            if rows > self._found.rows:
+                break
+            yield batch
+        if rows != self._found.rows:
+            raise SourceError(
+                f"{self._source.files[0]} or a file beside it changed while it was read: "
+                f"{self._found.rows} rows first, {'more' if rows > self._found.rows else rows} then",
+                "ingest files that nobody writes to",
+            )
+
+    def _gathered(self, whole: bool = False) -> Iterator[pa.Table]:
+        """Yield batches put together to about a run each, or all in one."""
+        pending: list[pa.RecordBatch] = []
+        size = 0
+        for batch in self._counted():
+            pending.append(batch)
+            size += batch.nbytes
+            if size >= self._memory.run and not whole:
+                yield pa.Table.from_batches(pending)
+                pending, size = [], 0
+        if pending:
+            yield pa.Table.from_batches(pending)
+
+    def _whole_groups(self) -> Iterator[pa.Table]:
+        """Yield runs of a source in order of time; the last time of each waits for the next."""
+        rest: pa.Table | None = None
+        for table in self._gathered():
+            joined = table if rest is None else pa.concat_tables([rest, table])
+            times = time_values(joined.column(str(self._schema.time)))
+            end = int(np.searchsorted(times, times[-1]))
+            rest = joined.slice(end)
+            if end:
+                yield joined.slice(0, end)
+        if rest is not None:
+            yield rest
+
+    def _spilled(self) -> Iterator[pa.Table]:
+        with SpillFile(self._scratch) as spill:
+            router = Router(spill, self._schema, self._buffer(), self._count_routed)
+            for bucket in self._buckets(router):
+                segments = (spill.read(one) for one in bucket.segments)
+                yield sort_rows(pa.concat_tables(segments), self._order)
+
+    def _buckets(self, router: Router) -> list[Bucket]:
+        found, most = self._found, self._memory.run
+        assert found.first is not None
+        assert found.last is not None
+        cuts = found.sample.cuts(parts_for(found.bytes, most), found.first, found.last)
+        with closing(self._counted()) as batches:
+            coarse: Iterable[Bucket] = router.route(batches, cuts)
+        # All of them before the first is written: a refusal comes before any work is lost.
+        buckets = [fine for one in coarse for fine in router.refine(one, most)]
+        for one in buckets:
+            type_ = self._schema[str(self._schema.time)].type
+            self._memory.check_group(
+                one.bytes, f"{self._schema.time} {time_text(one.first, type_)}"
+            )
+        return buckets
+
+    def _buffer(self) -> int:
+        """Bytes to gather while routing: no partition is in memory then."""
+        return max(self._memory.batch, min(64 << 20, self._memory.limit // 8))
+
+    def _count_routed(self, rows: int) -> None:
+        self._routed = min(self._routed + rows, self._found.rows)
+        if self._on_progress is not None:
+            self._on_progress(self._routed, self._found.rows, "route")

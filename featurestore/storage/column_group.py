@@ -1,0 +1,300 @@
+"""Column groups: the values of some columns in one partition, written together and never changed.
+
+Scalars, strings and lists go to one Parquet file: row groups of at most 65,536 rows and about
+64 MiB, page checksums, statistics, dictionaries for strings. Tensors go to one Zarr array each (see
+``tensor_group``). Names of columns never become part of a path.
+
+Always true: what is read has the row count and the null counts that the partition's entry says, and
+pages that match their checksums; anything else is a ``CorruptionError`` that names file, columns,
+partition and remedy. Bytes outside pages are covered by the file's checksum, which ``verify``
+compares and reads of small files too.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError, SchemaError
+from featurestore.schema import check_name, type_from_text, type_to_text
+from featurestore.storage.checksum import hashed_file
+from featurestore.storage.fileset import read_checked
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
+from featurestore.storage.row_width import widest_row
+from featurestore.storage.tensor_group import tensor_layout, write_tensor
+
+DATA: Final = "data"
+ROW_GROUP_ROWS: Final = 65_536
+ROW_GROUP_BYTES: Final = 64 * 2**20
+# A file this small is read as a whole and compared with its checksum; it costs a millisecond.
+CHECKED_WHOLE: Final = 2**20
+_REMEDY: Final = (
+    "restore the file from a backup; a feature can be built again, ingested rows ingested again"
+)
+
+
+def new_partition_id(sequence: int) -> str:
+    """Return a new id for a partition; ids of higher sequence numbers sort later.
+
+    Examples
+    --------
+    >>> new_partition_id(7)[:10]
+    'p00000007-'
+    """
+    if sequence < 0:
+        raise InvalidInputError(f"a partition's sequence number must be >= 0, not {sequence}")
+    return f"p{sequence:08d}-{secrets.token_hex(4)}"
+
+
+def write_partition(
+    store: ObjectStore,
+    *,
+    table: str,
+    group: str,
+    partition: str,
+    columns: pa.Table | None,
+    tensors: Mapping[str, npt.NDArray[Any]],
+    provenance: Provenance,
+    time_range: tuple[int, int] | None = None,
+) -> PartitionEntry:
+    """Write one partition of a column group under new names; see :func:`sync_partition`.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    table, group, partition : str
+        Become part of the path.
+    columns : pyarrow.Table, optional
+        Scalar columns of normalised types, unique names. May have no rows.
+    tensors : mapping of str to array ``[rows, ...]``
+    provenance : Provenance
+    time_range : tuple of int, optional
+        First and last event time, in steps of its unit.
+
+    Returns
+    -------
+    PartitionEntry
+        Files are complete but not synced.
+
+    Raises
+    ------
+    SchemaError
+        If a type cannot be stored, names repeat, or there is no column at all.
+    InvalidInputError
+        If columns and tensors differ in their row counts.
+    DiskFullError
+        If the disk is full. Files written before stay; they are unreferenced, gc finds them.
+    """
+    rows = _check(columns, tensors)
+    stem = _stem(table, group, partition)
+    layouts = {name: tensor_layout(name, values) for name, values in tensors.items()}
+    files: tuple[StoredFile, ...] = ()
+    if columns is not None and columns.num_columns:
+        files = (_write_parquet(store, f"{stem}.parquet", columns),)
+    else:
+        columns = pa.table({})
+    written = {
+        name: write_tensor(store, f"{stem}.{index}.zarr", name, values)
+        for index, (name, values) in enumerate(tensors.items())
+    }
+    column_bytes = {name: columns.column(name).nbytes for name in columns.column_names}
+    column_bytes |= {name: rows * layout.row_bytes for name, layout in layouts.items()}
+    tensor_bytes = sum(layout.row_bytes for layout in layouts.values())
+    return PartitionEntry(
+        partition=partition,
+        rows=rows,
+        files=files,
+        tensors=written,
+        provenance=provenance,
+        decoded_bytes=sum(column_bytes.values()),
+        column_bytes=column_bytes,
+        widest_row=widest_row(columns, tensor_bytes) if files else tensor_bytes * (rows > 0),
+        nulls={name: columns.column(name).null_count for name in columns.column_names},
+        time_min=None if time_range is None else time_range[0],
+        time_max=None if time_range is None else time_range[1],
+    )
+
+
+def sync_partition(store: ObjectStore, entry: PartitionEntry) -> None:
+    """Return once all files of a partition are durable."""
+    store.sync(file.path for file in entry.all_files())
+
+
+def read_columns(store: ObjectStore, entry: PartitionEntry, names: Sequence[str]) -> pa.Table:
+    """Return scalar columns of a partition, in the order asked for.
+
+    Raises
+    ------
+    NotFoundError
+        If the partition does not hold such a scalar column.
+    CorruptionError
+        If the file is missing, has the wrong size, row count or null counts, or damaged pages.
+    """
+    file = _parquet_file(entry, names)
+    if file is None:
+        return pa.table({})
+    with _damage(file, entry, names), open_parquet(store, file) as parquet:
+        table = _select(parquet.read(columns=list(names)), names)
+    nulls = {name: table.column(name).null_count for name in names}
+    _check_counts(file, entry, table.num_rows, nulls)
+    return table
+
+
+def iter_columns(
+    store: ObjectStore, entry: PartitionEntry, names: Sequence[str], max_rows: int = ROW_GROUP_ROWS
+) -> Iterator[pa.Table]:
+    """Yield a partition's columns in slices of at most ``max_rows`` rows, in order.
+
+    One row group is in memory at a time. Raises as :func:`read_columns` does, for the counts at the
+    end.
+    """
+    if max_rows < 1:
+        raise InvalidInputError(f"a slice needs at least 1 row, not {max_rows}")
+    file = _parquet_file(entry, names)
+    if file is None:
+        return
+    rows, nulls = 0, dict.fromkeys(names, 0)
+    with _damage(file, entry, names), open_parquet(store, file) as parquet:
+        for index in range(parquet.num_row_groups):
+            group = _select(parquet.read_row_group(index, columns=list(names)), names)
+            rows += group.num_rows
+            for name in names:
+                nulls[name] += group.column(name).null_count
+            for start in range(0, group.num_rows, max_rows):
+                yield group.slice(start, max_rows)
+    _check_counts(file, entry, rows, nulls)
+
+
+def open_parquet(store: ObjectStore, file: StoredFile) -> pq.ParquetFile:
+    """Open a Parquet file with page checksums compared; close it, or use it in a ``with``.
+
+    Raises
+    ------
+    CorruptionError
+        If the file is missing or has another size than recorded.
+    """
+    if file.bytes <= CHECKED_WHOLE:
+        return pq.ParquetFile(
+            pa.BufferReader(read_checked(store, file)), page_checksum_verification=True
+        )
+    try:
+        size = store.size(file.path)
+    except NotFoundError as error:
+        raise CorruptionError(f"{file.path} is missing", _REMEDY) from error
+    if size != file.bytes:
+        raise CorruptionError(f"{file.path} has {size} bytes, not {file.bytes}", _REMEDY)
+    local = store.local_path(file.path)
+    if local is not None:
+        return pq.ParquetFile(str(local), page_checksum_verification=True)
+    return pq.ParquetFile(
+        store.open_read(file.path), page_checksum_verification=True, pre_buffer=True
+    )
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _check(columns: pa.Table | None, tensors: Mapping[str, npt.NDArray[Any]]) -> int:
+    """Return the common row count, or refuse the columns."""
+    names = [] if columns is None else list(columns.column_names)
+    repeated = sorted({name for name in (*names, *tensors) if [*names, *tensors].count(name) > 1})
+    if repeated:
+        raise SchemaError(f"columns {repeated} occur more than once", "rename them")
+    if not names and not tensors:
+        raise SchemaError("a column group needs at least one column")
+    counts = {name: len(values) for name, values in tensors.items()}
+    if columns is not None and names:
+        for field in columns.schema:
+            if type_from_text(type_to_text(field.type)) != field.type:
+                raise SchemaError(
+                    f"column {field.name!r} has type {field.type}", "normalise it before writing"
+                )
+        counts[names[0]] = columns.num_rows
+    if len(set(counts.values())) != 1:
+        raise InvalidInputError(f"columns of one partition differ in rows: {counts}")
+    return next(iter(counts.values()))
+
+
+def _stem(table: str, group: str, partition: str) -> str:
+    check_name(table, "table")
+    check_name(group, "column group")
+    check_name(partition, "partition")
+    return f"{DATA}/{table}/{group}/{partition}-{secrets.token_hex(6)}"
+
+
+def _write_parquet(store: ObjectStore, path: str, columns: pa.Table) -> StoredFile:
+    texts = [
+        field.name
+        for field in columns.schema
+        if pa.types.is_string(field.type) or pa.types.is_binary(field.type)
+    ]
+    row_bytes = max(1, columns.nbytes // max(1, columns.num_rows))
+    row_group = max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // row_bytes))
+    with (
+        hashed_file(store, path) as writer,
+        pq.ParquetWriter(
+            writer.stream,
+            columns.schema.remove_metadata(),
+            compression="zstd",
+            compression_level=1,
+            # One name means one top-level column here, unless it holds dots: then the whole path
+            # is looked up, finds nothing, and the column is written without a dictionary.
+            use_dictionary=texts or False,
+            write_statistics=True,
+            write_page_checksum=True,
+        ) as parquet,
+    ):
+        parquet.write_table(columns.replace_schema_metadata(None), row_group_size=row_group)
+    return writer.stored()
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _parquet_file(entry: PartitionEntry, names: Sequence[str]) -> StoredFile | None:
+    missing = [name for name in names if name not in entry.nulls]
+    if missing:
+        raise NotFoundError(
+            f"partition {entry.partition} holds no scalar columns {missing}",
+            f"it holds {sorted(entry.nulls)} and the tensors {sorted(entry.tensors)}",
+        )
+    return entry.files[0] if entry.files else None
+
+
+def _select(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    # Parquet readers take "a" as the prefix of a nested path, so that "a.b" comes along.
+    return table if table.column_names == list(names) else table.select(list(names))
+
+
+def _check_counts(
+    file: StoredFile, entry: PartitionEntry, rows: int, nulls: Mapping[str, int]
+) -> None:
+    expected = {name: entry.nulls[name] for name in nulls}
+    if rows != entry.rows or dict(nulls) != expected:
+        raise CorruptionError(
+            f"{file.path} (partition {entry.partition}) holds {rows} rows with nulls "
+            f"{dict(nulls)}, not {entry.rows} with {expected}",
+            _REMEDY,
+        )
+
+
+@contextmanager
+def _damage(file: StoredFile, entry: PartitionEntry, names: Sequence[str]) -> Iterator[None]:
+    """Say which file, columns and partition a reader's complaint is about."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        raise CorruptionError(
+            f"{file.path} (partition {entry.partition}, columns {list(names)}) is damaged: {error}",
+            _REMEDY,
+        ) from error

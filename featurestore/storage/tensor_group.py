@@ -1,0 +1,314 @@
+"""Tensor columns as Zarr v3 arrays: one array per column and partition, chunked along the rows.
+
+Chunks are neither compressed nor sharded, so a chunk file is exactly the C-order bytes of its rows;
+the array is written and read without the zarr package, and any Zarr reader opens it. Chunks are
+whole: the last one is padded with zeros, as the format asks. All chunk files exist and are listed
+in the partition's entry with their checksums, because a missing chunk would silently read as zeros.
+
+Reads of whole chunks are compared with their checksums. A read that takes only part of a chunk is
+checked for sizes only; ``verify`` reads everything. That is the price of not reading 16 MiB for one
+row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError, SchemaError
+from featurestore.fingerprint import canonical_json
+from featurestore.storage.checksum import write_hashed
+from featurestore.storage.fileset import read_checked
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import PartitionEntry, StoredFile
+
+CHUNK_BYTES: Final = 16 * 2**20
+_TYPES: Final = frozenset(
+    [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+    + ["float16", "float32", "float64"]
+)
+_METADATA_BYTES: Final = 64 * 2**10
+_REMEDY: Final = "restore it from a backup, or build the feature again"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """What ``zarr.json`` says: element type, shape of the whole array, rows per chunk."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunk_rows: int
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """The bytes of every chunk file."""
+        return self.chunk_rows * self.row_bytes
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.shape[0] // self.chunk_rows)
+
+    def metadata(self, column: str) -> bytes:
+        """Return the bytes of ``zarr.json``; the column's name is kept as an attribute."""
+        rank = len(self.shape)
+        swaps = self.dtype.itemsize > 1
+        return canonical_json(
+            {
+                "zarr_format": 3,
+                "node_type": "array",
+                "shape": list(self.shape),
+                "data_type": self.dtype.name,
+                "chunk_grid": {
+                    "name": "regular",
+                    "configuration": {"chunk_shape": [self.chunk_rows, *self.shape[1:]]},
+                },
+                # One directory per array: nested chunk directories would each need a sync.
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+                "fill_value": 0.0 if self.dtype.kind == "f" else 0,
+                "codecs": [
+                    {"name": "bytes", "configuration": {"endian": "little"}}
+                    if swaps
+                    else {"name": "bytes"}
+                ],
+                "attributes": {"column": column},
+                "storage_transformers": [],
+                "dimension_names": ["row", *[None] * (rank - 1)],
+            }
+        )
+
+    @classmethod
+    def parse(cls, data: bytes, path: str) -> TensorLayout:
+        """Read ``zarr.json``.
+
+        Raises
+        ------
+        CorruptionError
+            If it is not what :meth:`metadata` writes.
+        """
+        try:
+            content = json.loads(data)
+            column = content["attributes"]["column"]
+            found = cls(
+                np.dtype(content["data_type"]),
+                tuple(content["shape"]),
+                content["chunk_grid"]["configuration"]["chunk_shape"][0],
+            )
+            if found.dtype.name in _TYPES and found.metadata(column) == data:
+                return found
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise CorruptionError(f"{path} is no metadata of an array: {error}", _REMEDY) from error
+        raise CorruptionError(f"{path} is not the metadata that this package writes", _REMEDY)
+
+
+def write_tensor(
+    store: ObjectStore, directory: str, column: str, values: npt.NDArray[Any]
+) -> tuple[StoredFile, ...]:
+    """Write one column of one partition as a Zarr array; nothing is synced.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    directory : str
+        The array's folder, ending in ``.zarr``; must not exist.
+    column : str
+        Its name, for people who open the array.
+    values : array of shape ``[rows, ...]``
+        Integers or floats of 1 to 8 bytes, in any memory order; ``rows`` may be 0.
+
+    Returns
+    -------
+    tuple of StoredFile
+        ``zarr.json``, then the chunks in order.
+
+    Raises
+    ------
+    SchemaError
+        If the element type or the shape cannot be stored.
+    """
+    layout = tensor_layout(column, values)
+    files = [write_hashed(store, f"{directory}/zarr.json", layout.metadata(column))]
+    suffix = ".0" * (len(layout.shape) - 1)
+    dtype = layout.dtype.newbyteorder("<")
+    for index in range(layout.chunks):
+        start = index * layout.chunk_rows
+        part = np.ascontiguousarray(values[start : start + layout.chunk_rows], dtype=dtype)
+        if len(part) < layout.chunk_rows:
+            padded = np.zeros((layout.chunk_rows, *layout.shape[1:]), dtype=dtype)
+            padded[: len(part)] = part
+            part = padded
+        data = part.reshape(-1).view(np.uint8).data
+        files.append(write_hashed(store, f"{directory}/c.{index}{suffix}", data))
+    return tuple(files)
+
+
+def tensor_layout(column: str, values: npt.NDArray[Any]) -> TensorLayout:
+    """Return how an array is laid out: equal chunks of at most about 16 MiB, at least one row each.
+
+    Raises
+    ------
+    SchemaError
+        If it has no row dimension, an empty inner dimension, or elements that are not numbers.
+    """
+    dtype = values.dtype.newbyteorder("=")
+    if dtype.name not in _TYPES:
+        raise SchemaError(
+            f"tensor {column!r} has elements of type {values.dtype}", f"use one of {sorted(_TYPES)}"
+        )
+    if values.ndim < 2 or 0 in values.shape[1:]:
+        raise SchemaError(
+            f"tensor {column!r} has shape {values.shape}",
+            "it needs a row dimension and inner dimensions of at least 1",
+        )
+    rows = values.shape[0]
+    row_bytes = math.prod(values.shape[1:]) * dtype.itemsize
+    chunks = max(1, -(-rows * row_bytes // CHUNK_BYTES))
+    return TensorLayout(dtype, tuple(values.shape), max(1, -(-rows // chunks)))
+
+
+def read_tensor(
+    store: ObjectStore,
+    entry: PartitionEntry,
+    name: str,
+    start: int = 0,
+    stop: int | None = None,
+) -> npt.NDArray[Any]:
+    """Return rows of a tensor column.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    entry : PartitionEntry
+    name : str
+        The column.
+    start, stop : int
+        The rows ``start <= row < stop``; ``None`` is the end of the partition.
+
+    Returns
+    -------
+    array of shape ``[stop - start, ...]``
+        A new, writable array in C order and native byte order.
+
+    Raises
+    ------
+    NotFoundError
+        If the partition has no such tensor.
+    InvalidInputError
+        If the range is not within the partition.
+    CorruptionError
+        If a file is missing, has the wrong size, or (read as a whole) the wrong bytes.
+    """
+    files = _tensor_files(entry, name)
+    layout = _layout(store, entry, name)
+    stop = entry.rows if stop is None else stop
+    if not 0 <= start <= stop <= entry.rows:
+        raise InvalidInputError(
+            f"rows {start} to {stop} are not within partition {entry.partition} of {entry.rows}"
+        )
+    out = np.empty((stop - start, *layout.shape[1:]), dtype=layout.dtype)
+    flat = out.reshape(-1).view(np.uint8).data if out.size else memoryview(b"")
+    for index in range(start // layout.chunk_rows, -(-stop // layout.chunk_rows)):
+        first = index * layout.chunk_rows
+        low = max(start, first)
+        high = min(stop, first + layout.chunk_rows)
+        if low < high:
+            target = flat[(low - start) * layout.row_bytes : (high - start) * layout.row_bytes]
+            # Reaching the partition's end takes the padding along, to check the whole file.
+            whole = low == first and high == min(entry.rows, first + layout.chunk_rows)
+            _read_chunk(store, files[1 + index], (low - first) * layout.row_bytes, target, whole)
+    if sys.byteorder == "big":
+        out.byteswap(inplace=True)
+    return out
+
+
+def _read_chunk(
+    store: ObjectStore, file: StoredFile, start: int, target: memoryview, whole: bool
+) -> None:
+    """Fill ``target`` with the bytes of a chunk file from ``start`` on."""
+    try:
+        size = store.size(file.path)
+        if size != file.bytes:
+            raise CorruptionError(f"{file.path} has {size} bytes, not {file.bytes}", _REMEDY)
+        with store.open_read(file.path) as stream:
+            stream.seek(start)
+            _fill(stream, target, file.path)
+            if whole:
+                hasher = hashlib.blake2b(target, digest_size=16)
+                hasher.update(stream.read())
+                if hasher.hexdigest() != file.checksum:
+                    raise CorruptionError(f"{file.path} does not match its checksum", _REMEDY)
+    except NotFoundError as error:
+        raise CorruptionError(f"{file.path} is missing", _REMEDY) from error
+
+
+def _fill(stream: BinaryIO, target: memoryview, path: str) -> None:
+    done = 0
+    while done < len(target):
+        count: int = stream.readinto(target[done:])  # type: ignore[attr-defined]
+        if not count:
+            raise CorruptionError(f"{path} ends too early", _REMEDY)
+        done += count
+
+
+def _tensor_files(entry: PartitionEntry, name: str) -> Sequence[StoredFile]:
+    if name not in entry.tensors:
+        raise NotFoundError(
+            f"partition {entry.partition} holds no tensor {name!r}",
+            f"its tensors are {sorted(entry.tensors)}",
+        )
+    return entry.tensors[name]
+
+
+def _layout(store: ObjectStore, entry: PartitionEntry, name: str) -> TensorLayout:
+    """Return a tensor's layout, checked against the partition and its files."""
+    files = _tensor_files(entry, name)
+    if not files or files[0].bytes > _METADATA_BYTES:
+        raise CorruptionError(
+            f"tensor {name!r} of partition {entry.partition} has no usable metadata", _REMEDY
+        )
+    layout = _cached_layout(_ByUrl(store), files[0])
+    sizes = {file.bytes for file in files[1:]}
+    if (
+        layout.shape[0] != entry.rows
+        or len(files) - 1 != layout.chunks
+        or sizes - {layout.chunk_bytes}
+    ):
+        raise CorruptionError(
+            f"tensor {name!r} of partition {entry.partition}: {entry.rows} rows in "
+            f"{len(files) - 1} chunks of {sorted(sizes)} bytes do not fit shape {layout.shape} in "
+            f"chunks of {layout.chunk_rows} rows",
+            _REMEDY,
+        )
+    return layout
+
+
+class _ByUrl:
+    """A store as a cache key: equal if it names the same place."""
+
+    __slots__ = ("store",)
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    def __hash__(self) -> int:
+        return hash(self.store.url)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByUrl) and other.store.url == self.store.url
+
+
+@lru_cache(maxsize=4096)
+def _cached_layout(key: _ByUrl, file: StoredFile) -> TensorLayout:
+    return TensorLayout.parse(read_checked(key.store, file), file.path)

@@ -1,0 +1,236 @@
+"""The newest earlier row of another table: what was known at the time of each row.
+
+Always true: exactly one output row per input row, in the input's order, and never a right row that
+became visible after the left row's time.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from featurestore.engines.joins import asof_positions, scale_times
+from featurestore.engines.protocol import Engine, Frame
+from featurestore.errors import DefinitionError
+from featurestore.fingerprint import fingerprint
+from featurestore.schema import Field, TableSchema, time_steps
+from featurestore.transforms.base import (
+    Columns,
+    Partition,
+    SourceTransformer,
+    SourceWindow,
+    State,
+    encode,
+)
+from featurestore.transforms.event_time import CommonUnit, frame_times
+from featurestore.transforms.matching import (
+    Matching,
+    Pairs,
+    gather_rows,
+    matched_codes,
+    normalise_pairs,
+    normalise_table,
+    source_frame,
+    taken,
+)
+from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
+from featurestore.transforms.selectors import Selection, normalise_selection
+from featurestore.transforms.tails import TIME, Keep, combine_tails, summarize_tail
+from featurestore.units import Duration
+
+ROWS = "rows"
+Age = str | dt.timedelta | Duration | int | None
+"""A length of time (``"3h"``); an integer where both time columns are integers."""
+
+
+@dataclass(frozen=True)
+class AsOfJoin(SourceTransformer):
+    """Columns of another table, as they were known at each row's time.
+
+    Scope ``prefix``, of the other table.
+
+    Parameters
+    ----------
+    table : str or table
+        The other table: its name, or anything with a ``name``.
+    columns : str, sequence of str or Selector
+        Columns of the other table: scalars, strings or lists.
+    by : mapping, sequence of str or str, optional
+        Which columns must be equal, ``{"own": "other"}`` or shared names; by default the other
+        table's key columns that this table has. ``[]``: time alone decides.
+    lag : str, timedelta or int, optional
+        How long after its time a row becomes known (publication lag).
+    max_age : str, timedelta or int, optional
+        Rows older than this give null.
+    exact : bool
+        Whether a row that becomes known exactly at ``t`` is known at ``t``.
+    prefix, rename : optional
+        Change the names, which are those of the columns.
+
+    Notes
+    -----
+    *Boundary rule.* A row of the other table is visible at ``t`` when ``time + lag <= t`` (``<`` with
+    ``exact=False``) and ``t - time <= max_age``. The newest visible one is taken; among rows of one
+    key and time the last in the table's order. Times are compared exactly, in the finer of the two
+    units; those with time zones as instants.
+
+    *Null rule.* A null in a ``by`` column matches nothing; no match gives nulls; the row taken may
+    itself hold nulls. *State.* The other table's rows within the partition's time range, and, without
+    ``max_age``, the last row per key before it. *Memory.* About 150 bytes per row of both tables.
+
+    Raises
+    ------
+    DefinitionError
+        If a table has no time column, or times or keys cannot be compared.
+
+    Examples
+    --------
+    >>> join = AsOfJoin("weather", ["temp"], by={"origin": "origin"}, max_age="3h")
+    >>> weather = TableSchema(
+    ...     (Field("origin", pa.string()), Field("hour", pa.timestamp("us")), Field("temp", pa.float64())),
+    ...     ("origin",), "hour")
+    >>> flights = TableSchema(
+    ...     (Field("origin", pa.string()), Field("dep", pa.timestamp("ms"))), ("origin",), "dep",
+    ...     {"weather": weather})
+    >>> [field.name for field in join.outputs(flights)], join.inputs(flights)
+    (['temp'], ('origin', 'dep'))
+    >>> join.source_window(flights, 0, 10_000)
+    SourceWindow(lower=-10800000000, upper=10000000, carry=False)
+    """
+
+    table: str
+    columns: Selection
+    by: Pairs = None
+    lag: Age = None
+    max_age: Age = None
+    exact: bool = True
+    prefix: str | None = None
+    rename: Renaming = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "table", normalise_table(self.table, "AsOfJoin"))
+        put(self, "columns", normalise_selection(self.columns))
+        put(self, "by", normalise_pairs(self.by))
+        put(self, "rename", normalise_renaming(self.rename))
+        put(self, "lag", _age(self.lag, "lag"))
+        put(self, "max_age", _age(self.max_age, "max_age"))
+        both = self.lag, self.max_age
+        if both[0] is not None and both[1] is not None and type(both[0]) is type(both[1]):
+            if both[1] < both[0]:  # type: ignore[operator]
+                raise DefinitionError(
+                    f"AsOfJoin has lag={both[0]} and max_age={both[1]}: a row is too old before it "
+                    "is known",
+                    "give a max_age of at least the lag",
+                )
+
+    # --- what it is ----------------------------------------------------------------------------
+
+    @property
+    def source_table(self) -> str:
+        return self.table
+
+    def _matching(self, schema: TableSchema) -> Matching:
+        return Matching.of(self.table, self.columns, self.by, schema, "AsOfJoin")
+
+    def _unit(self, schema: TableSchema) -> CommonUnit:
+        return CommonUnit.of(schema, schema.source(self.table), self.table)
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        self._spans(schema)
+        return tuple(dict.fromkeys((*self._matching(schema).left, cast("str", schema.time))))
+
+    def source_inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        source, matching = schema.source(self.table), self._matching(schema)
+        by = source.key if self.by is None else matching.right
+        return tuple(dict.fromkeys((*by, cast("str", source.time), *matching.columns)))
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        self.inputs(schema)
+        matching, source = self._matching(schema), schema.source(self.table)
+        names = output_names(matching.columns, self.prefix, self.rename, "AsOfJoin")
+        return tuple(
+            Field(name, source[old].type) for name, old in zip(names, matching.columns, strict=True)
+        )
+
+    def _spans(self, schema: TableSchema) -> tuple[int, int | None]:
+        """Return lag and greatest age in the common unit."""
+        unit = self._unit(schema).unit
+        spans = [
+            None if span is None else time_steps(cast("Duration | int", span), unit, schema.time)
+            for span in (self.lag, self.max_age)
+        ]
+        return spans[0] or 0, spans[1]
+
+    def source_window(
+        self, schema: TableSchema, time_min: int | None, time_max: int | None
+    ) -> SourceWindow:
+        """Return the other table's rows that may be the newest visible one of some row."""
+        if time_min is None or time_max is None:
+            return SourceWindow(1, 0, carry=False)  # no rows, nothing needed
+        unit, (lag, max_age) = self._unit(schema), self._spans(schema)
+        back = lag if max_age is None else max_age
+        lower = (time_min * unit.left_factor - back) // unit.right_factor
+        upper = (time_max * unit.left_factor - lag) // unit.right_factor
+        return SourceWindow(lower, upper, carry=max_age is None)
+
+    # --- what it does --------------------------------------------------------------------------
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        if self.max_age is not None:
+            return {}
+        frame = self._source_frame(partition, engine)
+        return summarize_tail(engine, frame, Keep(rows=1), ROWS)
+
+    def combine(self, earlier: State, later: State) -> State:
+        return combine_tails(earlier, later, Keep(rows=1), ROWS)
+
+    def rows(self, partition: Partition, engine: Engine) -> State:
+        return {ROWS: engine.to_arrow(self._source_frame(partition, engine))}
+
+    def gather(self, carry: State, rows: Sequence[State]) -> State:
+        return gather_rows(ROWS, (carry, *rows))
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        schema, xp = partition.schema, engine.xp
+        matching, unit = self._matching(schema), self._unit(schema)
+        lag, max_age = self._spans(schema)
+        right = matching.right_frame(engine, state.get(ROWS))
+        left_codes, right_codes, matchable = matched_codes(engine, partition.frame, right, matching)
+        left_times = frame_times(engine, partition.frame, cast("str", schema.time))
+        right_times = frame_times(engine, right, TIME)
+        positions, found = asof_positions(
+            xp,
+            (left_codes, scale_times(xp, left_times, unit.left_factor)),
+            (right_codes, scale_times(xp, right_times, unit.right_factor)),
+            lag=lag,
+            max_age=max_age,
+            exact=self.exact,
+        )
+        return taken(engine, right, positions, found & matchable, self.outputs(schema))
+
+    def _source_frame(self, partition: Partition, engine: Engine) -> Frame:
+        return source_frame(engine, partition, self.columns, self.by, timed=True)
+
+    # --- what it costs, and its identity ---------------------------------------------------------
+
+    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
+        return 150 * rows + 2 * input_bytes
+
+    def state_fingerprint(self) -> str:
+        kept = "last" if self.max_age is None else "nothing"
+        pairs = normalise_pairs(self.by)
+        right = None if pairs is None else [other for _, other in pairs]
+        return fingerprint("AsOfJoin", self.version, self.table, encode(self.columns), right, kept)
+
+
+def _age(value: Age, what: str) -> Duration | int | None:
+    if value is None:
+        return None
+    if isinstance(value, int):
+        if isinstance(value, bool) or value < 0:
+            raise DefinitionError(f"AsOfJoin has {what}={value!r}", "give 0 or more steps of time")
+        return value
+    return Duration.parse(value)

@@ -1,0 +1,159 @@
+"""Categorify: categories as small integers, in an order learnt from the training rows.
+
+Always true: code 0 is null, 1 is a value that was not learnt, 2, 3, ... are the learnt values, most
+frequent first and by value among equals; so codes do not depend on the partitioning. Trade-off: the
+state holds every distinct value of the fit scope, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import narwhals as nw
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.engines.protocol import Array, Engine
+from featurestore.errors import DefinitionError
+from featurestore.fingerprint import fingerprint
+from featurestore.schema import Field, TableSchema
+from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer, encode
+from featurestore.transforms.column_names import normalise_rename, output_names
+from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
+from featurestore.transforms.value_counts import (
+    check_countable,
+    combine_counts,
+    most_frequent_first,
+    summarize_counts,
+)
+
+NULL_CODE: Final = 0
+UNSEEN_CODE: Final = 1
+FIRST_CODE: Final = 2
+_STRINGS: Final = strings()
+
+
+@dataclass(frozen=True)
+class Categorify(Transformer):
+    """Replace strings, integers or booleans by codes for an embedding.
+
+    Scope: fit. State: every distinct value with its count. Boundary rule: counts of all rows of the
+    fit scope. Null rule: a null gets code 0; a value not among the learnt ones gets code 1. A row of
+    the fit scope gets code 1 only where ``max_size`` or ``min_count`` left its value out.
+    Output: int32, never null, below ``cardinalities()``.
+    Memory: the vocabulary beside the partition's column, and four int64 columns.
+
+    Parameters
+    ----------
+    columns : str, sequence of str or Selector
+    max_size : int, optional
+        How many values to learn at most: the most frequent ones.
+    min_count : int
+        How often a value must occur to be learnt.
+    prefix, suffix, rename
+        As in :class:`~featurestore.transforms.scaling.Standardize`.
+
+    Raises
+    ------
+    SchemaError
+        For columns of other types.
+
+    Examples
+    --------
+    >>> from featurestore.engines.selection import get_engine
+    >>> engine = get_engine("polars")
+    >>> schema = TableSchema((Field("c", pa.string()),))
+    >>> part = Partition(engine.from_arrow(pa.table({"c": ["x", "y", "y", None]})), schema)
+    >>> code = Categorify("c")
+    >>> state = code.finish(code.summarize(part, engine))
+    >>> code.apply(part, state, engine).frame["c"].to_list(), code.cardinalities(state)
+    ([3, 2, 2, 0], {'c': 4})
+    """
+
+    columns: Selection = _STRINGS
+    max_size: int | None = None
+    min_count: int = 1
+    prefix: str = ""
+    suffix: str = ""
+    rename: Any = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", normalise_selection(self.columns))
+        object.__setattr__(self, "rename", normalise_rename(self.rename))
+        sizes = (1 if self.max_size is None else self.max_size, self.min_count)
+        if any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sizes):
+            raise DefinitionError(
+                f"max_size={self.max_size!r} and min_count={self.min_count!r} must be at least 1",
+                "leave max_size out for no limit",
+            )
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.FIT
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        names = resolve(self.columns, schema)
+        for name in names:
+            check_countable(schema[name], "Categorify")
+        return names
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        return tuple(Field(name, pa.int32()) for name in self._names(self.inputs(schema)).values())
+
+    def _names(self, columns: tuple[str, ...]) -> dict[str, str]:
+        return output_names(columns, self.prefix, self.suffix, dict(self.rename))
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        return summarize_counts(partition, self.inputs(partition.schema), engine)
+
+    def combine(self, earlier: State, later: State) -> State:
+        return combine_counts(earlier, later)
+
+    def finish(self, state: State) -> State:
+        """Return, per column, the learnt values in the order of their codes."""
+        if not state:
+            raise DefinitionError(
+                "there is nothing to learn from: the fit scope has no partitions",
+                "choose a fit scope or split that has rows",
+            )
+        out = {}
+        for name, counts in state.items():
+            ranked = most_frequent_first(counts)
+            kept = ranked.filter(pc.greater_equal(ranked["count"], self.min_count))
+            values = kept["value"].slice(0, self.max_size).combine_chunks()
+            out[name] = pa.table({"value": values})
+        return out
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        columns = []
+        for one, name in self._names(self.inputs(partition.schema)).items():
+            codes = _encode(partition, one, state[one], engine)
+            columns.append(engine.column(name, codes, None, pa.int32()).to_frame())
+        return Columns(nw.concat(columns, how="horizontal") if columns else None)
+
+    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
+        return 2 * input_bytes + 32 * rows
+
+    def cardinalities(self, state: State) -> Mapping[str, int]:
+        names = self._names(tuple(state))
+        return {names[one]: FIRST_CODE + state[one].num_rows for one in names}
+
+    def state_fingerprint(self) -> str:
+        return fingerprint("value counts", 1, encode(self.columns))
+
+
+def _encode(partition: Partition, column: str, vocabulary: pa.Table, engine: Engine) -> Array:
+    """Return the code of every row, by numbering vocabulary and column together."""
+    xp = engine.xp
+    size = vocabulary.num_rows
+    known = engine.from_arrow(vocabulary.rename_columns([column]))
+    both = nw.concat([known, partition.frame.select(column)], how="vertical")
+    groups = engine.codes(both, [column])
+    code_of_group = xp.full(len(both), UNSEEN_CODE, dtype=xp.int32)
+    code_of_group[groups[:size]] = xp.arange(FIRST_CODE, FIRST_CODE + size, dtype=xp.int32)
+    codes = code_of_group[groups[size:]]
+    missing, _ = engine.values(partition.frame[column].is_null())
+    codes[missing] = NULL_CODE
+    return codes

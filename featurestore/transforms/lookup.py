@@ -1,0 +1,152 @@
+"""Columns of a static table, matched by its key: sectors, airports, descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featurestore.engines.joins import lookup_positions
+from featurestore.engines.protocol import Engine
+from featurestore.errors import DefinitionError
+from featurestore.schema import Field, TableSchema
+from featurestore.transforms.base import (
+    Columns,
+    Partition,
+    SourceTransformer,
+    SourceWindow,
+    State,
+)
+from featurestore.transforms.matching import (
+    Matching,
+    Pairs,
+    gather_rows,
+    matched_codes,
+    normalise_pairs,
+    normalise_table,
+    source_frame,
+    taken,
+)
+from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
+from featurestore.transforms.selectors import Selection, normalise_selection
+
+ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class Lookup(SourceTransformer):
+    """Columns of another table's row with the same key, whatever its time.
+
+    Scope ``prefix`` of the other table, of which all rows count: use it for facts that do not change.
+    For facts that do, ``AsOfJoin`` never looks ahead.
+
+    Parameters
+    ----------
+    table : str or table
+        The other table: its name, or anything with a ``name``.
+    columns : str, sequence of str or Selector
+        Columns of the other table: scalars, strings or lists.
+    by : mapping, sequence of str or str, optional
+        Which columns must be equal, ``{"own": "other"}`` or shared names; by default the other
+        table's key, all columns of which this table must have.
+    prefix, rename : optional
+        Change the names, which are those of the columns.
+
+    Notes
+    -----
+    *Boundary rule.* Among rows of one key the last in the other table's order is taken. *Null rule.*
+    A null in a ``by`` column matches nothing; no match gives nulls. *State.* The whole other table,
+    reduced to key and columns: it has to fit in memory. *Memory.* About 60 bytes per row of both
+    tables.
+
+    Raises
+    ------
+    DefinitionError
+        If there is no key to match by, or the keys cannot be compared.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from featurestore.engines.polars import PolarsEngine
+    >>> engine = PolarsEngine()
+    >>> airports = TableSchema((Field("faa", pa.string()), Field("alt", pa.int64())), ("faa",))
+    >>> flights = TableSchema((Field("dest", pa.string()),), sources={"airports": airports})
+    >>> lookup = Lookup("airports", "alt", by={"dest": "faa"})
+    >>> other = engine.from_arrow(pa.table({"faa": ["JFK", "LAX"], "alt": [13, 125]}))
+    >>> state = lookup.gather({}, [lookup.rows(Partition(other, airports), engine)])
+    >>> part = Partition(engine.from_arrow(pa.table({"dest": ["LAX", "???", None]})), flights)
+    >>> lookup.apply(part, state, engine).frame.to_dict(as_series=False)
+    {'alt': [125, None, None]}
+    """
+
+    table: str
+    columns: Selection
+    by: Pairs = None
+    prefix: str | None = None
+    rename: Renaming = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "table", normalise_table(self.table, "Lookup"))
+        put(self, "columns", normalise_selection(self.columns))
+        put(self, "by", normalise_pairs(self.by))
+        put(self, "rename", normalise_renaming(self.rename))
+        if self.by == ():
+            raise DefinitionError("Lookup has by=[]: nothing to match by", "name key columns")
+
+    @property
+    def source_table(self) -> str:
+        return self.table
+
+    def _matching(self, schema: TableSchema) -> Matching:
+        source = schema.source(self.table)
+        missing = [name for name in source.key if name not in schema]
+        if self.by is None and (missing or not source.key):
+            raise DefinitionError(
+                f"Lookup matches by the key {list(source.key)} of {self.table!r}, of which this "
+                f"table lacks {missing}",
+                "say which columns must be equal with by={'own column': 'their column'}",
+            )
+        return Matching.of(self.table, self.columns, self.by, schema, "Lookup")
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        return self._matching(schema).left
+
+    def source_inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        matching = self._matching(schema)
+        return tuple(dict.fromkeys((*matching.right, *matching.columns)))
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        matching, source = self._matching(schema), schema.source(self.table)
+        names = output_names(matching.columns, self.prefix, self.rename, "Lookup")
+        return tuple(
+            Field(name, source[old].type) for name, old in zip(names, matching.columns, strict=True)
+        )
+
+    def source_window(
+        self, schema: TableSchema, time_min: int | None, time_max: int | None
+    ) -> SourceWindow:
+        return SourceWindow(None, None, carry=False)
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        return {}
+
+    def combine(self, earlier: State, later: State) -> State:
+        return earlier or later
+
+    def rows(self, partition: Partition, engine: Engine) -> State:
+        frame = source_frame(engine, partition, self.columns, self.by, timed=False)
+        return {ROWS: engine.to_arrow(frame)}
+
+    def gather(self, carry: State, rows: Sequence[State]) -> State:
+        return gather_rows(ROWS, rows)
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        schema = partition.schema
+        matching = self._matching(schema)
+        right = matching.right_frame(engine, state.get(ROWS))
+        left_codes, right_codes, matchable = matched_codes(engine, partition.frame, right, matching)
+        positions, found = lookup_positions(engine.xp, left_codes, right_codes)
+        return taken(engine, right, positions, found & matchable, self.outputs(schema))
+
+    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
+        return 60 * rows + 2 * input_bytes

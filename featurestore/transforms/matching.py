@@ -1,0 +1,207 @@
+"""Rows of another table matched by key: what ``AsOfJoin`` and ``Lookup`` have in common.
+
+Rows of the other table travel as Arrow tables with columns ``by_0, ...``, ``time`` (as-of only) and
+``column_0, ...``. With ``by=None`` all of that table's key columns travel, because which of them the
+other side has is not known where the rows are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import narwhals as nw
+import pyarrow as pa
+
+from featurestore.engines.protocol import Array, Engine, Frame
+from featurestore.errors import DefinitionError
+from featurestore.schema import Field, TableSchema, check_name
+from featurestore.transforms.base import Columns, Partition, State, concat_states
+from featurestore.transforms.selectors import Selection, resolve
+from featurestore.transforms.tails import TIME, by_names, column_name, positional
+
+Pairs: TypeAlias = "str | Sequence[str] | Sequence[tuple[str, str]] | Mapping[str, str] | None"
+"""Columns that must be equal: shared names, or own name to the other table's."""
+
+
+def normalise_table(table: Any, kind: str) -> str:
+    """Return the name of a table given by name or as an object with a ``name``.
+
+    Raises
+    ------
+    DefinitionError
+        If it is neither.
+    """
+    name = table if isinstance(table, str) else getattr(table, "name", None)
+    if not isinstance(name, str):
+        raise DefinitionError(f"{kind} got {table!r} as table", "give a table or its name")
+    return check_name(name, "table")
+
+
+def normalise_pairs(by: Pairs) -> tuple[tuple[str, str], ...] | None:
+    """Return key pairs as they are kept in a definition: ``(own, other)`` each.
+
+    Raises
+    ------
+    DefinitionError
+        If they are not names, or one is used twice.
+
+    Examples
+    --------
+    >>> normalise_pairs(["origin"]), normalise_pairs({"dest": "airport"})
+    ((('origin', 'origin'),), (('dest', 'airport'),))
+    """
+    if by is None:
+        return None
+    given: list[Any] = [by] if isinstance(by, str) else list(by)
+    if isinstance(by, Mapping):
+        given = list(by.items())
+    pairs = [(one, one) if isinstance(one, str) else tuple(one) for one in given]
+    names = [name for pair in pairs for name in pair]
+    if any(len(pair) != 2 for pair in pairs) or not all(isinstance(name, str) for name in names):
+        raise DefinitionError(
+            f"by={by!r} does not say which columns must be equal",
+            "give shared names, or {'own column': 'column of the other table'}",
+        )
+    for side in zip(*pairs, strict=True):
+        if len(set(side)) != len(side):
+            raise DefinitionError(f"by={by!r} uses a column twice", "name each column once")
+    return tuple(cast("list[tuple[str, str]]", pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """The columns of a match, resolved against both schemas.
+
+    Parameters
+    ----------
+    left, right : tuple of str
+        Columns that must be equal, in this table and the other.
+    state_names : tuple of str
+        Those of ``right`` in a state.
+    columns : tuple of str
+        What is taken from the other table.
+    empty : pyarrow.Schema
+        Of a state without rows.
+    """
+
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    state_names: tuple[str, ...]
+    columns: tuple[str, ...]
+    empty: pa.Schema
+
+    @classmethod
+    def of(
+        cls, table: str, columns: Selection, by: Pairs, schema: TableSchema, kind: str
+    ) -> Matching:
+        """Resolve a definition.
+
+        Raises
+        ------
+        SchemaError
+            If a table or column does not exist.
+        DefinitionError
+            If keys cannot be compared, or a column is a tensor.
+        """
+        source, pairs = schema.source(table), normalise_pairs(by)
+        travelling = source.key if pairs is None else tuple(right for _, right in pairs)
+        if pairs is None:
+            pairs = tuple((name, name) for name in source.key if name in schema)
+            if source.key and not pairs:
+                raise DefinitionError(
+                    f"{kind}: this table has none of the key columns {list(source.key)} of {table!r}",
+                    "say which columns must be equal with by={'own column': 'their column'}",
+                )
+        for left, right in pairs:
+            _check_comparable(schema[left], source[right], table, kind)
+        chosen = resolve(columns, source)
+        for name in chosen:
+            if source[name].is_tensor:
+                raise DefinitionError(
+                    f"{kind} cannot take tensor column {name!r} of {table!r}", "name scalar columns"
+                )
+        types = [(f"by_{i}", source[name].type) for i, name in enumerate(travelling)]
+        types += [] if source.time is None else [(TIME, source[source.time].type)]
+        types += [(column_name(i), source[name].type) for i, name in enumerate(chosen)]
+        return cls(
+            tuple(left for left, _ in pairs),
+            tuple(right for _, right in pairs),
+            tuple(f"by_{travelling.index(right)}" for _, right in pairs),
+            chosen,
+            pa.schema(types),
+        )
+
+    def right_frame(self, engine: Engine, rows: pa.Table | None) -> Frame:
+        """Return the other table's rows as a frame; no rows at all if there are none."""
+        return engine.from_arrow(self.empty.empty_table() if rows is None else rows)
+
+
+def source_frame(
+    engine: Engine, partition: Partition, columns: Selection, by: Pairs, *, timed: bool
+) -> Frame:
+    """Return a partition of the other table, reduced to what a match needs of it.
+
+    Rows with a null among the ``by`` columns match nothing and are left out.
+    """
+    schema, pairs = partition.schema, normalise_pairs(by)
+    names = schema.key if pairs is None else tuple(right for _, right in pairs)
+    frame = positional(
+        partition.frame, names, schema.time if timed else None, resolve(columns, schema)
+    )
+    return frame.drop_nulls(by_names(len(names))) if names else frame
+
+
+def gather_rows(name: str, states: Sequence[State]) -> State:
+    """Return states with rows put one after the other."""
+    return concat_states([one for one in states if name in one])
+
+
+def matched_codes(
+    engine: Engine, left: Frame, right: Frame, matching: Matching
+) -> tuple[Array, Array, Array]:
+    """Return group codes of left and right rows, and which left rows have no null in their key."""
+    xp, count = engine.xp, len(matching.left)
+    names = by_names(count)
+    ours = left.select(*(nw.col(own).alias(n) for own, n in zip(matching.left, names, strict=True)))
+    theirs = right.select(
+        *(nw.col(own).alias(n) for own, n in zip(matching.state_names, names, strict=True))
+    )
+    rows = len(left)
+    if not count:
+        codes = xp.zeros(rows + len(right), dtype=xp.int64)
+        return codes[:rows], codes[rows:], xp.ones(rows, dtype=xp.bool_)
+    differing = [n for n in names if ours[n].dtype != theirs[n].dtype]
+    if differing:  # integers of different widths, see _check_comparable
+        cast_ = [nw.col(n).cast(nw.Int64) for n in differing]
+        ours, theirs = ours.with_columns(*cast_), theirs.with_columns(*cast_)
+    codes = engine.codes(nw.concat([ours, theirs], how="vertical"), names)
+    present = ours.select(
+        nw.all_horizontal(*(~nw.col(n).is_null() for n in names), ignore_nulls=False).alias("all")
+    )
+    return codes[:rows], codes[rows:], engine.values(present["all"])[0]
+
+
+def taken(
+    engine: Engine, right: Frame, positions: Array, found: Array, fields: Sequence[Field]
+) -> Columns:
+    """Return the matched rows' columns under their new names."""
+    names = [column_name(i) for i in range(len(fields))]
+    rows = engine.take(right.select(*names), positions, found)
+    return Columns(
+        rows.select(*(nw.col(n).alias(f.name) for n, f in zip(names, fields, strict=True)))
+    )
+
+
+def _check_comparable(left: Field, right: Field, table: str, kind: str) -> None:
+    shown = f"{left.name!r} ({left.type}) and {table}.{right.name!r} ({right.type})"
+    if left.is_tensor or right.is_tensor:
+        raise DefinitionError(f"{kind} cannot compare tensors {shown}", "match by scalar columns")
+    small = all(
+        pa.types.is_integer(t) and not pa.types.is_uint64(t) for t in (left.type, right.type)
+    )
+    if left.type != right.type and not small:
+        raise DefinitionError(
+            f"{kind} cannot compare columns {shown}", "give both the same type before ingest"
+        )

@@ -1,0 +1,218 @@
+"""Moments: count, mean and spread of columns, as a state that merges.
+
+One row per column: how many values are finite, null, NaN or infinite; the mean and the sum of
+squared deviations (``m2``) of the finite ones, each as an unevaluated sum of two float64 (about 32
+digits); their smallest and largest value.
+
+Always true: merging is exact to about 1e-30 relative, so a statistic does not depend on how rows
+were cut into partitions (to about 1e-15), even where the mean is 1e12 times the deviation. NaN and
+infinities are counted but do not enter mean and ``m2``.
+
+Within a partition: two passes with the deviations taken from a first estimate of the mean and
+corrected by their own mean (Chan, Golub, LeVeque 1983, equation 1.7). Between partitions: the
+pairwise update of Chan et al. (equation 2.1) in double-double arithmetic (Dekker 1971).
+Trade-off: integers beyond 2**53 are rounded to float64 before anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.engines.protocol import Array, Engine
+from featurestore.errors import CorruptionError
+from featurestore.transforms.base import Partition, State
+
+TABLE: Final = "moments"
+Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
+Pair: TypeAlias = "tuple[Floats, Floats]"
+
+_COUNTS: Final = ("count", "nulls", "nans", "infinities")
+_FLOATS: Final = ("mean", "mean_low", "m2", "m2_low", "smallest", "largest")
+SCHEMA: Final = pa.schema(
+    [("column", pa.string())]
+    + [(name, pa.int64()) for name in _COUNTS]
+    + [(name, pa.float64()) for name in _FLOATS]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Statistics of several columns; arrays have one element per column.
+
+    ``mean`` and ``m2`` are pairs (high, low). Without finite values, mean and ``m2`` are 0,
+    ``smallest`` is infinity and ``largest`` minus infinity.
+    """
+
+    columns: tuple[str, ...]
+    counts: dict[str, np.ndarray[Any, np.dtype[np.int64]]]
+    mean: Pair
+    m2: Pair
+    smallest: Floats
+    largest: Floats
+
+    @property
+    def count(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Finite values per column."""
+        return self.counts["count"]
+
+    @property
+    def constant(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which columns have no two different finite values."""
+        return ~(self.smallest < self.largest)
+
+    def deviation(self) -> Floats:
+        """Return population standard deviations (divisor n); 0 for constant columns."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            spread = np.sqrt(self.m2[0] / np.maximum(self.count, 1))
+        return np.where(self.constant, 0.0, spread)
+
+    def to_state(self) -> State:
+        arrays: list[Any] = [pa.array(self.columns, pa.string())]
+        arrays += [pa.array(self.counts[name]) for name in _COUNTS]
+        floats = (*self.mean, *self.m2, self.smallest, self.largest)
+        arrays += [pa.array(one) for one in floats]
+        return {TABLE: pa.Table.from_arrays(arrays, schema=SCHEMA)}
+
+    @classmethod
+    def from_state(cls, state: State) -> Moments:
+        table = state[TABLE]
+        if table.schema != SCHEMA:
+            raise CorruptionError(f"a state of moments has columns {table.schema.names}")
+        counts = {name: table[name].to_numpy() for name in _COUNTS}
+        floats = [table[name].to_numpy() for name in _FLOATS]
+        columns = tuple(table["column"].to_pylist())
+        return cls(columns, counts, (floats[0], floats[1]), (floats[2], floats[3]), *floats[4:])
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the statistics of both runs of rows together."""
+        if self.columns != other.columns:
+            raise CorruptionError(
+                f"states of columns {list(self.columns)} and {list(other.columns)} cannot be merged",
+                "build the statistics again",
+            )
+        counts = {name: self.counts[name] + other.counts[name] for name in _COUNTS}
+        n_a, n_b = self.count.astype(np.float64), other.count.astype(np.float64)
+        n = np.maximum(n_a + n_b, 1.0)
+        zero = np.zeros_like(n)
+        with np.errstate(invalid="ignore", over="ignore"):
+            delta = _add(other.mean, _negate(self.mean))
+            share = _divide((n_b, zero), n)
+            moved = _add(self.mean, _multiply(delta, share))
+            weight = _divide(_two_product(n_a, n_b), n)
+            m2 = _add(_add(self.m2, other.m2), _multiply(_multiply(delta, delta), weight))
+        mean = _choose(n_a == 0, other.mean, _choose(n_b == 0, self.mean, moved))
+        m2 = _choose(n_a == 0, other.m2, _choose(n_b == 0, self.m2, m2))
+        smallest = np.minimum(self.smallest, other.smallest)
+        return Moments(
+            self.columns, counts, mean, m2, smallest, np.maximum(self.largest, other.largest)
+        )
+
+
+def summarize_moments(partition: Partition, columns: Sequence[str], engine: Engine) -> State:
+    """Return the moments of a partition's columns (numbers, booleans, decimals)."""
+    rows = [_of_column(*engine.values(partition.frame[name]), engine.xp) for name in columns]
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 10).T
+    counts = {name: table[i].astype(np.int64) for i, name in enumerate(_COUNTS)}
+    mean, mean_low, m2, m2_low, smallest, largest = table[4:]
+    pairs = (mean, mean_low), (m2, m2_low)
+    return Moments(tuple(columns), counts, *pairs, smallest, largest).to_state()
+
+
+def combine_moments(earlier: State, later: State) -> State:
+    """Return the moments of two runs of rows; ``{}`` on either side returns the other."""
+    if not earlier or not later:
+        return earlier or later
+    return Moments.from_state(earlier).merge(Moments.from_state(later)).to_state()
+
+
+def _of_column(values: Array, valid: Array, xp: Any) -> tuple[float, ...]:
+    total = int(valid.shape[0])
+    present = int(valid.sum())
+    nans = infinities = 0
+    x = values.astype(xp.float64, copy=False)
+    if present < total:
+        x = x[valid]
+    if values.dtype.kind == "f":
+        finite = xp.isfinite(x)
+        if not bool(finite.all()):
+            nans = int(xp.isnan(x).sum())
+            infinities = present - int(finite.sum()) - nans
+            x = x[finite]
+    n = int(x.shape[0])
+    head = (n, total - present, nans, infinities)
+    if n == 0:
+        return (*head, 0.0, 0.0, 0.0, 0.0, float("inf"), float("-inf"))
+    smallest, largest = float(x.min()), float(x.max())
+    # Divided first: the sum of values near the largest float64 would overflow.
+    pivot = float((x / n).sum()) if max(abs(smallest), abs(largest)) > 1e300 else float(x.mean())
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviations = x - pivot
+        drift = float(deviations.sum()) / n
+        deviations = deviations * deviations
+        m2 = max(float(deviations.sum()) - n * drift * drift, 0.0)
+    mean, mean_low = (float(one) for one in _two_sum(np.float64(pivot), np.float64(drift)))
+    if smallest == largest:
+        mean, mean_low, m2 = smallest, 0.0, 0.0
+    return (*head, mean, mean_low, m2, 0.0, smallest, largest)
+
+
+# --- double-double arithmetic: a pair (high, low) stands for high + low, |low| <= ulp(high) / 2 ------
+
+
+def _two_sum(a: Any, b: Any) -> Any:
+    total = a + b
+    shifted = total - a
+    return total, (a - (total - shifted)) + (b - shifted)
+
+
+def _split(a: Floats) -> Pair:
+    # Above 1e290 the split itself would overflow; such columns end in an infinite m2 anyway.
+    scaled = 134217729.0 * a
+    high = scaled - (scaled - a)
+    return high, a - high
+
+
+def _two_product(a: Floats, b: Floats) -> Pair:
+    product = a * b
+    a_high, a_low = _split(a)
+    b_high, b_low = _split(b)
+    error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, np.where(np.isfinite(error), error, 0.0)
+
+
+def _add(a: Pair, b: Pair) -> Pair:
+    high, low = _two_sum(a[0], b[0])
+    high_2, low_2 = _two_sum(a[1], b[1])
+    high, low = _quick(high, low + high_2)
+    return _quick(high, low + low_2)
+
+
+def _quick(a: Floats, b: Floats) -> Pair:
+    total = a + b
+    rest = b - (total - a)
+    return total, np.where(np.isfinite(rest), rest, 0.0)
+
+
+def _multiply(a: Pair, b: Pair) -> Pair:
+    product, error = _two_product(a[0], b[0])
+    return _quick(product, error + (a[0] * b[1] + a[1] * b[0]))
+
+
+def _divide(a: Pair, divisor: Floats) -> Pair:
+    first = a[0] / divisor
+    product, error = _two_product(first, divisor)
+    rest = ((a[0] - product) - error) + a[1]
+    return _quick(first, rest / divisor)
+
+
+def _negate(a: Pair) -> Pair:
+    return -a[0], -a[1]
+
+
+def _choose(where: np.ndarray[Any, np.dtype[np.bool_]], a: Pair, b: Pair) -> Pair:
+    return np.where(where, a[0], b[0]), np.where(where, a[1], b[1])

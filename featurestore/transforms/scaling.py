@@ -1,0 +1,377 @@
+"""Standardize and Impute: numbers made fit for a model with statistics of the training rows.
+
+Always true: the statistics are merged exactly (see ``moments``), so the output does not depend on
+the partitioning; finite inputs give finite outputs. Trade-off: there is no median here, because an
+exact one needs all values and a sketched one is not the same from run to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import narwhals as nw
+import numpy as np
+import pyarrow as pa
+
+from featurestore.engines.protocol import Array, Engine, Series
+from featurestore.errors import DefinitionError, SchemaError
+from featurestore.fingerprint import fingerprint
+from featurestore.schema import Field, TableSchema
+from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer, encode
+from featurestore.transforms.column_names import normalise_rename, output_names
+from featurestore.transforms.moments import Moments, combine_moments, summarize_moments
+from featurestore.transforms.selectors import Selection, normalise_selection, numeric, resolve
+from featurestore.transforms.value_counts import (
+    check_countable,
+    combine_counts,
+    most_frequent_first,
+    summarize_counts,
+)
+
+STRATEGIES: Final = ("mean", "constant", "most_frequent")
+Value: TypeAlias = "bool | int | float | str"
+_NUMERIC: Final = numeric()
+_NO_ROWS: Final = "there is nothing to learn from: the fit scope has no partitions"
+
+
+@dataclass(frozen=True)
+class Standardize(Transformer):
+    """Subtract a column's mean and divide by its standard deviation.
+
+    Scope: fit. State: 88 bytes per column. Boundary rule: statistics of all rows of the fit scope.
+    Null rule: a null gives null. NaN and infinities do not enter the statistics and stay what they
+    are. Constant columns are divided by 1; a column without any finite value in the fit scope gives
+    nulls. The standard deviation is the population's (divisor n).
+    Output: float64 for float64 and decimal columns, else float32 (computed in float64).
+    Memory: three float64 columns at a time.
+
+    Parameters
+    ----------
+    columns : str, sequence of str or Selector
+        Numbers, booleans or decimals.
+    prefix, suffix : str
+        Put around the input's name; by default the output replaces the input in a pipeline.
+    rename : mapping of str to str
+        Output names of single columns.
+
+    Raises
+    ------
+    SchemaError
+        If a selected column is not numeric.
+    DefinitionError
+        At the end of fitting: values so large that their variance overflows float64.
+
+    Examples
+    --------
+    >>> from featurestore.engines.selection import get_engine
+    >>> engine = get_engine("polars")
+    >>> schema = TableSchema((Field("x", pa.float64()),))
+    >>> part = Partition(engine.from_arrow(pa.table({"x": [1.0, 3.0, None]})), schema)
+    >>> scale = Standardize("x")
+    >>> state = scale.finish(scale.summarize(part, engine))
+    >>> scale.apply(part, state, engine).frame["x"].to_list()
+    [-1.0, 1.0, None]
+    """
+
+    columns: Selection = _NUMERIC
+    prefix: str = ""
+    suffix: str = ""
+    rename: Any = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", normalise_selection(self.columns))
+        object.__setattr__(self, "rename", normalise_rename(self.rename))
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.FIT
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        return _numeric_columns(self.columns, schema, "Standardize")
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        names = self._names(schema)
+        return tuple(Field(names[one], _scaled_type(schema[one].type)) for one in names)
+
+    def _names(self, schema: TableSchema) -> dict[str, str]:
+        return output_names(self.inputs(schema), self.prefix, self.suffix, dict(self.rename))
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        return summarize_moments(partition, self.inputs(partition.schema), engine)
+
+    def combine(self, earlier: State, later: State) -> State:
+        return combine_moments(earlier, later)
+
+    def finish(self, state: State) -> State:
+        """Return one row per column: mean (two float64) and divisor, both null when unknown."""
+        if not state:
+            raise DefinitionError(_NO_ROWS, "choose a fit scope or split that has rows")
+        moments = Moments.from_state(state)
+        deviation = moments.deviation()
+        wild = [
+            name for name, one in zip(moments.columns, deviation, strict=True) if not one < np.inf
+        ]
+        if wild:
+            raise DefinitionError(
+                f"the variance of columns {wild} exceeds float64 (largest value "
+                f"{moments.largest.max():.3g})",
+                "take logarithms or divide the columns first",
+            )
+        unknown = moments.count == 0
+        divisor = np.where(deviation > 0, deviation, 1.0)
+        table = {
+            "column": pa.array(moments.columns, pa.string()),
+            "mean": pa.array(moments.mean[0], mask=unknown),
+            "mean_low": pa.array(moments.mean[1], mask=unknown),
+            "divisor": pa.array(divisor, mask=unknown),
+        }
+        return {"scales": pa.table(table)}
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        scales = {row["column"]: row for row in state["scales"].to_pylist()}
+        out = []
+        for one, field in zip(
+            self.inputs(partition.schema), self.outputs(partition.schema), strict=True
+        ):
+            values, valid = engine.values(partition.frame[one])
+            scaled, valid = _scale(values, valid, scales[one], engine.xp)
+            out.append(engine.column(field.name, scaled, valid, field.type))
+        return Columns(_side_by_side(out))
+
+    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
+        return 24 * rows
+
+    def state_fingerprint(self) -> str:
+        return _moments_fingerprint(self.columns)
+
+
+@dataclass(frozen=True)
+class Impute(Transformer):
+    """Fill missing values with one value per column.
+
+    Missing is null and, in floating-point columns, NaN. Infinities are values: they stay, and do not
+    enter the mean.
+    Scope: fit; none for ``strategy="constant"``. State: 88 bytes per column for the mean, every
+    distinct value for ``most_frequent``. Boundary rule: statistics of all rows of the fit scope.
+    Output: the input's type; with ``"mean"`` float64 for integers, booleans and decimals.
+    Memory: two columns at a time.
+
+    Parameters
+    ----------
+    columns : str, sequence of str or Selector
+        Numbers or booleans; for ``constant`` and ``most_frequent`` strings too.
+    strategy : {"mean", "constant", "most_frequent"}
+        ``most_frequent`` takes strings, integers and booleans; of equally frequent values the
+        smallest.
+    value : bool, int, float or str, optional
+        For ``constant``; must fit the type of every column.
+    indicator : bool
+        Also give ``<output>_missing``, true where a value was filled in.
+    prefix, suffix, rename
+        As in :class:`Standardize`.
+
+    Raises
+    ------
+    DefinitionError
+        For a value that does not fit; at the end of fitting for a column that has no value at all.
+
+    Examples
+    --------
+    >>> from featurestore.engines.selection import get_engine
+    >>> engine = get_engine("polars")
+    >>> schema = TableSchema((Field("x", pa.int64()),))
+    >>> part = Partition(engine.from_arrow(pa.table({"x": [1, None, 4]})), schema)
+    >>> fill = Impute("x")
+    >>> state = fill.finish(fill.summarize(part, engine))
+    >>> fill.apply(part, state, engine).frame["x"].to_list()
+    [1.0, 2.5, 4.0]
+    """
+
+    columns: Selection = _NUMERIC
+    strategy: str = "mean"
+    value: Value | None = None
+    indicator: bool = False
+    prefix: str = ""
+    suffix: str = ""
+    rename: Any = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", normalise_selection(self.columns))
+        object.__setattr__(self, "rename", normalise_rename(self.rename))
+        if self.strategy not in STRATEGIES:
+            raise DefinitionError(
+                f"{self.strategy!r} is not a strategy of Impute", f"choose from {list(STRATEGIES)}"
+            )
+        if (self.value is None) == (self.strategy == "constant"):
+            raise DefinitionError(
+                f"strategy {self.strategy!r} with value {self.value!r}",
+                "give value= with strategy='constant', and only then",
+            )
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.NONE if self.strategy == "constant" else Scope.FIT
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        if self.strategy == "mean":
+            return _numeric_columns(self.columns, schema, "Impute")
+        names = resolve(self.columns, schema)
+        for name in names:
+            if self.strategy == "most_frequent":
+                check_countable(schema[name], "Impute(strategy='most_frequent')")
+            else:
+                _check_constant(schema[name], self.value)
+        return names
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        fields: list[Field] = []
+        for one, name in self._names(schema).items():
+            type_ = schema[one].type
+            if self.strategy == "mean" and not pa.types.is_floating(type_):
+                type_ = pa.float64()
+            fields.append(Field(name, type_))
+            if self.indicator:
+                fields.append(Field(f"{name}_missing", pa.bool_()))
+        return tuple(fields)
+
+    def _names(self, schema: TableSchema) -> dict[str, str]:
+        return output_names(self.inputs(schema), self.prefix, self.suffix, dict(self.rename))
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        columns = self.inputs(partition.schema)
+        summarize = summarize_moments if self.strategy == "mean" else summarize_counts
+        return summarize(partition, columns, engine)
+
+    def combine(self, earlier: State, later: State) -> State:
+        combine = combine_moments if self.strategy == "mean" else combine_counts
+        return combine(earlier, later)
+
+    def finish(self, state: State) -> State:
+        """Return, per column, the one value to fill in."""
+        if not state:
+            raise DefinitionError(_NO_ROWS, "choose a fit scope or split that has rows")
+        values: dict[str, Any] = {}
+        if self.strategy == "mean":
+            moments = Moments.from_state(state)
+            known = moments.count > 0
+            for i, name in enumerate(moments.columns):
+                values[name] = pa.array(
+                    moments.mean[0][i : i + 1] if known[i] else [], pa.float64()
+                )
+        else:
+            values = {
+                name: most_frequent_first(counts)["value"].slice(0, 1).combine_chunks()
+                for name, counts in state.items()
+            }
+        empty = sorted(name for name, one in values.items() if len(one) == 0)
+        if empty:
+            raise DefinitionError(
+                f"columns {empty} have no value in the fit scope, so there is no {self.strategy}",
+                "leave them out, or impute them with strategy='constant', value=...",
+            )
+        return {name: pa.table({"value": one}) for name, one in values.items()}
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        out = []
+        types = {field.name: field.type for field in self.outputs(partition.schema)}
+        for one, name in self._names(partition.schema).items():
+            fill = self.value if self.strategy == "constant" else state[one]["value"][0].as_py()
+            filled, missing = _fill(partition.frame[one], fill, name, types[name], engine)
+            out.append(filled)
+            if self.indicator:
+                out.append(engine.column(f"{name}_missing", missing, None, pa.bool_()))
+        return Columns(_side_by_side(out))
+
+    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
+        return 18 * rows
+
+    def state_fingerprint(self) -> str:
+        if self.strategy == "mean":
+            return _moments_fingerprint(self.columns)
+        return fingerprint("value counts", 1, encode(self.columns))
+
+
+def _moments_fingerprint(columns: Selection) -> str:
+    # Standardize and Impute(strategy="mean") learn the same moments, whatever they call outputs.
+    return fingerprint("moments", 1, encode(columns))
+
+
+def _numeric_columns(columns: Selection, schema: TableSchema, transformer: str) -> tuple[str, ...]:
+    names = resolve(columns, schema)
+    for name in names:
+        one = schema[name]
+        if not one.is_numeric:
+            kind = f"a tensor of {one.type}" if one.is_tensor else str(one.type)
+            raise SchemaError(
+                f"{transformer} takes numeric columns; {name!r} is {kind}",
+                "select with numeric(), or Categorify strings first",
+            )
+    return names
+
+
+def _scaled_type(type_: pa.DataType) -> pa.DataType:
+    wide = pa.types.is_float64(type_) or pa.types.is_decimal(type_)
+    return pa.float64() if wide else pa.float32()
+
+
+def _scale(
+    values: Array, valid: Array, scale: Mapping[str, float | None], xp: Any
+) -> tuple[Array, Array]:
+    mean, low, divisor = scale["mean"], scale["mean_low"], scale["divisor"]
+    if mean is None or low is None or divisor is None:
+        return xp.zeros(values.shape, dtype=xp.float64), xp.zeros(values.shape, dtype=bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = values.astype(xp.float64) - mean
+        scaled -= low
+        scaled /= divisor
+    return scaled, valid
+
+
+def _fill(
+    column: Series, fill: Any, name: str, type_: pa.DataType, engine: Engine
+) -> tuple[Series, Array]:
+    """Return the filled column and where it was missing."""
+    if pa.types.is_string(type_):
+        missing, _ = engine.values(column.is_null())
+        return column.fill_null(fill).alias(name), missing
+    values, valid = engine.values(column)
+    xp = engine.xp
+    missing = ~valid
+    if values.dtype.kind == "f":
+        missing = missing | xp.isnan(values)
+    dtype = np.dtype(type_.to_pandas_dtype())
+    return engine.column(
+        name, xp.where(missing, dtype.type(fill), values.astype(dtype)), None, type_
+    ), missing
+
+
+def _side_by_side(columns: list[Series]) -> Any:
+    if not columns:
+        return None
+    return nw.concat([one.to_frame() for one in columns], how="horizontal")
+
+
+def _check_constant(one: Field, value: Any) -> None:
+    """Refuse a value that a column of this type cannot hold exactly."""
+    type_ = one.type
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = False
+    if one.is_tensor:
+        fits = False
+    elif one.is_string:
+        fits = isinstance(value, str)
+    elif pa.types.is_boolean(type_):
+        fits = isinstance(value, bool)
+    elif pa.types.is_floating(type_):
+        fits = is_number
+    elif pa.types.is_integer(type_) and is_number and float(value).is_integer():
+        limits = np.iinfo(type_.to_pandas_dtype())
+        fits = limits.min <= value <= limits.max
+    if not fits:
+        kind = f"a tensor of {type_}" if one.is_tensor else f"of type {type_}"
+        raise DefinitionError(
+            f"Impute cannot fill column {one.name!r} {kind} with {value!r}",
+            "choose the columns of one type per Impute, and a value of that type",
+        )

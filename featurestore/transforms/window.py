@@ -1,0 +1,415 @@
+"""Rolling statistics and lags: values of an entity's earlier rows.
+
+Both have scope ``prefix``: their state is the tail of earlier rows (:mod:`tails`), put before the
+partition's own rows. Windows are found by sort and search and folded so that the result depends only
+on the rows in the window (:mod:`featurestore.engines.windows`), hence not on partitions.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+
+from featurestore.engines.protocol import Array, Engine
+from featurestore.engines.windows import (
+    CLOSED,
+    STATISTICS,
+    Groups,
+    Windows,
+    group_rows,
+    row_windows,
+    time_windows,
+)
+from featurestore.errors import DefinitionError, InvalidInputError, SchemaError
+from featurestore.fingerprint import fingerprint
+from featurestore.schema import Field, TableSchema, time_unit
+from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer, encode
+from featurestore.transforms.grouping import By, normalise_by, require_time, resolve_by
+from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
+from featurestore.transforms.selectors import Selection, normalise_selection, resolve
+from featurestore.transforms.tails import (
+    TAIL,
+    TIME,
+    Extended,
+    Keep,
+    column_name,
+    combine_tails,
+    positional,
+    summarize_tail,
+)
+from featurestore.units import Duration
+
+Span = str | dt.timedelta | Duration | int
+"""A length of time (``"7d"``), or a number of rows."""
+
+_FLOATING = ("mean", "std")
+
+
+@dataclass(frozen=True)
+class Rolling(Transformer):
+    """Statistics of a window of the same group's rows up to each row.
+
+    Scope ``prefix``. Rows of a group are in table order (time, then key).
+
+    Parameters
+    ----------
+    columns : str, sequence of str or Selector
+        Numeric or boolean columns (booleans count as 0 and 1).
+    window : str, timedelta or int
+        A length of time (``"7d"``) or a number of rows. Time windows need a timestamp or date time
+        column; on integer time columns use rows.
+    stats : str or sequence of {"mean", "std", "sum", "min", "max", "count", "first", "last"}
+    by : str or sequence of str, optional
+        Groups; by default the table's key, ``[]`` for one group of all rows. Nulls are a group.
+    closed : {"right", "left", "both", "none"}
+        *Boundary rule.* With a time window the row at ``t`` sees rows in ``(t - w, t]`` (right),
+        ``[t - w, t)`` (left), ``[t - w, t]`` (both) or ``(t - w, t)`` (none); rows of one time are in
+        or out together. With ``w`` rows: the row and ``w - 1`` before it (right), the ``w`` before
+        it (left), the row and ``w`` before it (both), the ``w - 1`` before it (none).
+    lag : str, timedelta or int, optional
+        Moves the window into the past: by time for time windows (``t`` becomes ``t - lag``), by rows
+        for windows of rows.
+    min_count : int
+        Fewer values than this in the window give null.
+    prefix, rename : optional
+        Change the names ``<input>_<statistic>_<window>`` (``price_mean_7d``, ``price_sum_5r``).
+
+    Notes
+    -----
+    *Null rule.* Nulls are skipped: a window's values are its non-null ones. ``count`` is their number,
+    never null; the rest is null for fewer than ``min_count`` of them, ``std`` (``ddof=1``) also for
+    fewer than two. NaN and infinities are values: they reach the windows that hold them and no others
+    (``std`` of such a window is NaN; ``min`` and ``max`` of one with NaN are NaN).
+
+    *Types.* ``count`` int64; ``mean`` and ``std`` float64; ``sum`` int64 of integers and booleans
+    (exact, refused beyond 64 bits; uint64 of uint64), else float64; ``min max first last`` the
+    input's type (float64 for decimals).
+
+    *State.* Time windows: the rows of the last ``window + lag``. Windows of rows: the last
+    ``window + lag`` rows of each group, for ever. *Memory.* About 200 bytes per row, and as much for
+    each row of the state.
+
+    Raises
+    ------
+    DefinitionError
+        For a table without time column, or a parameter that is not as above.
+
+    Examples
+    --------
+    >>> from featurestore.engines.polars import PolarsEngine
+    >>> engine, day = PolarsEngine(), 86_400_000
+    >>> table = pa.table({"k": ["a", "a", "a"], "t": pa.array([0, day, 9 * day], pa.timestamp("ms")),
+    ...                   "x": [1.0, 3.0, 5.0]})
+    >>> fields = tuple(Field(one.name, one.type) for one in table.schema)
+    >>> part = Partition(engine.from_arrow(table), TableSchema(fields, ("k",), "t"))
+    >>> columns = Rolling("x", "7d", ["mean", "count"]).apply(part, {}, engine)
+    >>> columns.frame.to_dict(as_series=False)
+    {'x_mean_7d': [1.0, 2.0, 5.0], 'x_count_7d': [1, 2, 1]}
+    """
+
+    columns: Selection
+    window: Span
+    stats: str | Sequence[str] = ("mean",)
+    by: By = None
+    closed: str = "right"
+    lag: Span | None = None
+    min_count: int = 1
+    prefix: str | None = None
+    rename: Renaming = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "columns", normalise_selection(self.columns))
+        put(self, "window", _span(self.window, "window", 1))
+        put(self, "by", normalise_by(self.by))
+        put(self, "stats", (self.stats,) if isinstance(self.stats, str) else tuple(self.stats))
+        put(self, "rename", normalise_renaming(self.rename))
+        if self.lag is not None:
+            put(self, "lag", _span(self.lag, "lag", 0))
+            if isinstance(self.lag, int) != isinstance(self.window, int):
+                raise DefinitionError(
+                    f"Rolling has window={self.window!r} and lag={self.lag!r}",
+                    "give both as times or both as numbers of rows",
+                )
+        unknown = [one for one in self.stats if one not in STATISTICS]
+        if unknown or not self.stats or len(set(self.stats)) != len(self.stats):
+            raise DefinitionError(
+                f"Rolling has stats={list(self.stats)}",
+                f"use some of {list(STATISTICS)}, each once",
+            )
+        if self.closed not in CLOSED:
+            raise DefinitionError(f"Rolling has closed={self.closed!r}", f"use one of {CLOSED}")
+        if isinstance(self.min_count, bool) or self.min_count < 1:
+            raise DefinitionError(f"Rolling has min_count={self.min_count}", "use 1 or more")
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.PREFIX
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        by, time = resolve_by(self.by, schema, "Rolling"), self._time(schema)
+        return tuple(dict.fromkeys((*by, time, *self._columns(schema))))
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        self.inputs(schema)
+        chosen = [(name, stat) for name in self._columns(schema) for stat in self.stats]
+        names = output_names(
+            [f"{name}_{stat}_{self._label}" for name, stat in chosen],
+            self.prefix, self.rename, "Rolling",
+        )  # fmt: skip
+        types = [_statistic_type(schema[name].type, stat) for name, stat in chosen]
+        return tuple(Field(name, type_) for name, type_ in zip(names, types, strict=True))
+
+    @property
+    def _label(self) -> str:
+        return f"{self.window}r" if isinstance(self.window, int) else str(self.window)
+
+    def _columns(self, schema: TableSchema) -> tuple[str, ...]:
+        names = resolve(self.columns, schema)
+        for name in names:
+            if not schema[name].is_numeric:
+                raise SchemaError(
+                    f"Rolling cannot work on column {name!r} of type {schema[name].type}",
+                    "name numeric or boolean columns",
+                )
+        return names
+
+    def _time(self, schema: TableSchema) -> str:
+        time = require_time(schema, "Rolling", "looks back in time")
+        if not isinstance(self.window, int) and schema.time_unit is None:
+            raise DefinitionError(
+                f"Rolling has window={self._label!r} and time column {time!r} counts integers, "
+                "which have no length",
+                "give the window as a number of rows, or ingest the column as a timestamp",
+            )
+        return time
+
+    def _steps(self, unit: str | None) -> tuple[int, int]:
+        """Return window and lag in steps of a time column of this unit, or in rows."""
+        window, lag = cast("Duration | int", self.window), cast("Duration | int | None", self.lag)
+        if isinstance(window, int) or unit is None:
+            return cast("int", window), cast("int", lag or 0)
+        return window.in_unit(unit), lag.in_unit(unit) if isinstance(lag, Duration) else 0
+
+    def _keep(self, unit: str | None) -> Keep:
+        span = sum(self._steps(unit))
+        return Keep(rows=span) if isinstance(self.window, int) else Keep(span=span)
+
+    def reach(self, schema: TableSchema) -> int | None:
+        return None if isinstance(self.window, int) else sum(self._steps(schema.time_unit))
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        schema = partition.schema
+        by = resolve_by(self.by, schema, "Rolling")
+        frame = positional(partition.frame, by, self._time(schema), self._columns(schema))
+        return summarize_tail(engine, frame, self._keep(schema.time_unit))
+
+    def combine(self, earlier: State, later: State) -> State:
+        if not earlier or not later:
+            return earlier or later
+        unit = time_unit(later[TAIL].schema.field(TIME).type)
+        return combine_tails(earlier, later, self._keep(unit))
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        schema, xp = partition.schema, engine.xp
+        by, columns = resolve_by(self.by, schema, "Rolling"), self._columns(schema)
+        frame = positional(partition.frame, by, self._time(schema), columns)
+        rows = Extended.of(engine, frame, state, len(by))
+        groups = group_rows(xp, rows.codes())
+        start, end = self._bounds(xp, groups, rows, schema)
+        own = xp.flatnonzero(groups.order >= rows.before)
+        target = groups.order[own] - rows.before
+        start, end = start[own], end[own]
+        fields = iter(self.outputs(schema))
+        out = []
+        for i in range(len(columns)):
+            values, valid = rows.values(i)
+            windows = Windows.of(xp, values[groups.order], valid[groups.order], start, end)
+            for stat in self.stats:
+                one = _scatter(xp, windows.statistic(stat, self.min_count), target)
+                field = next(fields)
+                out.append(engine.column(field.name, *one, field.type))
+        return Columns(partition.frame.select(*out) if out else None)
+
+    def _bounds(
+        self, xp: Any, groups: Groups, rows: Extended, schema: TableSchema
+    ) -> tuple[Array, Array]:
+        width, lag = self._steps(schema.time_unit)
+        if isinstance(self.window, int):
+            return row_windows(xp, groups, width=width, lag=lag, closed=self.closed)
+        return time_windows(xp, groups, rows.times(), width=width, lag=lag, closed=self.closed)
+
+    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
+        return 200 * rows + input_bytes
+
+    def state_fingerprint(self) -> str:
+        by = None if self.by is None else list(self.by)
+        spans = [encode(self.window), encode(self.lag)]
+        return fingerprint("tail", "Rolling", self.version, encode(self.columns), by, spans)
+
+
+@dataclass(frozen=True)
+class Lag(Transformer):
+    """The value of the same group's row some rows before each row.
+
+    Scope ``prefix``. Rows of a group are in table order (time, then key).
+
+    Parameters
+    ----------
+    columns : str, sequence of str or Selector
+        Scalar columns of any type.
+    periods : int or sequence of int
+        How many rows before; each 1 or more.
+    by : str or sequence of str, optional
+        Groups; by default the table's key, ``[]`` for one group of all rows. Nulls are a group.
+    prefix, rename : optional
+        Change the names ``<input>_lag_<n>``.
+
+    Notes
+    -----
+    *Null rule.* Nulls are values: the row ``n`` before counts whether it holds one or not. Rows with
+    fewer than ``n`` rows before them get null. *Boundary rule.* Rows of one group that share a time
+    count one by one, in table order. *State.* The last ``max(periods)`` rows of each group. *Memory.*
+    About 80 bytes per row, and as much for each row of the state.
+
+    Examples
+    --------
+    >>> from featurestore.engines.polars import PolarsEngine
+    >>> engine = PolarsEngine()
+    >>> table = pa.table({"k": ["a", "b", "a"], "t": [1, 2, 3], "x": ["u", "v", "w"]})
+    >>> fields = tuple(Field(one.name, one.type) for one in table.schema)
+    >>> part = Partition(engine.from_arrow(table), TableSchema(fields, ("k",), "t"))
+    >>> Lag("x").apply(part, {}, engine).frame.to_dict(as_series=False)
+    {'x_lag_1': [None, None, 'u']}
+    """
+
+    columns: Selection
+    periods: int | Sequence[int] = 1
+    by: By = None
+    prefix: str | None = None
+    rename: Renaming = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "columns", normalise_selection(self.columns))
+        put(self, "by", normalise_by(self.by))
+        put(self, "rename", normalise_renaming(self.rename))
+        periods = (self.periods,) if isinstance(self.periods, int) else tuple(self.periods)
+        put(self, "periods", periods)
+        whole = all(isinstance(one, int) and not isinstance(one, bool) for one in periods)
+        if not periods or not whole or min(periods) < 1 or len(set(periods)) != len(periods):
+            raise DefinitionError(
+                f"Lag has periods={self.periods!r}",
+                "give different whole numbers of rows, 1 or more (a negative lag would look ahead)",
+            )
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.PREFIX
+
+    @property
+    def _periods(self) -> tuple[int, ...]:
+        return cast("tuple[int, ...]", self.periods)
+
+    def _columns(self, schema: TableSchema) -> tuple[str, ...]:
+        names = resolve(self.columns, schema)
+        for name in names:
+            if schema[name].is_tensor:
+                raise SchemaError(f"Lag cannot work on tensor {name!r}", "name scalar columns")
+        return names
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        by = resolve_by(self.by, schema, "Lag")
+        time = require_time(schema, "Lag", "looks back in time")
+        return tuple(dict.fromkeys((*by, time, *self._columns(schema))))
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        self.inputs(schema)
+        chosen = [(name, count) for name in self._columns(schema) for count in self._periods]
+        defaults = [f"{name}_lag_{count}" for name, count in chosen]
+        names = output_names(defaults, self.prefix, self.rename, "Lag")
+        return tuple(
+            Field(new, schema[name].type) for new, (name, _) in zip(names, chosen, strict=True)
+        )
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        by = resolve_by(self.by, partition.schema, "Lag")
+        frame = positional(partition.frame, by, None, self._columns(partition.schema))
+        return summarize_tail(engine, frame, self._keep)
+
+    def combine(self, earlier: State, later: State) -> State:
+        return combine_tails(earlier, later, self._keep)
+
+    @property
+    def _keep(self) -> Keep:
+        return Keep(rows=max(self._periods))
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        schema, xp = partition.schema, engine.xp
+        by, columns = resolve_by(self.by, schema, "Lag"), self._columns(schema)
+        rows = Extended.of(engine, positional(partition.frame, by, None, columns), state, len(by))
+        groups = group_rows(xp, rows.codes())
+        own = xp.flatnonzero(groups.order >= rows.before)
+        target = groups.order[own] - rows.before
+        names = [column_name(i) for i in range(len(columns))]
+        lagged = {}
+        for count in self._periods:
+            earlier = own - count
+            valid = earlier >= groups.begin[own]
+            positions = xp.where(valid, groups.order[xp.maximum(earlier, 0)], 0)
+            positions, valid = _scatter(xp, (positions, valid), target)
+            lagged[count] = engine.take(rows.frame.select(*names), positions, valid)
+        chosen = [(name, count) for name in names for count in self._periods]
+        fields = self.outputs(schema)
+        out = [
+            lagged[count][name].alias(field.name)
+            for field, (name, count) in zip(fields, chosen, strict=True)
+        ]
+        return Columns(partition.frame.select(*out) if out else None)
+
+    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
+        return 80 * rows + 2 * input_bytes
+
+    def state_fingerprint(self) -> str:
+        by = None if self.by is None else list(self.by)
+        return fingerprint(
+            "tail", "Lag", self.version, encode(self.columns), by, max(self._periods)
+        )
+
+
+def _span(value: Span, what: str, least: int) -> Duration | int:
+    if isinstance(value, int):
+        if isinstance(value, bool) or value < least:
+            raise DefinitionError(f"Rolling has {what}={value!r}", f"use {least} rows or more")
+        return value
+    try:
+        span = Duration.parse(value)
+    except InvalidInputError as error:
+        raise DefinitionError(
+            f"Rolling has {what}={value!r}: {error.problem}", error.remedy
+        ) from error
+    if span.nanoseconds < least:
+        raise DefinitionError(f"Rolling has {what}={value!r}", "give a positive length of time")
+    return span
+
+
+def _statistic_type(type_: pa.DataType, stat: str) -> pa.DataType:
+    if stat == "count":
+        return pa.int64()
+    whole = pa.types.is_integer(type_) or pa.types.is_boolean(type_)
+    if stat == "sum" and whole:
+        return pa.uint64() if pa.types.is_uint64(type_) else pa.int64()
+    if stat in ("sum", *_FLOATING) or pa.types.is_decimal(type_):
+        return pa.float64()
+    return type_
+
+
+def _scatter(xp: Any, one: tuple[Array, Array], target: Array) -> tuple[Array, Array]:
+    """Return values and validity put back from sorted order into the rows' own order."""
+    values, valid = xp.empty_like(one[0]), xp.empty_like(one[1])
+    values[target], valid[target] = one
+    return values, valid

@@ -1,0 +1,131 @@
+"""How good predictions are: exact, over all rows of a part.
+
+Labels and predictions of a part are held at once (a few bytes a row); features are not.
+Sums run in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from featurestore.dataset.batch import HostArray
+from featurestore.errors import InvalidInputError
+
+TASKS: Final = ("binary", "regression", "multiclass")
+_CLIP: Final = 1e-7
+
+
+def evaluate(task: str, label: HostArray, prediction: HostArray) -> dict[str, float]:
+    """Return the metrics of a task.
+
+    Parameters
+    ----------
+    task : {"binary", "regression", "multiclass"}
+    label : array [rows]
+        0 or 1; a number; or a class from 0 on.
+    prediction : array [rows] or [rows, classes]
+        Probabilities, or the number itself.
+
+    Returns
+    -------
+    dict
+        binary: ``loss`` (log loss), ``auc``, ``accuracy``; regression: ``loss`` (mean squared
+        error), ``rmse``, ``mae``; multiclass: ``loss``, ``accuracy``. NaN where not defined.
+
+    Raises
+    ------
+    InvalidInputError
+        If shapes disagree, or a label is not of the task.
+
+    Examples
+    --------
+    >>> evaluate("regression", np.array([1.0, 2.0]), np.array([1.0, 4.0]))["mae"]
+    1.0
+    """
+    if task not in TASKS:
+        raise InvalidInputError(f"there is no task {task!r}", f"use one of {list(TASKS)}")
+    label = np.asarray(label, dtype=np.float64)
+    prediction = np.asarray(prediction, dtype=np.float64)
+    if task != "multiclass":
+        prediction = prediction.reshape(label.shape) if prediction.size == label.size else prediction
+    if prediction.shape[:1] != label.shape or label.ndim != 1:
+        raise InvalidInputError(
+            f"predictions of shape {list(prediction.shape)} do not fit labels {list(label.shape)}"
+        )
+    if label.size == 0:
+        return dict.fromkeys(_NAMES[task], math.nan)
+    return _METRICS[task](label, prediction)
+
+
+def auc(label: HostArray, score: HostArray) -> float:
+    """Return the area under the ROC curve: the share of (positive, negative) pairs in right order.
+
+    Exact; a pair of equal scores counts one half. NaN if a class is absent.
+
+    Examples
+    --------
+    >>> auc(np.array([0, 1, 1]), np.array([0.1, 0.1, 0.9]))
+    0.75
+    """
+    positive = np.asarray(label) > 0
+    _, group, counts = np.unique(score, return_inverse=True, return_counts=True)
+    positives = int(positive.sum())
+    negatives = positive.size - positives
+    if not positives or not negatives:
+        return math.nan
+    # The rank of a group of ties is the mean of the ranks it covers (Mann-Whitney).
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    wins = float(ranks[group[positive]].sum()) - positives * (positives + 1) / 2
+    return wins / (positives * negatives)
+
+
+def _binary(label: HostArray, probability: HostArray) -> dict[str, float]:
+    if not np.isin(label, (0, 1)).all():
+        raise InvalidInputError(
+            f"a binary label holds {np.unique(label)[:5].tolist()}",
+            "make it 0 and 1, or set task to 'regression' or 'multiclass'",
+        )
+    clipped = np.clip(probability, _CLIP, 1 - _CLIP)
+    loss = -np.where(label == 1, np.log(clipped), np.log1p(-clipped)).mean()
+    return {
+        "loss": float(loss),
+        "auc": auc(label, probability),
+        "accuracy": float(((probability >= 0.5) == (label == 1)).mean()),
+    }
+
+
+def _regression(label: HostArray, value: HostArray) -> dict[str, float]:
+    error = value - label
+    squared = float((error * error).mean())
+    return {"loss": squared, "rmse": math.sqrt(squared), "mae": float(np.abs(error).mean())}
+
+
+def _multiclass(label: HostArray, probability: HostArray) -> dict[str, float]:
+    classes = probability.shape[1] if probability.ndim == 2 else 0
+    codes = label.astype(np.int64)
+    if (codes != label).any() or codes.min() < 0 or codes.max() >= classes:
+        raise InvalidInputError(
+            f"labels from {label.min()} to {label.max()} are not classes of a model with {classes}",
+            "number the classes from 0 on and set classes to their count",
+        )
+    chosen = np.clip(probability[np.arange(codes.size), codes], _CLIP, 1.0)
+    return {
+        "loss": float(-np.log(chosen).mean()),
+        "accuracy": float((probability.argmax(axis=1) == codes).mean()),
+    }
+
+
+_METRICS: Final[dict[str, Callable[[Any, Any], dict[str, float]]]] = {
+    "binary": _binary,
+    "regression": _regression,
+    "multiclass": _multiclass,
+}
+_NAMES: Final = {
+    "binary": ("loss", "auc", "accuracy"),
+    "regression": ("loss", "rmse", "mae"),
+    "multiclass": ("loss", "accuracy"),
+}
