@@ -251,7 +251,7 @@ def _feature_status(feature: Feature, assessments: Sequence[Assessment]) -> Feat
     )
     reasons = [one.reason for one in assessments if one.freshness is Freshness.STALE]
     transformer = feature.transformer
-    if isinstance(transformer, Function) and transformer.code_changed():
+    if isinstance(transformer, Function) and _code_changed(transformer):
         # The function in this process is not the one the values were computed by.
         fresh, stale, reasons = 0, fresh + stale, ["code", *reasons]
     return FeatureStatus(
@@ -262,3 +262,8 @@ def _feature_status(feature: Feature, assessments: Sequence[Assessment]) -> Feat
         missing,
         tuple(dict.fromkeys(reasons)),
     )
+
+
+def _code_changed(function: Function) -> bool:
+    current = function.current_code_fingerprint()
+    return current is not None and current != function.function.code

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from featurestore.errors import InvalidInputError, NameTakenError, NotFoundError
 from featurestore.execution.dask import Executor
@@ -22,6 +23,8 @@ from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.records import BASE_GROUP, GroupEntry, Snapshot, TableEntry
 from featurestore.table import Table, ingest_progress
 from featurestore.units import Duration, parse_bytes
+
+_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 class FeatureStore:
@@ -221,30 +224,19 @@ class FeatureStore:
 
     def _resolve(self, version: int | str) -> Snapshot:
         log = self._session.log
-        if isinstance(version, int):
-            return log.read(version)
-        tags = log.tags()
-        if version in tags:
-            return log.read(tags[version])
-        if match := re.fullmatch(r"(\d+)-([0-9a-z]+)", version):
-            snapshot = log.read(int(match[1]))
-            if snapshot.id == version:
-                return snapshot
-            raise NotFoundError(
-                f"version {match[1]} of this store is snapshot {snapshot.id}, not {version}",
-                "this is another store, or its history was rewritten",
-            )
-        return self._at_time(version, sorted(tags))
+        try:
+            return log.resolve(version)
+        except NotFoundError:
+            if not isinstance(version, str) or not _DATE.match(version):
+                raise
+        return self._at_time(version)
 
-    def _at_time(self, moment: str, tags: list[str]) -> Snapshot:
-        import datetime as dt
-
+    def _at_time(self, moment: str) -> Snapshot:
+        """Return the newest version not later than an ISO time; UTC if it has no offset."""
         try:
             wanted = dt.datetime.fromisoformat(moment)
-        except ValueError:
-            raise NotFoundError(
-                f"there is no tag {moment!r}, and it is no ISO time", f"tags are {tags}"
-            ) from None
+        except ValueError as error:
+            raise NotFoundError(f"{moment!r} is no ISO time", "see history()") from error
         wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=dt.UTC)
         earlier = [
             one.version

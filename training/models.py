@@ -64,7 +64,7 @@ def tabular(
     ------
     InvalidInputError, DefinitionError
     """
-    import keras
+    from training.hooks.keras import keras
 
     _check(schema, task, classes, hidden, dropout)
     inputs, parts = {}, []

@@ -163,19 +163,22 @@ def _codes(partition: Partition, name: str, engine: Engine) -> HostArray:
 
 def _label_values(partition: Partition, label: Input, engine: Engine) -> HostArray:
     values, valid = _host(partition, label.name, engine)
-    missing = ~valid
-    if values.dtype.kind == "f":
-        missing |= np.isnan(values)
-    if missing.any():
-        raise null_label(label.name, int(missing.sum()), len(values))
+    nulls = int((~valid).sum())
+    nans = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
+    if nulls or nans:
+        raise unknown_label(label.name, nulls, nans, len(values))
     return np.ascontiguousarray(values, dtype=label.dtype)
 
 
-def null_label(label: str, nulls: int, rows: int) -> DefinitionError:
-    """Return the error for rows whose label is unknown."""
+def unknown_label(label: str, nulls: int, nans: int, rows: int) -> DefinitionError:
+    """Return the error for selected rows whose label is unknown."""
+    seen = [f"{nulls} nulls"] * (nulls > 0) + [f"{nans} NaN"] * (nans > 0)
+    known = [f"~nw.col({label!r}).is_null()"] * (nulls > 0) + [
+        f"~nw.col({label!r}).is_nan()"
+    ] * (nans > 0)
     return DefinitionError(
-        f"label {label!r} is null or NaN in {nulls} of {rows} selected rows of a partition",
-        f"leave these rows out with where=~nw.col({label!r}).is_null(), or fill them beforehand",
+        f"label {label!r} has {' and '.join(seen)} in {rows} selected rows",
+        f"leave these rows out with where={' & '.join(known)}, or fill them beforehand",
     )
 
 

@@ -6,16 +6,15 @@ not asked for, so ``fs.numeric()`` inside it means "the numeric features".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from featurestore.dataset.assembly import dataset_schema
 from featurestore.errors import DefinitionError, MissingColumnError
 from featurestore.plan.definition import FeatureDefinition
-from featurestore.schema import TableSchema
+from featurestore.schema import Field, TableSchema
 from featurestore.storage.records import Snapshot
 from featurestore.transforms.base import Scope, Transformer
 from featurestore.transforms.selectors import Selector, resolve
@@ -89,16 +88,15 @@ class DatasetColumns:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row after the pipeline, strings and lists not counted."""
-        total = 0
-        for name in (*self.model, *([self.label] if self.label is not None else [])):
-            one = self.outputs[name]
-            if pa.types.is_primitive(one.type):
-                size = -(-one.type.bit_width // 8)
-                for length in one.shape or ():
-                    size *= length
-                total += size
-        return total
+        """Bytes of one row after the pipeline."""
+        names = self.model if self.label is None else (*self.model, self.label)
+        return sum(_width(self.outputs[name]) for name in names)
+
+
+def _width(one: Field) -> int:
+    # Everything a model can be fed has a fixed width; booleans count as whole bytes.
+    bits = max(8, int(one.type.bit_width))
+    return bits // 8 * math.prod(one.shape or ())
 
 
 def resolve_features(

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featurestore.dataset.columns import Step
-from featurestore.dataset.selection import Selection, cut
+from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
+from featurestore.engines.protocol import Engine
 from featurestore.execution.tasks import require_state, with_row_count
 from featurestore.fingerprint import fingerprint
 from featurestore.storage.states import StateStore
-from featurestore.transforms.base import EMPTY_STATE, Partition, Scope, State, Transformer
+from featurestore.transforms.base import EMPTY_STATE, Partition, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def _fit_level(
     states: StateStore,
 ) -> dict[int, FittedStep]:
     """Learn steps that depend on none of each other, in one pass over the data."""
-    parts = _parts(view, selection)
+    parts = view.touching(selection)
     members = {
         position: [
             _summary_key(step, fitted, view, i, within) for i, within in parts
@@ -141,15 +142,6 @@ def _fit_level(
             state = step.transformer.combine(state, require_state(states, key))
         states.put(done[position].key, step.transformer.finish(state))
     return done
-
-
-def _parts(view: TableView, selection: Selection) -> list[tuple[int, Selection]]:
-    """Return the partitions that may hold selected rows, each with the simplest selection there."""
-    return [
-        (i, selection.within(one.base.time_min, one.base.time_max))
-        for i, one in enumerate(view.partitions)
-        if one.rows and selection.covers(one.base.time_min, one.base.time_max) != "none"
-    ]
 
 
 def _summary_key(
@@ -188,15 +180,23 @@ def _task(
 def summarize_part(task: SummarizeTask) -> None:
     """Compute and keep one partition's contributions. Runs where the data is."""
     engine, states = task.source.engine, StateStore(task.source.store)
-    partition, learnt_from = cut(task.source.read(task.columns), task.selection, engine)
+    partition, mask = cut(task.source.read(task.columns), task.selection, engine)
     earlier, wanted = dict(task.earlier), {one.position: one for one in task.wanted}
     for position in sorted({*earlier, *wanted}):
         if position in wanted:
             one = wanted[position]
-            seen = learnt_from.of(Partition(partition.frame, one.step.before, partition.tensors))
+            seen = Partition(partition.frame, one.step.before, partition.tensors)
+            seen = keep(seen, mask, engine)
             state = one.step.transformer.summarize(seen, engine) if seen.rows else EMPTY_STATE
             states.put(one.key, state)
         if position in earlier:
             fitted = earlier[position]
             state = require_state(states, fitted.key) if fitted.key else EMPTY_STATE
             partition = apply_step(fitted.step, state, partition, engine)
+
+
+def apply_step(step: Step, state: State, partition: Partition, engine: Engine) -> Partition:
+    """Return the partition after one step."""
+    seen = Partition(partition.frame, step.before, partition.tensors)
+    columns = step.transformer.apply(seen, state, engine)
+    return seen.replace(columns, step.before.with_fields(step.transformer.outputs(step.before)))

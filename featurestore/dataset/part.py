@@ -1,35 +1,245 @@
 """One part of a dataset: the rows a model trains on, or is tuned or judged on.
 
 Nothing is read before it is needed. Counting rows reads only the columns that decide which rows are
-in, and only of partitions that a boundary cuts or a condition concerns; arrays are made one
-partition at a time.
+in, and only where a boundary cuts a partition or a condition or hash concerns it; arrays are made
+one partition at a time.
 
-Always true: rows come in table order, and which rows, which values and which digest do not depend
-on how the table is cut into partitions' files by unrelated features or later commits.
-
-The dataset's condition (``where``) and a split by time select before the pipeline sees a row; a
-split by hash selects after it, so that a cross-section of one timestamp is the same in all parts.
+Always true: rows come in table order; rows, values and digest do not change with commits that do not
+touch these columns.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
-from featurestore.dataset.assembly import dataset_batch
+from featurestore.dataset.assembly import to_batch
 from featurestore.dataset.batch import Batch, DatasetSchema
-from featurestore.dataset.selection import Selection
+from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
-from featurestore.errors import InvalidInputError, MemoryLimitError, UnsupportedError
-from featurestore.execution.tasks import select_rows
+from featurestore.errors import InvalidInputError, MemoryLimitError
+from featurestore.execution.collecting import check_kind, convert, empty_table, to_arrow
+from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import fingerprint
-from featurestore.schema import TableSchema
+from featurestore.plan.projection import resident_bytes
 from featurestore.transforms.base import Partition
 from featurestore.units import format_bytes
 
 if TYPE_CHECKING:
-    from featurestore.engines.protocol import Array, Engine
-    from featurestore.transforms.pipeline import FittedPipeline
+    from featurestore.dataset.dataset import Dataset
+
+_COPIES: Final = {"pandas": 2}
+"""How often the values exist at once while they are converted; once for all other kinds."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountTask:
+    """Count the selected rows of one partition."""
+
+    source: ReadTask
+    columns: tuple[str, ...]
+    selection: Selection
+
+
+def count_rows(task: CountTask) -> int:
+    """Return how many rows of a partition are selected. Runs where the data is."""
+    engine = task.source.engine
+    return int(task.selection.mask(task.source.read(task.columns), engine).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a part has of one partition: its position in the table, and which rows, how many."""
+
+    position: int
+    selection: Selection
+    rows: int
+
+
+class Part:
+    """The rows of a dataset that belong to one part of its split; see :class:`Dataset`.
+
+    Implements ``DatasetPart``, what loaders read from.
+    """
+
+    def __init__(self, dataset: Dataset, view: TableView, name: str, selection: Selection) -> None:
+        self._dataset = dataset
+        self._view = view
+        self._name = name
+        self._selection = selection
+
+    @property
+    def name(self) -> str:
+        """``"train"``, ``"valid"``, ``"test"`` or ``"all"``."""
+        return self._name
+
+    @property
+    def selection(self) -> Selection:
+        """Which rows belong to it."""
+        return self._selection
+
+    @property
+    def schema(self) -> DatasetSchema:
+        """The columns, after the pipeline; fits it on first use."""
+        return self._dataset.schema
+
+    @property
+    def snapshot_id(self) -> str:
+        """The snapshot the values come from."""
+        return self._view.snapshot.id
+
+    @property
+    def rows(self) -> int:
+        """Number of selected rows."""
+        return sum(self.partition_rows)
+
+    @property
+    def partition_rows(self) -> tuple[int, ...]:
+        """Selected rows of each partition that has any, in table order."""
+        return tuple(one.rows for one in self._pieces)
+
+    @cached_property
+    def digest(self) -> str:
+        """Fingerprint of the values this part gives, in order.
+
+        It covers columns, rows and the fitted pipeline, by what they were computed from; not the
+        snapshot, so that it outlives commits that do not touch them.
+        """
+        view, columns = self._view, self._dataset.columns
+        sources = [
+            [
+                view.partitions[i].provenance(columns.reads),
+                "all" if within.everything else within.fingerprint,
+                view.partitions[i].provenance(within.columns(view.schema)),
+            ]
+            for i, within in view.touching(self._selection)
+        ]
+        return fingerprint(
+            "part", list(columns.model), columns.label, self._dataset.pipeline_fingerprint,
+            self.schema.to_json(), sources,
+        )  # fmt: skip
+
+    def arrays(self, partition: int) -> Batch:
+        """Return all selected rows of one partition, as the arrays a model is fed.
+
+        Parameters
+        ----------
+        partition : int
+            From 0 to ``len(partition_rows) - 1``.
+
+        Raises
+        ------
+        InvalidInputError
+            For another number.
+        DefinitionError
+            If the label is null in selected rows.
+        """
+        return to_batch(self.frame(partition), self.schema, self._view.engine)
+
+    def frame(self, partition: int) -> Partition:
+        """Return all selected rows of one partition after the pipeline, as a frame and tensors.
+
+        Raises
+        ------
+        InvalidInputError
+            If ``partition`` is not from 0 to ``len(partition_rows) - 1``.
+        """
+        if not 0 <= partition < len(self._pieces):
+            raise InvalidInputError(
+                f"part {self._name!r} has {len(self._pieces)} partitions with rows, not one of "
+                f"number {partition}",
+                "count from 0",
+            )
+        piece = self._pieces[partition]
+        view, engine = self._view, self._view.engine
+        columns = self._dataset.columns
+        wanted = (*columns.reads, *piece.selection.columns(view.schema))
+        read = view.read(piece.position, with_row_count(wanted, view.schema))
+        kept, mask = cut(read, piece.selection, engine)
+        after = self._dataset.transform(kept)
+        names = [one for one in self._names if not after.schema[one].is_tensor]
+        tensors = {one: after.tensors[one] for one in self._names if one in after.tensors}
+        # Rows are taken before columns: a part of tensors only still needs a column to count by.
+        out = keep(Partition(after.frame, after.schema, tensors), mask, engine)
+        return Partition(out.frame.select(names), out.schema, out.tensors)
+
+    def frames(self) -> Iterator[Partition]:
+        """Yield the processed rows, one partition at a time."""
+        for partition in range(len(self._pieces)):
+            yield self.frame(partition)
+
+    def read(self, as_: str = "polars") -> Any:
+        """Return features and label after the pipeline, in memory.
+
+        Parameters
+        ----------
+        as_ : {"polars", "pandas", "arrow", "narwhals", "cudf"}
+            Tensor columns come as (nested) fixed-size lists.
+
+        Raises
+        ------
+        MemoryLimitError
+            Before anything is read, if the values would exceed the memory limit.
+        """
+        import pyarrow as pa
+
+        check_kind(as_)
+        self._require_memory(_COPIES.get(as_, 1))
+        engine = self._view.engine
+        tables = [to_arrow(one, self._names, engine) for one in self.frames()]
+        schema = self._dataset.columns.outputs
+        return convert(pa.concat_tables(tables) if tables else empty_table(schema, self._names), as_)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __repr__(self) -> str:
+        return f"<part {self._name!r} of {self._dataset!r}>"
+
+    # --- pieces ----------------------------------------------------------------------------------------
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        columns = self._dataset.columns
+        return columns.model if columns.label is None else (*columns.model, columns.label)
+
+    @cached_property
+    def _pieces(self) -> tuple[Piece, ...]:
+        view = self._view
+        parts = view.touching(self._selection)
+        tasks, places = [], []
+        counts = [view.partitions[i].rows for i, _ in parts]
+        for place, (i, within) in enumerate(parts):
+            if not within.everything:
+                columns = with_row_count(within.columns(view.schema), view.schema)
+                tasks.append(CountTask(view.task(i), columns, within))
+                places.append(place)
+        if tasks:
+            read = sorted({name for task in tasks for name in task.columns})
+            label = f"count rows of {self._name}"
+            found = view.run(count_rows, tasks, label=label, columns=read)
+            for place, count in zip(places, found, strict=True):
+                counts[place] = count
+        return tuple(
+            Piece(i, within, count)
+            for (i, within), count in zip(parts, counts, strict=True)
+            if count
+        )
+
+    def _require_memory(self, copies: int) -> None:
+        columns = self._dataset.columns
+        reading = max(
+            (self._view.partitions[one.position].decoded_bytes(columns.reads) for one in self._pieces),
+            default=0,
+        )
+        needed, limit = copies * self.rows * columns.row_bytes + 3 * reading, self._view.memory_limit
+        left = limit - resident_bytes()
+        if needed > left:
+            raise MemoryLimitError(
+                f"reading part {self._name!r} needs {format_bytes(needed)}, "
+                f"{format_bytes(max(left, 0))} are left of the memory limit of "
+                f"{format_bytes(limit)}",
+                "iterate over frames(), name fewer features, or raise memory_limit",
+            )

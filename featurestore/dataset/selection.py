@@ -18,6 +18,7 @@ import pyarrow as pa
 from featurestore.engines.hashing import hash_columns
 from featurestore.engines.protocol import Array, Engine
 from featurestore.errors import DefinitionError
+from featurestore.execution.tasks import select_rows
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import TableSchema
 from featurestore.transforms.base import EMPTY_STATE, Partition
@@ -220,6 +221,31 @@ class Selection:
     def fingerprint(self) -> str:
         """Equal fingerprints select equal rows of equal tables."""
         return fingerprint("selection", self.to_json())
+
+
+def cut(
+    partition: Partition, selection: Selection, engine: Engine
+) -> tuple[Partition, Array | None]:
+    """Return the rows that a pipeline is applied to, and which of them are selected.
+
+    Times and the condition take rows away at once; a hash range is returned as a mask (``None``: all
+    are selected), because it divides the rows of one timestamp, which a cross-section needs whole.
+    """
+    selected = None
+    if selection.hashed is not None:
+        selected = Selection(hashed=selection.hashed).mask(partition, engine)
+    rest = dataclasses.replace(selection, hashed=None)
+    if rest.everything:
+        return partition, selected
+    kept = rest.mask(partition, engine)
+    return keep(partition, kept, engine), None if selected is None else selected[kept]
+
+
+def keep(partition: Partition, mask: Array | None, engine: Engine) -> Partition:
+    """Return the rows where ``mask`` is true; all of them for ``None``."""
+    if mask is None or bool(mask.all()):
+        return partition
+    return select_rows(partition, engine.xp.nonzero(mask)[0], engine)
 
 
 def condition(expression: nw.Expr, schema: TableSchema) -> StoredExpression:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from featurestore.dataset.selection import Selection
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
 from featurestore.execution.dask import Executor
@@ -92,6 +93,17 @@ class TableView:
             If files are damaged or row counts differ between groups.
         """
         return self.partitions[i].read(self.store, self.engine, columns, self.schema)
+
+    def touching(self, selection: Selection) -> list[tuple[int, Selection]]:
+        """Return the partitions that may hold selected rows, each with the simplest selection.
+
+        Judged by recorded time ranges; nothing is read.
+        """
+        return [
+            (i, selection.within(one.base.time_min, one.base.time_max))
+            for i, one in enumerate(self.partitions)
+            if one.rows and selection.covers(one.base.time_min, one.base.time_max) != "none"
+        ]
 
     def task(self, i: int) -> ReadTask:
         """Return what a worker needs to read the i-th partition."""

@@ -73,6 +73,10 @@ class PartitionSource:
             if name in wanted and name in group.names
         )
 
+    def nulls(self, column: str) -> int:
+        """Return how many nulls a column has here, as recorded; 0 for tensors."""
+        return self._entry(column)[1].nulls.get(column, 0)
+
     def provenance(self, columns: Sequence[str]) -> str:
         """Return a fingerprint of the values of these columns in this partition.
 

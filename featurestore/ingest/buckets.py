@@ -14,7 +14,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from featurestore.ingest.arrays import to_arrow
 from featurestore.ingest.event_time import Steps, time_values
+from featurestore.ingest.memory import ROW_BYTES
 from featurestore.ingest.spill import Segment, SpillFile
 from featurestore.ingest.survey import TimeSample
 from featurestore.ingest.widths import row_widths
@@ -41,6 +43,11 @@ class Bucket:
     rows: int = 0
     first: int = 0
     last: int = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes that sorting takes into account: the rows and what goes with each."""
+        return self.bytes + ROW_BYTES * self.rows
 
     def add(self, segment: Segment, size: int, first: int, last: int) -> None:
         """Count a segment in."""
@@ -101,7 +108,7 @@ class Router:
         # 16-bit numbers are sorted by radix, stably: arrival order is kept.
         place = np.searchsorted(cuts, time_values(table.column(self._time)), side="right")
         order = np.argsort(place.astype(np.uint16), kind="stable")
-        table = table.take(pa.array(order))
+        table = table.take(to_arrow(order))
         widths = row_widths(table, self._schema)
         times = time_values(table.column(self._time))
         ends = np.cumsum(np.bincount(place, minlength=len(buckets)))
@@ -114,13 +121,13 @@ class Router:
 
     def refine(self, bucket: Bucket, most: int) -> list[Bucket]:
         """Return the bucket parted into buckets of at most ``most`` bytes or one time each."""
-        if bucket.bytes <= most or bucket.first == bucket.last:
+        if bucket.held <= most or bucket.first == bucket.last:
             return [bucket]
         sample = TimeSample()
         for segment in bucket.segments:
             table = self._spill.read(segment)
             sample.add(time_values(table.column(self._time)), row_widths(table, self._schema))
-        cuts = sample.cuts(parts_for(bucket.bytes, most), bucket.first, bucket.last)
+        cuts = sample.cuts(parts_for(bucket.held, most), bucket.first, bucket.last)
         rows = (batch for one in bucket.segments for batch in self._spill.read(one).to_batches())
         return [fine for part in self.route(rows, cuts) for fine in self.refine(part, most)]
 

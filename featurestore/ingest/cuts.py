@@ -8,7 +8,7 @@ tiny last one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -22,7 +22,7 @@ from featurestore.schema import TableSchema
 
 def cut(
     runs: Iterable[pa.Table], schema: TableSchema, total: int, target: int
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Yield partitions.
 
     Parameters

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import DuplicateRowsError, InvalidInputError
+from featurestore.ingest.arrays import to_arrow, to_numpy
 from featurestore.ingest.event_time import time_text, time_values
 from featurestore.ingest.sources import Source
 from featurestore.schema import TableSchema
@@ -42,7 +43,7 @@ def equals_previous(table: pa.Table, names: Sequence[str]) -> Mask:
     same[:1] = False
     for name in names:
         column = table.column(name)
-        same[1:] &= np.asarray(pc.equal(column.slice(1), column.slice(0, len(column) - 1)))
+        same[1:] &= to_numpy(pc.equal(column.slice(1), column.slice(0, len(column) - 1)))
     return same
 
 
@@ -78,14 +79,14 @@ class Duplicates:
         if self.policy == "error":
             return rows
         # A row goes if the one after it is its equal: the last to come stays.
-        return rows.filter(pa.array(~np.append(same[1:], False)))
+        return rows.filter(to_arrow(~np.append(same[1:], False)))
 
     def note(self, rows: pa.Table, repeated: Mask) -> None:
         """Count repeated rows and keep the first of them as examples."""
         self.count += int(repeated.sum())
         wanted = _EXAMPLES - len(self._examples)
         places = np.flatnonzero(repeated)[:wanted]
-        examples = rows.select(list(self._names)).take(pa.array(places)).to_pylist()
+        examples = rows.select(list(self._names)).take(to_arrow(places)).to_pylist()
         self._examples += [one for one in examples if one not in self._examples]
 
     def error(self, source: Source | None) -> DuplicateRowsError:
@@ -117,7 +118,7 @@ def _places(source: Source | None, example: dict[str, Any]) -> str:
         for name, value in example.items():
             column = piece.batch.column(name)
             same = pc.and_(same, pc.equal(column, pa.scalar(value, column.type)))
-        for row in np.flatnonzero(np.asarray(same)):
+        for row in np.flatnonzero(to_numpy(same)):
             found.append(f"{piece.where} row {piece.start + int(row) + 1}")
             if len(found) == 2:
                 return f" in {' and '.join(found)}"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import InvalidInputError
+from featurestore.ingest.arrays import to_numpy
 
 Steps = npt.NDArray[np.int64]
 _DAY = 86_400_000_000
@@ -29,11 +30,11 @@ def time_values(column: pa.Array | pa.ChunkedArray) -> Steps:
     """
     type_ = column.type
     if pa.types.is_date32(type_):
-        return np.asarray(column.cast(pa.int32())).astype(np.int64) * _DAY
+        return to_numpy(column.cast(pa.int32())).astype(np.int64) * _DAY
     if pa.types.is_timestamp(type_):
-        return np.asarray(column.cast(pa.timestamp(type_.unit)).cast(pa.int64()))
+        return to_numpy(column.cast(pa.timestamp(type_.unit)).cast(pa.int64()))
     try:
-        return np.asarray(pc.cast(column, pa.int64()))
+        return to_numpy(pc.cast(column, pa.int64()))
     except pa.ArrowInvalid as error:
         raise InvalidInputError(
             f"a time of type {type_} is out of range: {error}", "use times below 2**63"

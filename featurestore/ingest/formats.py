@@ -157,7 +157,7 @@ class ParquetFile:
         share = len(columns) / max(len(self.types), 1)
         rows = rows_within(batch_bytes, max(fixed, self._row_bytes * share))
         with self._open(len(columns)) as file:
-            for batch in file.iter_batches(rows, columns=list(columns), use_threads=True):
+            for batch in file.iter_batches(rows, columns=list(columns), use_threads=False):
                 yield from bounded(batch, batch_bytes)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """What ingest needs of the memory limit: its model in bytes, decided before a row is written.
 
 While partitions are written there are at once: a few batches; a *run* of rows (read, sorted, and a
-copy between); a partition being gathered and the same once more while it is encoded. So
+copy between, and a few numbers per row); a partition being gathered and the same once more while it is encoded. So
 
     peak = 4 batches + 3 runs + 2 partitions
 
@@ -20,6 +20,8 @@ from featurestore.units import format_bytes
 
 _LEAST: Final = 256 << 10
 _MOST_BATCH: Final = 16 << 20
+ROW_BYTES: Final = 40
+"""Bytes per row of a run besides its values: sort order, times, widths and places of groups."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,35 +8,25 @@ tables without time keep the order of the source. Either all files are there and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import DuplicateRowsError, SchemaError
-from featurestore.fingerprint import fingerprint
 from featurestore.ingest.cuts import cut
 from featurestore.ingest.duplicates import Duplicates, check_policy
-from featurestore.ingest.event_time import time_values
 from featurestore.ingest.memory import IngestMemory
+from featurestore.ingest.partition_writer import PartitionWriter
 from featurestore.ingest.runs import Runs
 from featurestore.ingest.sources import Source
 from featurestore.ingest.static_keys import StaticKeys
 from featurestore.ingest.survey import Progress, Survey, survey
 from featurestore.schema import Field, TableSchema
-from featurestore.storage.column_group import (
-    DATA,
-    new_partition_id,
-    read_columns,
-    sync_partition,
-    write_partition,
-)
+from featurestore.storage.column_group import read_columns
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance, TableEntry
+from featurestore.storage.records import PartitionEntry, TableEntry
 
 
 def write_partitions(
@@ -103,13 +93,15 @@ def write_partitions(
     memory = IngestMemory(memory_limit, min(entry.partition_bytes, max(found.bytes, 1)))
     duplicates = Duplicates(columns, entry.duplicates)
     runs = Runs(source, columns, found, memory, scratch, on_progress)
-    with _Writer(store, entry, columns, first_sequence, found, on_progress) as writer:
-        for part in cut(
-            _unique(store, runs, source, columns, found, memory, duplicates, existing, scratch),
-            columns,
-            found.bytes,
-            memory.partition,
-        ):
+    rows = _unique(store, runs, source, columns, found, memory, duplicates, existing, scratch)
+    with (
+        PartitionWriter(
+            store, entry.name, columns, first_sequence, found.rows, on_progress
+        ) as writer,
+        # Closed before files are taken back: scratch space first.
+        closing(cut(rows, columns, found.bytes, memory.partition)) as parts,
+    ):
+        for part in parts:
             # After a duplicate, the rest is read only to count them.
             if duplicates.unique:
                 writer.write(part)
@@ -155,7 +147,7 @@ def _unique(
     duplicates: Duplicates,
     existing: Sequence[PartitionEntry],
     scratch: Path | None,
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Yield runs with the policy on duplicates applied."""
     policy = duplicates.policy
     if schema.time is not None or not schema.key or policy == "keep":
@@ -175,92 +167,3 @@ def _unique(
                 "append only rows with new keys; to change rows, replace them",
             )
         yield from keys.last_only(runs)
-
-
-class _Writer:
-    """Writes partitions, and takes them all back if anything fails."""
-
-    def __init__(
-        self,
-        store: ObjectStore,
-        entry: TableEntry,
-        schema: TableSchema,
-        first_sequence: int,
-        found: Survey,
-        on_progress: Progress | None,
-    ) -> None:
-        self._store = store
-        self._table = entry.name
-        self._schema = schema
-        self._sequence = first_sequence
-        self._found = found
-        self._on_progress = on_progress
-        self._written: list[PartitionEntry] = []
-        self._begun: str | None = None
-
-    def write(self, rows: pa.Table) -> None:
-        """Write one partition."""
-        scalars = [one.name for one in self._schema if not one.is_tensor]
-        self._begun = new_partition_id(self._sequence + len(self._written))
-        written = write_partition(
-            self._store,
-            table=self._table,
-            group=BASE_GROUP,
-            partition=self._begun,
-            columns=rows.select(scalars) if scalars else None,
-            tensors={
-                one.name: _tensor(rows.column(one.name), one)
-                for one in self._schema
-                if one.is_tensor
-            },
-            provenance=Provenance("ingest", ""),
-            time_range=self._range(rows),
-        )
-        inputs = fingerprint(*(file.checksum for file in written.all_files()))
-        self._written.append(replace(written, provenance=Provenance("ingest", inputs)))
-        # Arrow's pool keeps what it frees unless told to give it back.
-        pa.default_memory_pool().release_unused()
-        if self._on_progress is not None:
-            done = sum(one.rows for one in self._written)
-            self._on_progress(done, self._found.rows, "write")
-
-    def _range(self, rows: pa.Table) -> tuple[int, int] | None:
-        if self._schema.time is None:
-            return None
-        column = rows.column(self._schema.time)
-        first = time_values(column.slice(0, 1))
-        last = time_values(column.slice(len(column) - 1))
-        return int(first[0]), int(last[0])
-
-    def finish(self) -> list[PartitionEntry]:
-        """Make all files durable and return their entries."""
-        for one in self._written:
-            sync_partition(self._store, one)
-        return self._written
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            return
-        paths = [file.path for one in self._written for file in one.all_files()]
-        if self._begun is not None:
-            # The partition that was being written has no entry: its files are found by its id.
-            base = f"{DATA}/{self._table}/{BASE_GROUP}"
-            begun = f"{base}/{self._begun}-"
-            paths += [one.path for one in self._store.list(base) if one.path.startswith(begun)]
-        self._store.delete(dict.fromkeys(paths))
-
-
-def _tensor(column: pa.ChunkedArray, field: Field) -> np.ndarray[Any, Any]:
-    """Return a tensor column as an array ``[rows, *shape]``."""
-    assert field.shape is not None
-    flat = column.combine_chunks()
-    values = (flat if isinstance(flat, pa.Array) else pa.concat_arrays(flat.chunks)).flatten()
-    return np.asarray(values).reshape(len(column), *field.shape)

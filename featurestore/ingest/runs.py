@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import SourceError
+from featurestore.ingest.arrays import to_numpy
 from featurestore.ingest.buckets import Bucket, Router, parts_for
 from featurestore.ingest.event_time import time_text, time_values
-from featurestore.ingest.memory import IngestMemory
+from featurestore.ingest.memory import ROW_BYTES, IngestMemory
 from featurestore.ingest.sources import Source
 from featurestore.ingest.spill import SpillFile
 from featurestore.ingest.survey import Progress, Survey
@@ -33,7 +34,7 @@ def sort_rows(table: pa.Table, names: Sequence[str]) -> pa.Table:
         return table
     keys = table.select(list(dict.fromkeys(names)))
     order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
-    positions = np.asarray(order)
+    positions = to_numpy(order)
     if bool((positions[1:] > positions[:-1]).all()):
         return table
     return table.take(order)
@@ -85,7 +86,7 @@ class Runs:
         if self._found.ordered:
             self._memory.check_group(self._found.largest_group, "one time")
             return (sort_rows(run, self._order) for run in self._whole_groups())
-        if self._found.bytes <= self._memory.run:
+        if self._found.bytes + ROW_BYTES * self._found.rows <= self._memory.run:
             return (sort_rows(run, self._order) for run in self._gathered(whole=True))
         return self._spilled()
 
@@ -110,7 +111,7 @@ class Runs:
         size = 0
         for batch in self._counted():
             pending.append(batch)
-            size += batch.nbytes
+            size += batch.nbytes + ROW_BYTES * batch.num_rows
             if size >= self._memory.run and not whole:
                 yield pa.Table.from_batches(pending)
                 pending, size = [], 0
@@ -141,16 +142,16 @@ class Runs:
         found, most = self._found, self._memory.run
         assert found.first is not None
         assert found.last is not None
-        cuts = found.sample.cuts(parts_for(found.bytes, most), found.first, found.last)
+        cuts = found.sample.cuts(
+            parts_for(found.bytes + ROW_BYTES * found.rows, most), found.first, found.last
+        )
         with closing(self._counted()) as batches:
             coarse: Iterable[Bucket] = router.route(batches, cuts)
         # All of them before the first is written: a refusal comes before any work is lost.
         buckets = [fine for one in coarse for fine in router.refine(one, most)]
         for one in buckets:
             type_ = self._schema[str(self._schema.time)].type
-            self._memory.check_group(
-                one.bytes, f"{self._schema.time} {time_text(one.first, type_)}"
-            )
+            self._memory.check_group(one.held, f"{self._schema.time} {time_text(one.first, type_)}")
         return buckets
 
     def _buffer(self) -> int:

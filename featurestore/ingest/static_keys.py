@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.ingest.arrays import to_arrow, to_numpy
 from featurestore.ingest.duplicates import Duplicates, equals_previous
 from featurestore.ingest.runs import sort_rows
 from featurestore.ingest.spill import Segment, SpillFile, disk_full_as_error
@@ -76,7 +77,7 @@ class StaticKeys:
             count = batch.num_rows
             numbers = np.full(count, _EXISTING) if existing else np.arange(start, start + count)
             table = pa.Table.from_batches([batch.select(self._keys)])
-            pending.append(table.append_column(_ROW, pa.array(numbers, pa.int64())))
+            pending.append(table.append_column(_ROW, to_arrow(numbers)))
             start, size = start + count, size + table.nbytes + 8 * count
             if size > self._memory // 4:
                 self._flush(pending)
@@ -89,7 +90,7 @@ class StaticKeys:
         table = pa.concat_tables(pending)
         place = _hashes(table.select(self._keys)) % np.uint64(self._parts)
         order = np.argsort(place.astype(np.uint16), kind="stable")
-        table = table.take(pa.array(order))
+        table = table.take(to_arrow(order))
         ends = np.cumsum(np.bincount(place.astype(np.int64), minlength=self._parts))
         for bucket, begin, end in zip(self._buckets, [0, *ends[:-1]], ends, strict=True):
             if begin < end:
@@ -108,10 +109,10 @@ class StaticKeys:
                 if same.any():
                     into.note(table, same)
                     goes = np.append(same[1:], False)
-                    numbers = np.asarray(table.column(_ROW))[goes]
+                    numbers = to_numpy(table.column(_ROW))[goes]
                     self.existing += int((numbers == _EXISTING).sum())
                     self._dropped[numbers[numbers != _EXISTING]] = True
-                    table = table.filter(pa.array(~goes))
+                    table = table.filter(to_arrow(~goes))
                 kept = table
 
     def last_only(self, runs: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -120,7 +121,7 @@ class StaticKeys:
         for run in runs:
             goes = np.asarray(self._dropped[start : start + run.num_rows])
             start += run.num_rows
-            kept = run.filter(pa.array(~goes)) if goes.any() else run
+            kept = run.filter(to_arrow(~goes)) if goes.any() else run
             if kept.num_rows:
                 yield kept
 

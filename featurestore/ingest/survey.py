@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import LateRowsError, SchemaError, SourceError
+from featurestore.ingest.arrays import to_numpy
 from featurestore.ingest.event_time import Steps, time_text, time_values
+from featurestore.ingest.memory import ROW_BYTES
 from featurestore.ingest.sources import Piece, Source
 from featurestore.ingest.widths import Widths, fixed_width, row_widths
 from featurestore.schema import TableSchema
@@ -39,7 +41,7 @@ class Survey:
     first, last : int, optional
         Range of time in steps.
     largest_group : int
-        Bytes of the largest run of equal times; all rows of one time if ``ordered``.
+        Bytes to hold of the largest run of equal times; all rows of one time if ``ordered``.
     sample : TimeSample
     """
 
@@ -109,7 +111,7 @@ class _Missing:
         if column.null_count == 0 and not is_float:
             return
         missing = pc.is_null(column, nan_is_null=is_float)
-        rows = np.flatnonzero(np.asarray(missing))
+        rows = np.flatnonzero(to_numpy(missing))
         if len(rows):
             count, first = self._found.get((piece.where, name), (0, []))
             first = (first + [int(row) + piece.start + 1 for row in rows[:3]])[:3]
@@ -193,7 +195,7 @@ def survey(
         rows, total = rows + piece.batch.num_rows, total + int(widths.sum())
         if schema.time is not None and not missing:
             times = time_values(piece.batch.column(schema.time))
-            clock.add(times, widths)
+            clock.add(times, widths + ROW_BYTES)
             sample.add(times, widths)
         if on_progress is not None:
             on_progress(rows, None, "survey")

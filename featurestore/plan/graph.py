@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from featurestore.errors import DependencyCycleError, MissingColumnError, NameTakenError
+import pyarrow as pa
+
+from featurestore.errors import DependencyCycleError, MissingColumnError
 from featurestore.plan.definition import Feature, FeatureDefinition, bind
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.records import BASE_GROUP
@@ -80,49 +82,17 @@ def build_graph(base: Sequence[Field], features: Sequence[Feature]) -> FeatureGr
     return FeatureGraph(tuple(levels), owners)
 
 
-def bind_all(definitions: Sequence[FeatureDefinition], schema: TableSchema) -> tuple[Feature, ...]:
-    """Bind definitions that may use each other's outputs, in whichever order they are given.
+def explain_blocked(
+    blocked: Sequence[tuple[FeatureDefinition, MissingColumnError]], schema: TableSchema
+) -> None:
+    """Raise why none of some definitions can be bound: a missing column, or a cycle among them.
 
     Raises
     ------
-    NameTakenError
-        If two of them, or one and the table, give a column of the same name.
-    DependencyCycleError, MissingColumnError, SchemaError, DefinitionError
+    DependencyCycleError
+        If the missing columns are outputs of the blocked definitions.
+    MissingColumnError
     """
-    bound: list[Feature] = []
-    waiting = list(definitions)
-    while waiting:
-        blocked: list[tuple[FeatureDefinition, MissingColumnError]] = []
-        for definition in waiting:
-            try:
-                feature = bind(definition, schema)
-            except MissingColumnError as error:
-                blocked.append((definition, error))
-                continue
-            schema = _with_outputs(schema, feature)
-            bound.append(feature)
-        if len(blocked) == len(waiting):
-            _explain_blocked(blocked, schema)
-        waiting = [definition for definition, _ in blocked]
-    return tuple(bound)
-
-
-def _with_outputs(schema: TableSchema, feature: Feature) -> TableSchema:
-    taken = [name for name in feature.names if name in schema]
-    if taken:
-        raise NameTakenError(
-            f"column {taken[0]!r} exists already",
-            "choose another name (prefix= or rename=), drop the old feature, or pass replace=True",
-        )
-    return schema.with_fields(feature.outputs)
-
-
-def _explain_blocked(
-    blocked: Sequence[tuple[FeatureDefinition, MissingColumnError]], schema: TableSchema
-) -> None:
-    """Raise a cycle if the missing columns are the outputs of the blocked definitions."""
-    import pyarrow as pa
-
     missing = {error.column for _, error in blocked}
     supposed = schema.with_fields(tuple(Field(name, pa.float64()) for name in sorted(missing)))
     features = []

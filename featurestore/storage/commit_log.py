@@ -195,7 +195,7 @@ class CommitLog:
         """
         if isinstance(reference, int):
             return self.read(reference)
-        tag = self.tags().get(reference)
+        tag = Tags(self.store).all().get(reference)
         text = reference if tag is None else tag.id
         version, _, commit = text.partition("-")
         if not version.isdecimal() or not commit:
@@ -267,9 +267,9 @@ class CommitLog:
             raise NotFoundError(f"gc let version {version} go before it was tagged")
         return tag
 
-    def tags(self) -> dict[str, Tag]:
-        """Return the tags by name."""
-        return Tags(self.store).all()
+    def tags(self) -> dict[str, int]:
+        """Return the version that each tag names; see ``Tags`` for the whole records."""
+        return {name: tag.version for name, tag in Tags(self.store).all().items()}
 
     def untag(self, name: str) -> None:
         """Remove a tag; one that does not exist is no error."""

@@ -217,7 +217,7 @@ class _Versions:
             for info in log.store.list(SNAPSHOTS)
             if info.modified >= before
         }
-        tagged = {tag.version for tag in log.tags().values()} - {0}
+        tagged = set(log.tags().values()) - {0}
         files = {version: log.read_file(version) for version in range(1, newest + 1)}
         readable = {version for version, file in files.items() if file.entries is not None}
         wanted = tagged | {newest} - {0}
@@ -244,7 +244,7 @@ def _expire(log: CommitLog, versions: _Versions) -> None:
     """Let versions go, then restore those that were tagged meanwhile."""
     for version, file in versions.expire.items():
         log.store.replace(snapshot_path(version), file.expire().encode())
-    tagged = {tag.version for tag in log.tags().values()} & set(versions.expire)
+    tagged = set(log.tags().values()) & set(versions.expire)
     for version in tagged:
         log.store.replace(snapshot_path(version), versions.expire[version].encode())
     if tagged:

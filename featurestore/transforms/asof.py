@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from featurestore.engines.joins import asof_positions, scale_times
 from featurestore.engines.protocol import Engine, Frame
@@ -27,6 +27,7 @@ from featurestore.transforms.base import (
 from featurestore.transforms.event_time import CommonUnit, frame_times
 from featurestore.transforms.matching import (
     Matching,
+    Named,
     Pairs,
     gather_rows,
     matched_codes,
@@ -87,6 +88,7 @@ class AsOfJoin(SourceTransformer):
 
     Examples
     --------
+    >>> import pyarrow as pa
     >>> join = AsOfJoin("weather", ["temp"], by={"origin": "origin"}, max_age="3h")
     >>> weather = TableSchema(
     ...     (Field("origin", pa.string()), Field("hour", pa.timestamp("us")), Field("temp", pa.float64())),
@@ -100,7 +102,7 @@ class AsOfJoin(SourceTransformer):
     SourceWindow(lower=-10800000000, upper=10000000, carry=False)
     """
 
-    table: str
+    table: str | Named
     columns: Selection
     by: Pairs = None
     lag: Age = None
@@ -117,39 +119,37 @@ class AsOfJoin(SourceTransformer):
         put(self, "rename", normalise_renaming(self.rename))
         put(self, "lag", _age(self.lag, "lag"))
         put(self, "max_age", _age(self.max_age, "max_age"))
-        both = self.lag, self.max_age
-        if both[0] is not None and both[1] is not None and type(both[0]) is type(both[1]):
-            if both[1] < both[0]:  # type: ignore[operator]
-                raise DefinitionError(
-                    f"AsOfJoin has lag={both[0]} and max_age={both[1]}: a row is too old before it "
-                    "is known",
-                    "give a max_age of at least the lag",
-                )
+        lag, age = cast("Any", self.lag), cast("Any", self.max_age)
+        if type(lag) is type(age) and lag is not None and age < lag:
+            raise DefinitionError(
+                f"AsOfJoin has lag={lag} and max_age={age}: rows are too old before they are known",
+                "give a max_age of at least the lag",
+            )
 
     # --- what it is ----------------------------------------------------------------------------
 
     @property
     def source_table(self) -> str:
-        return self.table
+        return cast("str", self.table)
 
     def _matching(self, schema: TableSchema) -> Matching:
-        return Matching.of(self.table, self.columns, self.by, schema, "AsOfJoin")
+        return Matching.of(self.source_table, self.columns, self.by, schema, "AsOfJoin")
 
     def _unit(self, schema: TableSchema) -> CommonUnit:
-        return CommonUnit.of(schema, schema.source(self.table), self.table)
+        return CommonUnit.of(schema, schema.source(self.source_table), self.source_table)
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
         self._spans(schema)
         return tuple(dict.fromkeys((*self._matching(schema).left, cast("str", schema.time))))
 
     def source_inputs(self, schema: TableSchema) -> tuple[str, ...]:
-        source, matching = schema.source(self.table), self._matching(schema)
+        source, matching = schema.source(self.source_table), self._matching(schema)
         by = source.key if self.by is None else matching.right
         return tuple(dict.fromkeys((*by, cast("str", source.time), *matching.columns)))
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
-        matching, source = self._matching(schema), schema.source(self.table)
+        matching, source = self._matching(schema), schema.source(self.source_table)
         names = output_names(matching.columns, self.prefix, self.rename, "AsOfJoin")
         return tuple(
             Field(name, source[old].type) for name, old in zip(names, matching.columns, strict=True)
@@ -223,7 +223,7 @@ class AsOfJoin(SourceTransformer):
         kept = "last" if self.max_age is None else "nothing"
         pairs = normalise_pairs(self.by)
         right = None if pairs is None else [other for _, other in pairs]
-        return fingerprint("AsOfJoin", self.version, self.table, encode(self.columns), right, kept)
+        return fingerprint("AsOfJoin", self.version, self.source_table, encode(self.columns), right, kept)
 
 
 def _age(value: Age, what: str) -> Duration | int | None:

@@ -154,11 +154,7 @@ class Calendar(Transformer):
                 expressions += [angle.sin().cast(nw.Float32), angle.cos().cast(nw.Float32)]
             else:
                 expressions.append(value.cast(_NARWHALS_TYPES[_TYPES[part]]))
-        return Columns(
-            partition.frame.select(
-                **dict(zip(names, expressions, strict=True))
-            )
-        )
+        return Columns(partition.frame.select(**dict(zip(names, expressions, strict=True))))
 
     def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
         return input_bytes + 80 * rows

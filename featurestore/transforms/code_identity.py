@@ -89,12 +89,10 @@ def _function(function: types.FunctionType, seen: Seen) -> Json:
     seen[id(function)] = function.__qualname__ if seen else _ROOT
     where = f"function {function.__qualname__!r}"
     closure = {
-        name: _cell(cell, f"{name!r}, which {where} closes over", seen)
+        name: _cell(cell, f"{name!r}, closed over by {where}", seen)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
     }
-    defaults = [
-        _value(one, f"a default of {where}", seen) for one in function.__defaults__ or ()
-    ]
+    defaults = [_value(one, f"a default of {where}", seen) for one in function.__defaults__ or ()]
     keywords = {
         name: _value(one, f"the default of {name!r} of {where}", seen)
         for name, one in (function.__kwdefaults__ or {}).items()
@@ -171,7 +169,7 @@ def _globals(function: types.FunctionType, where: str, seen: Seen) -> Json:
             out[_ROOT] = ["again", seen[id(function)]]
         elif name in function.__globals__:
             value = function.__globals__[name]
-            out[name] = _value(value, f"the global {name!r}, which {where} uses", seen)
+            out[name] = _value(value, f"the global {name!r} used by {where}", seen)
         elif name not in known:
             raise DefinitionError(
                 f"{where} uses {name!r}, which is not defined yet",
@@ -200,7 +198,9 @@ def _class(type_: type, seen: Seen) -> Json:
             f"class {type_.__qualname__!r} has no source that could be stored",
             "define it in a file, or pass its values through params=",
         ) from error
-    bases = [_value(base, f"a base of class {type_.__qualname__!r}", seen) for base in type_.__bases__]
+    bases = [
+        _value(base, f"a base of class {type_.__qualname__!r}", seen) for base in type_.__bases__
+    ]
     methods = {
         name: _function(one, seen)
         for name, one in sorted(vars(type_).items())
@@ -239,7 +239,9 @@ def _value(value: Any, what: str, seen: Seen) -> Json:
         installed = _installed(sys.modules.get(value.__module__))
         if installed is not None:
             return ["installed", value.__module__, value.__qualname__, installed]
-        return _function(value, seen) if isinstance(value, types.FunctionType) else _class(value, seen)
+        return (
+            _function(value, seen) if isinstance(value, types.FunctionType) else _class(value, seen)
+        )
     if isinstance(value, types.BuiltinFunctionType | np.ufunc):
         owner = getattr(value, "__module__", None) or "builtins"
         return ["builtin", owner, value.__name__]
@@ -261,7 +263,7 @@ def _value(value: Any, what: str, seen: Seen) -> Json:
     if hasattr(value, "__wrapped__"):
         return ["wrapped", _value(value.__wrapped__, what, seen)]
     raise DefinitionError(
-        f"{what}, is a {type(value).__module__}.{type(value).__qualname__}, whose value has no "
+        f"{what} is a {type(value).__module__}.{type(value).__qualname__}, whose value has no "
         "fingerprint: a change of it could not be noticed",
         "pass what the function needs of it through params=, or compute it inside the function",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from featurestore.engines.joins import lookup_positions
 from featurestore.engines.protocol import Engine
@@ -18,6 +19,7 @@ from featurestore.transforms.base import (
 )
 from featurestore.transforms.matching import (
     Matching,
+    Named,
     Pairs,
     gather_rows,
     matched_codes,
@@ -78,7 +80,7 @@ class Lookup(SourceTransformer):
     {'alt': [125, None, None]}
     """
 
-    table: str
+    table: str | Named
     columns: Selection
     by: Pairs = None
     prefix: str | None = None
@@ -95,18 +97,18 @@ class Lookup(SourceTransformer):
 
     @property
     def source_table(self) -> str:
-        return self.table
+        return cast("str", self.table)
 
     def _matching(self, schema: TableSchema) -> Matching:
-        source = schema.source(self.table)
+        source = schema.source(self.source_table)
         missing = [name for name in source.key if name not in schema]
         if self.by is None and (missing or not source.key):
             raise DefinitionError(
-                f"Lookup matches by the key {list(source.key)} of {self.table!r}, of which this "
+                f"Lookup matches by the key {list(source.key)} of {self.source_table!r}, of which this "
                 f"table lacks {missing}",
                 "say which columns must be equal with by={'own column': 'their column'}",
             )
-        return Matching.of(self.table, self.columns, self.by, schema, "Lookup")
+        return Matching.of(self.source_table, self.columns, self.by, schema, "Lookup")
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
         return self._matching(schema).left
@@ -116,7 +118,7 @@ class Lookup(SourceTransformer):
         return tuple(dict.fromkeys((*matching.right, *matching.columns)))
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        matching, source = self._matching(schema), schema.source(self.table)
+        matching, source = self._matching(schema), schema.source(self.source_table)
         names = output_names(matching.columns, self.prefix, self.rename, "Lookup")
         return tuple(
             Field(name, source[old].type) for name, old in zip(names, matching.columns, strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import narwhals as nw
 import pyarrow as pa
@@ -23,6 +23,14 @@ from featurestore.transforms.tails import TIME, by_names, column_name, positiona
 
 Pairs: TypeAlias = "str | Sequence[str] | Sequence[tuple[str, str]] | Mapping[str, str] | None"
 """Columns that must be equal: shared names, or own name to the other table's."""
+
+
+class Named(Protocol):
+    """A table, as far as a definition knows it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the store."""
 
 
 def normalise_table(table: Any, kind: str) -> str:

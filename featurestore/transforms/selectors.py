@@ -10,7 +10,6 @@ identifier or of the clock is almost never what is meant; name such a column to 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +109,7 @@ class Selector:
 
         Raises
         ------
-        SchemaError
+        MissingColumnError
             If ``by_name`` names a column that does not exist.
         """
         if self.rule in _COMBINATIONS:
@@ -217,8 +216,10 @@ def resolve(selection: Selection, schema: TableSchema) -> tuple[str, ...]:
 
     Raises
     ------
+    MissingColumnError
+        If a name does not exist; the message lists close matches.
     SchemaError
-        If a name does not exist (the message lists close matches) or is given twice.
+        If a name is given twice.
     """
     if isinstance(selection, Selector):
         chosen = selection.names(schema)
@@ -250,12 +251,7 @@ def normalise_selection(selection: Selection) -> str | tuple[str, ...] | Selecto
 
 def _known(names: Sequence[str], schema: TableSchema) -> tuple[str, ...]:
     for name in names:
-        if name not in schema:
-            close = difflib.get_close_matches(str(name), schema.names, n=3)
-            shown = f"did you mean {close}? " if close else ""
-            raise SchemaError(
-                f"there is no column {name!r}", f"{shown}columns are {list(schema.names)}"
-            )
+        schema[name]  # raises MissingColumnError, with close matches
     return tuple(names)
 
 

@@ -29,6 +29,8 @@ from featurestore.errors import InvalidInputError, UnsupportedError
 if TYPE_CHECKING:
     from training.loading.loader import Loader
 
+__all__ = ["KerasBatches", "keras"]
+
 Element: TypeAlias = "tuple[Any, ...]"
 
 

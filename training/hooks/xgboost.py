@@ -32,6 +32,8 @@ from training.loading.pack_writer import scratch_directory
 if TYPE_CHECKING:
     from training.loading.loader import Loader
 
+__all__ = ["XGBoostPages", "dmatrix", "feature_columns", "page", "predict_batches", "xgboost"]
+
 DEFAULT_PAGE_BYTES: Final = "128MiB"
 _EXACT_CODES: Final = 2**24
 

@@ -14,7 +14,7 @@ does not count, and the next one begins the same epoch again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -79,8 +79,6 @@ class Loader:
         ``memory_limit`` if that is fewer.
     memory_limit : int or str, optional
         Refuses a batch that would take more than a quarter of it.
-    on_pack : callable, optional
-        Called with rows written and rows in all while the pack is built.
 
     Raises
     ------
@@ -103,7 +101,6 @@ class Loader:
         block_rows: int = DEFAULT_BLOCK_ROWS,
         window_blocks: int | None = None,
         memory_limit: int | str | None = None,
-        on_pack: Callable[[int, int], None] | None = None,
     ) -> None:
         if isinstance(batch_size, bool) or batch_size < 1:
             raise InvalidInputError(f"batch_size={batch_size!r} must be at least 1")
@@ -111,7 +108,6 @@ class Loader:
         self.batch_size = batch_size
         self.drop_last = drop_last
         self._cache = cache
-        self._on_pack = on_pack
         if window_blocks is None:
             window_blocks = _window_blocks(part.schema, block_rows, memory_limit)
         _check_batch(part.schema, batch_size, memory_limit)
@@ -160,7 +156,7 @@ class Loader:
         """The pack rows come from; built or opened at the first access."""
         with self._pack_lock:
             if self._pack is None:
-                self._pack = Pack.for_part(self.part, self._cache, self._on_pack)
+                self._pack = Pack.for_part(self.part, self._cache)
             return self._pack
 
     # --- batches -------------------------------------------------------------------------------------
@@ -291,7 +287,6 @@ class Loader:
             cache=self._cache,
             block_rows=self._order.block_rows,
             window_blocks=self._order.window_blocks,
-            on_pack=self._on_pack,
         )
         shard._ranks = ranks
         shard._pack = self._pack

@@ -19,7 +19,7 @@ import mmap
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -67,12 +67,7 @@ class Pack:
         self._arrays = {key: _map(path, one) for key, one in self._layout.items()}
 
     @classmethod
-    def for_part(
-        cls,
-        part: DatasetPart,
-        cache: str | Path | None = None,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> Pack:
+    def for_part(cls, part: DatasetPart, cache: str | Path | None = None) -> Pack:
         """Open the pack of a part, building it first if there is none or it is damaged.
 
         Parameters
@@ -80,8 +75,6 @@ class Pack:
         part : DatasetPart
         cache : path, optional
             See :func:`cache_directory`.
-        on_progress : callable, optional
-            Called with rows written and rows in all after each partition.
 
         Raises
         ------
@@ -98,7 +91,7 @@ class Pack:
                 # Never trusted, never repaired: moved away in one step, so that a process that
                 # still has it mapped keeps its pages, and built again below.
                 _set_aside(path)
-        write_pack(part, path, on_progress)
+        write_pack(part, path)
         return cls.open(path, part)
 
     @classmethod

@@ -14,7 +14,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -23,6 +23,7 @@ import numpy as np
 
 from featurestore.dataset.batch import Batch, DatasetPart, HostArray
 from featurestore.errors import DiskFullError, FeatureStoreError, SchemaError
+from featurestore.execution.events import step
 from featurestore.fingerprint import Json
 from featurestore.units import format_bytes
 from training.loading.layout import (
@@ -38,9 +39,7 @@ _SCRATCH: Final = ".scratch-"
 _FORGOTTEN_SECONDS: Final = 7 * 24 * 3600
 
 
-def write_pack(
-    part: DatasetPart, path: Path, on_progress: Callable[[int, int], None] | None = None
-) -> None:
+def write_pack(part: DatasetPart, path: Path) -> None:
     """Build the pack of ``part`` and publish it as directory ``path``.
 
     If another process published the same pack meanwhile, that one stays.
@@ -58,19 +57,15 @@ def write_pack(
         build = scratch_directory(root)
         try:
             _check_space(root, layout)
-            _fill(part, layout, build, on_progress)
+            _fill(part, layout, build)
             _publish(build, path)
         finally:
             shutil.rmtree(build, ignore_errors=True)
 
 
-def _fill(
-    part: DatasetPart,
-    layout: dict[str, ArrayLayout],
-    build: Path,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
+def _fill(part: DatasetPart, layout: dict[str, ArrayLayout], build: Path) -> None:
     with ExitStack() as stack:
+        advance = stack.enter_context(step("write pack (rows)", part.rows))
         files = {
             key: stack.enter_context(_ArrayFile(build, one))
             for key, one in layout.items()
@@ -82,8 +77,7 @@ def _fill(
             for key, file in files.items():
                 file.write(arrays[key])
             done += rows
-            if on_progress is not None:
-                on_progress(done, part.rows)
+            advance(done)
         if done != part.rows:
             raise SchemaError(f"a dataset part of {part.rows} rows has {done} in its partitions")
         checksums = {file.layout.path: file.finish() for file in files.values()}

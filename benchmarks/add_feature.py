@@ -1,0 +1,180 @@
+"""One more feature: what adding a float column to a wide table costs, here and elsewhere.
+
+A table of N rows and M float32 columns gets one more column computed of two others. ``featurestore``
+reads the two and writes the one; Polars (streaming) and pandas rewrite the table, because that is
+what a Parquet file asks for. All in one run, each in a fresh process, values compared.
+
+    python benchmarks/add_feature.py [--small] [--rows N] [--columns M]
+
+Writes a table to the terminal, and ``add_feature.json`` and ``.png`` to ``benchmarks/out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measuring import (
+    MIB,
+    OUT,
+    answer_case,
+    figure,
+    measured,
+    print_table,
+    run_case,
+    save,
+    tree_bytes,
+    write_data,
+)
+
+LABELS = {
+    "featurestore": "featurestore add",
+    "polars": "Polars rewrite",
+    "pandas": "pandas rewrite",
+}
+
+
+def ingest(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Make the store; measured, but no part of the comparison."""
+    import featurestore as fs
+
+    def work() -> None:
+        store = fs.FeatureStore.create(arguments["store"], memory_limit=arguments["memory_limit"])
+        store.ingest(
+            "data", arguments["source"], key="entity", time="time",
+            partition_bytes=arguments["partition_bytes"],
+        )  # fmt: skip
+
+    return measured(work)
+
+
+def with_featurestore(arguments: dict[str, Any]) -> dict[str, Any]:
+    import narwhals as nw
+
+    import featurestore as fs
+
+    place = Path(arguments["store"])
+    table = fs.FeatureStore.open(place, memory_limit=arguments["memory_limit"]).table("data")
+    before = tree_bytes(place)
+    result = measured(lambda: table.add(fs.Expression(added=nw.col("x0") * 2 + nw.col("x1"))))
+    written = tree_bytes(place) - before
+    return {**result, "written_bytes": written, "check": float(table.read("added")["added"].sum())}
+
+
+def with_polars(arguments: dict[str, Any]) -> dict[str, Any]:
+    import polars as pl
+
+    target = Path(arguments["folder"]) / "polars.parquet"
+
+    def work() -> None:
+        column = (pl.col("x0") * 2 + pl.col("x1")).alias("added")
+        pl.scan_parquet(arguments["source"]).with_columns(column).sink_parquet(
+            target, compression="uncompressed"
+        )
+
+    result = measured(work)
+    check = pl.scan_parquet(target).select(pl.col("added").sum()).collect().item()
+    return {**result, "written_bytes": tree_bytes(target), "check": float(check)}
+
+
+def with_pandas(arguments: dict[str, Any]) -> dict[str, Any]:
+    import pandas as pd
+
+    target = Path(arguments["folder"]) / "pandas.parquet"
+
+    def work() -> None:
+        frame = pd.read_parquet(arguments["source"])
+        frame["added"] = frame["x0"] * 2 + frame["x1"]
+        frame.to_parquet(target, compression=None)
+
+    result = measured(work)
+    check = pd.read_parquet(target, columns=["added"])["added"].sum()
+    return {**result, "written_bytes": tree_bytes(target), "check": float(check)}
+
+
+CASES = {
+    "ingest": ingest,
+    "featurestore": with_featurestore,
+    "polars": with_polars,
+    "pandas": with_pandas,
+}
+
+
+def draw(results: list[dict[str, Any]], title: str) -> Path:
+    picture = figure(11, 3.6)
+    picture.suptitle(title, fontsize=10)
+    done = [one for one in results if "error" not in one]
+    names = [LABELS[one["case"]] for one in done]
+    measures = (("seconds", 1.0, "s"), ("written_bytes", MIB, "MiB"), ("added_bytes", MIB, "MiB"))
+    titles = ("time", "written", "peak memory above imports")
+    for axes, (key, scale, unit), heading in zip(
+        picture.subplots(1, 3), measures, titles, strict=True
+    ):
+        bars = axes.bar(
+            names, [one[key] / scale for one in done], color=["#3b6ea5", "#a9c4de", "#d9d9d9"]
+        )
+        axes.bar_label(bars, fmt="{:,.1f}", fontsize=8)
+        axes.set_title(f"{heading} ({unit})", fontsize=9)
+        axes.tick_params(axis="x", labelsize=7, labelrotation=12)
+    path = OUT / "add_feature.png"
+    picture.savefig(path)
+    return path
+
+
+def compare(rows: int, columns: int, memory_limit: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="add_feature-") as folder:
+        source = write_data(Path(folder) / "source.parquet", rows, columns)
+        arguments = {
+            "folder": folder, "source": str(source), "store": f"{folder}/store",
+            "memory_limit": memory_limit, "partition_bytes": "128MiB",
+        }  # fmt: skip
+        title = f"add 1 column to {rows:,} rows x {columns} float32 ({tree_bytes(source) / MIB:,.0f} MiB)"
+        made = run_case(__file__, "ingest", arguments)
+        if "error" in made:
+            raise SystemExit(f"ingest failed: {made['error']}")
+        results = [{"case": one, **run_case(__file__, one, arguments)} for one in LABELS]
+    print_table(
+        title,
+        ("", "seconds", "MiB written", "peak MiB", "of it above imports"),
+        [
+            [LABELS[one["case"]], one["error"]]
+            if "error" in one
+            else [
+                LABELS[one["case"]], f"{one['seconds']:.2f}", f"{one['written_bytes'] / MIB:,.1f}",
+                f"{one['peak_bytes'] / MIB:,.0f}", f"{one['added_bytes'] / MIB:,.0f}",
+            ]
+            for one in results
+        ],
+    )  # fmt: skip
+    sums = [one["check"] for one in results if "check" in one]
+    if any(abs(one - sums[0]) > 1e-4 * max(1.0, rows**0.5) for one in sums):
+        raise SystemExit(f"the values differ: their sums are {sums}")
+    configuration = {"rows": rows, "columns": columns, "memory_limit": memory_limit, "ingest": made}
+    OUT.mkdir(exist_ok=True)
+    print(f"saved {save('add_feature', configuration, results)} and {draw(results, title)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=4_000_000)
+    parser.add_argument("--columns", type=int, default=64)
+    parser.add_argument("--memory-limit", default="2GiB")
+    parser.add_argument("--small", action="store_true", help="200,000 rows x 16 columns")
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.case:
+        answer_case(CASES, given.case, given.arguments, given.answer)
+    elif given.small:
+        compare(200_000, 16, given.memory_limit)
+    else:
+        compare(given.rows, given.columns, given.memory_limit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Datasets: features, a label, rows and splits of a table at one snapshot. Lazy.
+
+Making a dataset reads metadata only and checks everything that can be checked without values. The
+pipeline is fitted on the training part, never on more, when something first needs it; what it
+learnt is kept in the store, so the next dataset like it finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from threading import RLock
+from typing import TYPE_CHECKING
+
+from featurestore.dataset.assembly import dataset_schema, unknown_label
+from featurestore.dataset.batch import DatasetSchema
+from featurestore.dataset.columns import DatasetColumns, dataset_columns, refuse_future
+from featurestore.dataset.fitting import FittedStep, fit_steps, fitted_fingerprint, load_states
+from featurestore.dataset.part import Part
+from featurestore.dataset.selection import Selection, condition
+from featurestore.dataset.split import ALL, TEST, TRAIN, VALID, Split
+from featurestore.dataset.view import TableView
+from featurestore.errors import NotFoundError
+from featurestore.fingerprint import Json
+from featurestore.schema import TableSchema
+from featurestore.transforms.base import Partition
+from featurestore.transforms.pipeline import FittedPipeline, Pipeline
+
+if TYPE_CHECKING:
+    import narwhals as nw
+
+
+class Dataset:
+    """Features, label and rows of a table, in parts.
+
+    Made by ``Table.dataset``.
+
+    Parameters
+    ----------
+    view : callable
+        Gives a view of the table for some columns, whose values it has found complete.
+    schema : TableSchema
+        Of the whole table.
+    features : str, selector, or sequence of both
+        In the order models get them. Selectors leave out label, key and time.
+    label : str, optional
+        A numeric or boolean column; never null in the selected rows.
+    where : narwhals.Expr, optional
+        A row-wise condition; rows for which it is false or null are left out.
+    split : TimeSplit or HashSplit, optional
+        Without it all rows are in ``all``.
+    pipeline : Pipeline, optional
+        Learnt on the training part only; on ``all`` without a split.
+
+    Raises
+    ------
+    SchemaError
+        If a column does not exist.
+    DefinitionError
+        If a feature has no form that a model understands, or looks into the future; if the label has
+        nulls; if the split does not fit the table.
+    NotReadyError
+        If values are missing or stale.
+    """
+
+    def __init__(
+        self,
+        view: Callable[[Sequence[str]], TableView],
+        schema: TableSchema,
+        features: object,
+        label: str | None = None,
+        *,
+        where: nw.Expr | None = None,
+        split: Split | None = None,
+        pipeline: Pipeline | None = None,
+    ) -> None:
+        self._make_view = view
+        self._arguments = (features, label, where, pipeline)
+        self._split = split
+        self._pipeline = pipeline
+        self._table_schema = schema
+        self._columns = dataset_columns(features, label, schema, pipeline)
+        self._where = None if where is None else condition(where, schema)
+        self._selections = self._select(schema)
+        self._view = view(self._needed(schema))
+        refuse_future(self._columns.features, self._view.snapshot, self._view.table)
+        self._check_label()
+        self._lock = RLock()
+
+    # --- parts -----------------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of its parts: those of the split, or ``all``."""
+        return tuple(self._selections)
+
+    def part(self, name: str) -> Part:
+        """Return a part by name.
+
+        Raises
+        ------
+        NotFoundError
+            If the split has no such part.
+        """
+        if name not in self._selections:
+            remedy = (
+                "pass split=fs.TimeSplit(...) or fs.HashSplit(...)"
+                if self._split is None
+                else f"give the split a boundary or a share for {name!r}"
+            )
+            raise NotFoundError(
+                f"the dataset has no part {name!r}, its parts are {list(self._selections)}", remedy
+            )
+        with self._lock:
+            found: dict[str, Part] = self.__dict__.setdefault("_made", {})
+            if name not in found:
+                found[name] = Part(self, self._view, name, self._selections[name])
+            return found[name]
+
+    @property
+    def train(self) -> Part:
+        """The rows to learn from."""
+        return self.part(TRAIN)
+
+    @property
+    def valid(self) -> Part:
+        """The rows to tune on."""
+        return self.part(VALID)
+
+    @property
+    def test(self) -> Part:
+        """The rows to judge by."""
+        return self.part(TEST)
+
+    @property
+    def all(self) -> Part:
+        """All rows, for a dataset without a split."""
+        return self.part(ALL)
+
+    @property
+    def folds(self) -> tuple[Dataset, ...]:
+        """One dataset for each evaluation the split consists of; itself if there is only one."""
+        folds = () if self._split is None else self._split.folds()
+        if len(folds) <= 1:
+            return (self,)
+        features, label, where, pipeline = self._arguments
+        return tuple(
+            Dataset(
+                self._make_view, self._table_schema, features, label,
+                where=where, split=fold, pipeline=pipeline,
+            )
+            for fold in folds
+        )  # fmt: skip
+
+    # --- columns ---------------------------------------------------------------------------------------
+
+    @property
+    def columns(self) -> DatasetColumns:
+        """Its columns before, in and after the pipeline."""
+        return self._columns
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The table's columns it was asked for, in that order."""
+        return self._columns.features
+
+    @property
+    def label(self) -> str | None:
+        """The name of the label."""
+        return self._columns.label
+
+    @property
+    def table(self) -> str:
+        """The name of its table."""
+        return self._view.table
+
+    @property
+    def snapshot_id(self) -> str:
+        """The snapshot its values come from."""
+        return self._view.snapshot.id
+
+    @property
+    def schema(self) -> DatasetSchema:
+        """The columns as a model sees them, after the pipeline; fits it on first use."""
+        with self._lock:
+            return self._model_schema
+
+    @property
+    def split(self) -> Split | None:
+        """How rows are divided."""
+        return self._split
+
+    # --- pipeline --------------------------------------------------------------------------------------
+
+    @property
+    def pipeline(self) -> FittedPipeline:
+        """The pipeline with what it learnt from the training part; fitted on first use.
+
+        Raises
+        ------
+        DefinitionError
+            If there are no rows to learn from.
+        """
+        with self._lock:
+            return self._fitted_pipeline
+
+    @property
+    def pipeline_fingerprint(self) -> str:
+        """Fingerprint of what the pipeline does, and learnt; fits it on first use."""
+        with self._lock:
+            return fitted_fingerprint(self._fitted)
+
+    def transform(self, partition: Partition) -> Partition:
+        """Return rows of the table after the fitted pipeline; other columns stay as they are."""
+        columns = self._columns
+        seen = Partition(partition.frame, columns.inputs, partition.tensors)
+        after = self.pipeline.apply(seen, self._view.engine)
+        return Partition(after.frame, columns.outputs, after.tensors)
+
+    @cached_property
+    def _fitted(self) -> tuple[FittedStep, ...]:
+        learnt_from = TRAIN if TRAIN in self._selections else ALL
+        return fit_steps(self._columns.steps, self._view, self._selections[learnt_from])
+
+    @cached_property
+    def _fitted_pipeline(self) -> FittedPipeline:
+        raise NotImplementedError
+
+    @cached_property
+    def _model_schema(self) -> DatasetSchema:
+        columns = self._columns
+        cardinalities = self._fitted_pipeline.cardinalities()
+        return dataset_schema(columns.model, columns.label, columns.outputs, cardinalities)
+
+    # --- pieces ----------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Json]:
+        """Return what it consists of as JSON, for run folders and reports."""
+        return {
+            "table": self.table,
+            "snapshot": self.snapshot_id,
+            "features": list(self.features),
+            "label": self.label,
+            "where": None if self._where is None else self._where.to_json(),
+            "split": None if self._split is None else self._split.spec(),
+            "parts": list(self.parts),
+        }
+
+    def __repr__(self) -> str:
+        of = f"{self.table!r} at {self.snapshot_id.split('-')[0]}"
+        return f"<dataset of {of}: {len(self.features)} features, label {self.label!r}>"
+
+    def _select(self, schema: TableSchema) -> dict[str, Selection]:
+        if self._split is None:
+            return {ALL: Selection(where=self._where)}
+        return {
+            part: self._split.rows(part, schema).with_where(self._where)
+            for part in self._split.parts()
+        }
+
+    def _needed(self, schema: TableSchema) -> tuple[str, ...]:
+        wanted = list(self._columns.reads)
+        for selection in self._selections.values():
+            wanted += selection.columns(schema)
+        return tuple(dict.fromkeys(wanted))
+
+    def _check_label(self) -> None:
+        """Refuse nulls of the label that are certain to be selected, from recorded counts."""
+        label = self.label
+        if label is None:
+            return
+        nulls = rows = 0
+        for selection in self._selections.values():
+            for i, within in self._view.touching(selection):
+                if within.everything:
+                    nulls += self._view.partitions[i].nulls(label)
+                    rows += self._view.partitions[i].rows
+        if nulls:
+            raise unknown_label(label, nulls, 0, rows)

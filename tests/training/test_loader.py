@@ -1,0 +1,232 @@
+"""The loader in plain Python: the contract, random access, state, ranks, memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featurestore.dataset.batch import DatasetSchema, Input, Role
+from featurestore.errors import InvalidInputError, MemoryLimitError
+from featurestore.testing.datasets import ArrayPart, numbered_part
+from featurestore.testing.loader_contract import Batches, LoaderContract, row_numbers
+from training import Loader
+
+
+def small(part: ArrayPart, cache: Path, **options: Any) -> Loader:
+    return Loader(part, options.pop("batch_size", 7), cache=cache, block_rows=16, window_blocks=3, **options)
+
+
+class TestLoader(LoaderContract):
+    def loader(self, part: ArrayPart, cache: Path, **options: Any) -> Loader:
+        return small(part, cache, **options)
+
+    def epochs(self, loader: Loader, count: int) -> list[Batches]:
+        return [[row_numbers(batch) for batch in loader] for _ in range(count)]
+
+
+class TestRandomAccess(LoaderContract):
+    """``[i]`` gives what iterating gives, in any order and from several threads."""
+
+    def loader(self, part: ArrayPart, cache: Path, **options: Any) -> Loader:
+        return small(part, cache, **options)
+
+    def epochs(self, loader: Loader, count: int) -> list[Batches]:
+        found = []
+        for epoch in range(count):
+            loader.set_epoch(epoch)
+            steps = list(reversed(range(len(loader))))
+            with ThreadPoolExecutor(4) as pool:
+                batches = list(pool.map(loader.__getitem__, steps))
+            found.append([row_numbers(one) for one in reversed(batches)])
+        return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "packs"
+
+
+def test_batches_hold_the_rows_of_the_part(cache: Path) -> None:
+    part = numbered_part(50, partitions=(20, 30), cardinalities=(3, 4), tensor=(2, 5))
+    for batch in small(part, cache, shuffle=True):
+        rows = row_numbers(batch)
+        for name, values in part.inputs.items():
+            np.testing.assert_array_equal(batch.inputs[name], values[rows])
+            assert batch.inputs[name].flags.c_contiguous
+            assert batch.inputs[name].ctypes.data % 64 == 0
+        assert part.label is not None
+        np.testing.assert_array_equal(batch.label, part.label[rows])
+
+
+def test_an_empty_part_has_no_batches(cache: Path) -> None:
+    loader = small(numbered_part(0), cache, shuffle=True)
+    assert len(loader) == 0
+    assert list(loader) == []
+    with pytest.raises(IndexError):
+        loader[0]
+
+
+def test_an_epoch_left_early_begins_again(cache: Path) -> None:
+    loader = small(numbered_part(100), cache, shuffle=True)
+    first = row_numbers(next(iter(loader)))
+    assert loader.epoch == 0
+    assert row_numbers(next(iter(loader))) == first
+    list(loader)
+    assert loader.epoch == 1
+    assert row_numbers(next(iter(loader))) != first
+
+
+def test_an_abandoned_iterator_does_not_move_the_loader(cache: Path) -> None:
+    loader = small(numbered_part(100), cache)
+    abandoned = iter(loader)
+    next(abandoned)
+    current = iter(loader)
+    next(current)
+    list(abandoned)
+    assert loader.epoch == 0
+    assert loader.state_dict()["step"] == 1
+
+
+def test_indices_count_from_the_end_too(cache: Path) -> None:
+    loader = small(numbered_part(20), cache)
+    assert row_numbers(loader[-1]) == row_numbers(loader[2]) == list(range(14, 20))
+    for step in (3, -4):
+        with pytest.raises(IndexError):
+            loader[step]
+
+
+def test_state_is_small_json_and_says_how_much_is_left(cache: Path) -> None:
+    loader = small(numbered_part(100), cache, shuffle=True)
+    iterator = iter(loader)
+    for _ in range(4):
+        next(iterator)
+    state = loader.state_dict()
+    assert len(json.dumps(state)) < 500
+    resumed = small(numbered_part(100), cache, shuffle=True)
+    resumed.load_state_dict(state)
+    assert resumed.steps_left == len(list(resumed)) == 11
+    assert resumed.epoch == 1
+    assert resumed.steps_left == 15
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "other"}, "other data"),
+        ({"seed": 1}, "another seed"),
+        ({"shuffle": False}, "another shuffle"),
+        ({"batch_size": 8}, "another global batch size"),
+        ({"drop_last": True}, "another drop_last"),
+    ],
+)
+def test_a_state_of_something_else_is_refused(
+    change: dict[str, Any], message: str, cache: Path
+) -> None:
+    options: dict[str, Any] = {"shuffle": True, **change}
+    part = numbered_part(50, name=options.pop("name", "part"))
+    state = small(numbered_part(50), cache, shuffle=True).state_dict()
+    with pytest.raises(InvalidInputError, match=message):
+        small(part, cache, **options).load_state_dict(state)
+
+
+@pytest.mark.parametrize("bad", [{"step": 9}, {"step": -1}, {"step": "1"}, {"epoch": -1}])
+def test_a_state_that_is_no_place_is_refused(bad: dict[str, Any], cache: Path) -> None:
+    loader = small(numbered_part(50), cache)
+    with pytest.raises(InvalidInputError):
+        loader.load_state_dict({**loader.state_dict(), **bad})
+
+
+def test_a_run_resumes_on_another_number_of_ranks(cache: Path) -> None:
+    part = numbered_part(200)
+    alone = small(part, cache, batch_size=12, shuffle=True)
+    iterator = iter(alone)
+    for _ in range(5):
+        next(iterator)
+    state = alone.state_dict()
+    rest = [row for batch in iterator for row in row_numbers(batch)]
+    seen = []
+    for rank in range(3):
+        shard = small(part, cache, batch_size=4, shuffle=True).shard(rank, 3)
+        shard.load_state_dict(state)
+        seen += [row for batch in shard for row in row_numbers(batch)]
+    assert sorted(seen) == sorted(rest)
+
+
+def test_steps_of_ranks_are_slices_of_the_same_rows(cache: Path) -> None:
+    part = numbered_part(100)
+    whole = [row_numbers(one) for one in small(part, cache, batch_size=12, shuffle=True)]
+    shards = [small(part, cache, batch_size=4, shuffle=True).shard(rank, 3) for rank in range(3)]
+    for step, rows in enumerate(whole[:-1]):
+        assert sum((row_numbers(shard[step]) for shard in shards), []) == rows
+
+
+def test_too_few_rows_for_the_ranks_are_refused(cache: Path) -> None:
+    loader = small(numbered_part(5), cache)
+    with pytest.raises(InvalidInputError, match="5 rows cannot feed 7 ranks"):
+        loader.shard(0, 7)
+    with pytest.raises(InvalidInputError, match="rank 2 of 2"):
+        loader.shard(2, 2)
+    assert len(small(numbered_part(5), cache, drop_last=True).shard(0, 7)) == 0
+
+
+def test_a_memory_limit_bounds_window_and_batch(cache: Path) -> None:
+    part = numbered_part(100, numeric=10, cardinalities=())
+    loader = Loader(part, 16, True, cache=cache, block_rows=1024, memory_limit="400kB")
+    assert loader._order.window_blocks == 2
+    with pytest.raises(MemoryLimitError, match="batch of 5000 rows"):
+        Loader(part, 5000, memory_limit="100kB")
+
+
+@pytest.mark.parametrize("size", [0, -1, True])
+def test_bad_batch_sizes_are_refused(size: int) -> None:
+    with pytest.raises(InvalidInputError):
+        Loader(numbered_part(1), size)
+
+
+def test_numeric_nan_stays(cache: Path) -> None:
+    part = numbered_part(4)
+    part.inputs["numeric"][2, 1] = np.nan
+    (batch,) = small(part, cache)
+    assert np.isnan(batch.inputs["numeric"]).sum() == 1
+
+
+def test_labels_and_tensors_of_many_types(cache: Path) -> None:
+    for number, dtype in enumerate(["bool", "uint8", "int64", "float64", "float16"]):
+        schema = DatasetSchema(
+            (Input("v", Role.TENSOR, dtype, (3,)), Input("y", Role.LABEL, dtype))
+        )
+        values = np.arange(30).reshape(10, 3).astype(dtype)
+        part = ArrayPart(schema, {"v": values}, values[:, 0].copy(), (4, 6), f"t{number}")
+        (batch,) = Loader(part, 10, cache=cache)
+        assert batch.label is not None
+        assert batch.inputs["v"].dtype == batch.label.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(batch.inputs["v"], values)
+
+
+def test_a_part_without_label(cache: Path) -> None:
+    part = numbered_part(5)
+    unlabelled = ArrayPart(
+        DatasetSchema(part.schema.columns[:-1]), part.inputs, None, (5,), "unlabelled"
+    )
+    (batch,) = Loader(unlabelled, 8, cache=cache)
+    assert batch.label is None
+    assert batch.rows == 5
+
+
+def test_the_pipeline_runs_once_for_all_epochs_and_threads(cache: Path) -> None:
+    part = numbered_part(60, partitions=(10, 20, 30))
+    loader = small(part, cache, shuffle=True)
+    threads = [threading.Thread(target=lambda: loader[0]) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    list(loader)
+    list(small(part, cache))
+    assert part.reads == [0, 1, 2]

@@ -1,0 +1,89 @@
+"""The command line: ``python -m training fit train.toml`` and ``python -m training predict RUN ROWS``.
+
+Errors are one paragraph with the remedy, on standard error; results are on standard output. Exit
+codes: 0 done, 1 the data, arguments or environment are wrong, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.errors import FeatureStoreError
+
+_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=_CONTEXT)
+@click.option("--traceback", is_flag=True, help="Show where an error was raised.")
+@click.pass_context
+def main(context: click.Context, traceback: bool) -> None:
+    """Train models from a golden set, and predict with them."""
+    context.obj = traceback
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Run folder to make.")
+@click.pass_context
+def fit(context: click.Context, config: Path, output: Path | None) -> None:
+    """Train what CONFIG (a train.toml) says and write a run folder.
+
+    Example: python -m training fit train.toml --output runs/first
+    """
+    with _Errors(context.obj):
+        from training.run import fit as train
+
+        click.echo(str(train(config, output)))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("rows", nargs=-1, required=True)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("predictions.parquet"),
+    show_default=True,
+    help="Parquet or CSV file to write.",
+)
+@click.option("--store", help="Where the store is now, if it moved.")
+@click.pass_context
+def predict(
+    context: click.Context, run: Path, rows: tuple[str, ...], output: Path, store: str | None
+) -> None:
+    """Predict for new ROWS (Parquet, CSV or Arrow files) with the model of a RUN folder.
+
+    Example: python -m training predict runs/first new.parquet --output predictions.csv
+    """
+    with _Errors(context.obj):
+        from training.bundle import predict as run_predict
+
+        source: Any = rows[0] if len(rows) == 1 else list(rows)
+        result = run_predict(run, source, output, store=store)
+        click.echo(f"{len(result)} predictions in {output}")
+
+
+class _Errors:
+    """Turns the package's errors into a paragraph and an exit code."""
+
+    def __init__(self, traceback: bool) -> None:
+        self._traceback = traceback
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if error is None or self._traceback:
+            return False
+        if isinstance(error, KeyboardInterrupt):
+            click.echo("Interrupted; no run folder was made.", err=True)
+            sys.exit(130)
+        if isinstance(error, FeatureStoreError):
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        return False

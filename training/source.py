@@ -1,0 +1,163 @@
+"""From a run's configuration to the dataset it trains on."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from featurestore.dataset.batch import DatasetPart, DatasetSchema
+from featurestore.errors import DefinitionError, InvalidInputError
+from featurestore.schema import TableSchema
+from training.config import PipelineConfig, RunConfig, SplitConfig
+
+
+class DatasetLike(Protocol):
+    """What a run needs of a dataset."""
+
+    @property
+    def schema(self) -> DatasetSchema: ...
+
+    @property
+    def train(self) -> DatasetPart: ...
+
+    @property
+    def valid(self) -> DatasetPart: ...
+
+    @property
+    def test(self) -> DatasetPart: ...
+
+    @property
+    def pipeline(self) -> Any: ...
+
+
+def open_table(config: RunConfig, store: str | None = None) -> Any:
+    """Return the table a run trains on, at its snapshot if it names one."""
+    from featurestore.store import FeatureStore
+
+    opened = FeatureStore.open(store or config.data.store, memory_limit=config.data.memory_limit)
+    if config.data.snapshot is not None:
+        opened = opened.checkout(config.data.snapshot)
+    return opened.table(config.data.table)
+
+
+def open_dataset(config: RunConfig, table: Any) -> DatasetLike:
+    """Return the dataset a run trains on; nothing is read yet.
+
+    Raises
+    ------
+    SchemaError
+        If the table lacks a feature or the label.
+    NotReadyError
+        If values are missing or stale.
+    """
+    schema: TableSchema = table.schema
+    dataset: DatasetLike = table.dataset(
+        features=list(config.data.features),
+        label=config.data.label,
+        where=None if config.data.where is None else import_object(config.data.where),
+        split=split_of(config.split),
+        pipeline=pipeline_of(config.pipeline, schema, config.data.features),
+    )
+    return dataset
+
+
+def split_of(config: SplitConfig) -> Any:
+    """Return the split that ``[split]`` describes."""
+    from featurestore.dataset.split import HashSplit, TimeSplit
+
+    if config.kind == "time":
+        return TimeSplit(valid=config.valid, test=config.test, embargo=config.embargo)
+    test = 0.0 if config.test is None else config.test
+    return HashSplit(valid=config.valid, test=test, by=config.by, seed=config.seed)
+
+
+def pipeline_of(config: PipelineConfig, schema: TableSchema, features: Sequence[str]) -> Any:
+    """Return the pipeline that ``[pipeline]`` describes: categories, then imputing, then scaling.
+
+    ``true`` means every feature that fits: strings are categorified; numbers are imputed and
+    standardized.
+
+    Raises
+    ------
+    DefinitionError
+        If a step names a column that is not a feature, or a column is to be both a category and a
+        number.
+    """
+    from featurestore.transforms.categories import Categorify
+    from featurestore.transforms.pipeline import Pipeline
+    from featurestore.transforms.scaling import Impute, Standardize
+
+    columns = [schema[name] for name in features]
+    strings = tuple(one.name for one in columns if one.is_string)
+    categories = _chosen("categorify", config.categorify, strings, features)
+    numbers = tuple(one.name for one in columns if one.is_numeric and one.name not in categories)
+    imputed = _chosen("impute", config.impute, numbers, features)
+    scaled = _chosen("standardize", config.standardize, numbers, features)
+    both = sorted(set(categories) & {*imputed, *scaled})
+    if both:
+        raise DefinitionError(
+            f"[pipeline] makes {both} both categories and numbers", "name each column in one of them"
+        )
+    steps: list[Any] = []
+    if categories:
+        steps.append(Categorify(categories))
+    if imputed:
+        steps.append(Impute(imputed))
+    if scaled:
+        steps.append(Standardize(scaled))
+    return Pipeline(*steps) if steps else None
+
+
+def _chosen(
+    step: str, wanted: bool | tuple[str, ...], fitting: tuple[str, ...], features: Sequence[str]
+) -> tuple[str, ...]:
+    if isinstance(wanted, bool):
+        return fitting if wanted else ()
+    unknown = [name for name in wanted if name not in features]
+    if unknown:
+        raise DefinitionError(
+            f"[pipeline] {step} names {unknown}, which are not among the features",
+            f"features are {list(features)}",
+        )
+    return wanted
+
+
+def task_of(config: RunConfig, schema: DatasetSchema) -> str:
+    """Return the task: as configured, else by the label's type.
+
+    A boolean is binary, a float regression; an integer could be either and must be said.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if config.model.task is not None:
+        return config.model.task
+    dtype = schema.label.dtype if schema.label is not None else "none"
+    if dtype in ("bool", "uint8"):
+        return "binary"
+    if dtype.startswith("float"):
+        return "regression"
+    raise InvalidInputError(
+        f"label {config.data.label!r} is of type {dtype}: it could be a class or a number",
+        "set task = 'binary', 'regression' or 'multiclass' under [model]",
+    )
+
+
+def import_object(reference: str) -> Any:
+    """Return the Python object that ``module:name`` names.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such module or name.
+    """
+    module, name = reference.split(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InvalidInputError(
+            f"{reference!r} cannot be imported: {error}",
+            "write it as 'module:name' and start in the directory that holds the module",
+        ) from error
