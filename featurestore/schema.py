@@ -119,6 +119,8 @@ def normalise_type(type_: pa.DataType) -> pa.DataType:
         )
     if pa.types.is_timestamp(type_) and type_.unit == "s":
         return pa.timestamp("ms", tz=type_.tz)
+    if pa.types.is_time32(type_) and type_.unit == "s":
+        return pa.time32("ms")
     if (
         pa.types.is_large_list(type_)
         or pa.types.is_list(type_)

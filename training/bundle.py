@@ -164,7 +164,9 @@ def predict(
         columns = [pl.Series("prediction", predicted)]
     taken = [one.name for one in columns if one.name in result.columns]
     if taken:
-        raise SchemaError(f"the table's key or time is called {taken}, like the output", "rename it")
+        raise SchemaError(
+            f"the table's key or time is called {taken}, like the output", "rename it"
+        )
     result = result.with_columns(columns) if result.columns else pl.DataFrame(columns)
     if target is not None:
         _write(result, target)

@@ -77,13 +77,12 @@ class _Errors:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None or self._traceback:
-            return False
+            return
         if isinstance(error, KeyboardInterrupt):
             click.echo("Interrupted; no run folder was made.", err=True)
             sys.exit(130)
         if isinstance(error, FeatureStoreError):
             click.echo(f"Error: {error}", err=True)
             sys.exit(1)
-        return False

@@ -78,6 +78,7 @@ _BOUNDARY: Final[Check] = (
 
 
 def _key(check: Check, **default: Any) -> Any:
+    """Return a dataclass field that carries its check."""
     return field(metadata={"check": check}, **default)
 
 
@@ -99,8 +100,8 @@ class SplitConfig:
     """``[split]``: which rows train, validate and test."""
 
     kind: str = _key(_choice("time", "hash"))
-    valid: Any = _key(_BOUNDARY)
-    test: Any = _key(_optional(_BOUNDARY), default=None)
+    valid: Any = _key(_BOUNDARY)  # noqa: RUF009 - it returns a dataclass field
+    test: Any = _key(_optional(_BOUNDARY), default=None)  # noqa: RUF009
     embargo: str | int | None = _key(_optional(_TEXT_OR_WHOLE), default=None)
     by: tuple[str, ...] | None = _key(_optional(_COLUMNS), default=None)
     seed: int = _key(_whole(0), default=0)
@@ -185,13 +186,13 @@ class RunConfig:
         try:
             content = tomllib.loads(path.read_text("utf-8"))
         except FileNotFoundError:
-            raise NotFoundError(f"there is no file {path}", "give the path of a train.toml") from None
+            raise NotFoundError(
+                f"there is no file {path}", "give the path of a train.toml"
+            ) from None
         except OSError as error:
             raise InvalidInputError(f"{path} cannot be read: {error}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidInputError(
-                f"{path} is not TOML: {error}", "correct that line"
-            ) from error
+            raise InvalidInputError(f"{path} is not TOML: {error}", "correct that line") from error
         config = cls.from_mapping(content, str(path))
         data, train = config.data, config.train
         data = replace(data, store=_beside(path, data.store))
@@ -200,7 +201,9 @@ class RunConfig:
         return replace(config, data=data, train=train)
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any], origin: str = "the configuration") -> RunConfig:
+    def from_mapping(
+        cls, content: Mapping[str, Any], origin: str = "the configuration"
+    ) -> RunConfig:
         """Return the run that nested tables describe; ``origin`` is named in errors."""
         sections: dict[str, type[Any]] = {
             "data": DataConfig, "split": SplitConfig, "pipeline": PipelineConfig,

@@ -51,7 +51,9 @@ def evaluate(task: str, label: HostArray, prediction: HostArray) -> dict[str, fl
     label = np.asarray(label, dtype=np.float64)
     prediction = np.asarray(prediction, dtype=np.float64)
     if task != "multiclass":
-        prediction = prediction.reshape(label.shape) if prediction.size == label.size else prediction
+        prediction = (
+            prediction.reshape(label.shape) if prediction.size == label.size else prediction
+        )
     if prediction.shape[:1] != label.shape or label.ndim != 1:
         raise InvalidInputError(
             f"predictions of shape {list(prediction.shape)} do not fit labels {list(label.shape)}"

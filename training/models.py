@@ -25,7 +25,7 @@ def embedding_width(cardinality: int) -> int:
     >>> embedding_width(2), embedding_width(1000), embedding_width(10**6)
     (2, 50, 50)
     """
-    return max(1, min(50, round(1.6 * cardinality**0.56)))
+    return max(1, min(50, round(1.6 * math.pow(cardinality, 0.56))))
 
 
 def tabular(
@@ -100,7 +100,11 @@ def tabular(
     outputs, activation = _head(task, classes)
     initializer = keras.initializers.GlorotUniform(seed=seed + len(hidden))
     last = keras.layers.Dense(
-        outputs, activation=activation, kernel_initializer=initializer, dtype="float32", name="output"
+        outputs,
+        activation=activation,
+        kernel_initializer=initializer,
+        dtype="float32",
+        name="output",
     )
     return keras.Model(inputs, last(x), name="tabular")
 

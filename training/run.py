@@ -91,7 +91,9 @@ class Run:
         return "\n".join([f"{self.path} (snapshot {self.snapshot})", *parts])
 
 
-def fit(config: RunConfig | Mapping[str, Any] | str | Path, output: str | Path | None = None) -> Run:
+def fit(
+    config: RunConfig | Mapping[str, Any] | str | Path, output: str | Path | None = None
+) -> Run:
     """Train what a configuration says and write a run folder.
 
     Parameters
@@ -273,7 +275,9 @@ def _seal(folder: Path, facts: Mapping[str, Json]) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    path.write_text(
+        json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -296,6 +300,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> bool:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -306,7 +311,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> bool:
             axes.plot(epochs, [one[name] for one in history], marker=".", label=label)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

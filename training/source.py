@@ -97,7 +97,8 @@ def pipeline_of(config: PipelineConfig, schema: TableSchema, features: Sequence[
     both = sorted(set(categories) & {*imputed, *scaled})
     if both:
         raise DefinitionError(
-            f"[pipeline] makes {both} both categories and numbers", "name each column in one of them"
+            f"[pipeline] makes {both} both categories and numbers",
+            "name each column in one of them",
         )
     steps: list[Any] = []
     if categories:
@@ -106,7 +107,7 @@ def pipeline_of(config: PipelineConfig, schema: TableSchema, features: Sequence[
         steps.append(Impute(imputed))
     if scaled:
         steps.append(Standardize(scaled))
-    return Pipeline(*steps) if steps else None
+    return Pipeline(*steps)
 
 
 def _chosen(

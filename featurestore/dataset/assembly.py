@@ -173,9 +173,9 @@ def _label_values(partition: Partition, label: Input, engine: Engine) -> HostArr
 def unknown_label(label: str, nulls: int, nans: int, rows: int) -> DefinitionError:
     """Return the error for selected rows whose label is unknown."""
     seen = [f"{nulls} nulls"] * (nulls > 0) + [f"{nans} NaN"] * (nans > 0)
-    known = [f"~nw.col({label!r}).is_null()"] * (nulls > 0) + [
-        f"~nw.col({label!r}).is_nan()"
-    ] * (nans > 0)
+    known = [f"~nw.col({label!r}).is_null()"] * (nulls > 0) + [f"~nw.col({label!r}).is_nan()"] * (
+        nans > 0
+    )
     return DefinitionError(
         f"label {label!r} has {' and '.join(seen)} in {rows} selected rows",
         f"leave these rows out with where={' & '.join(known)}, or fill them beforehand",

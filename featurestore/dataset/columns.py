@@ -9,46 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from featurestore.dataset.assembly import dataset_schema
 from featurestore.errors import DefinitionError, MissingColumnError
 from featurestore.plan.definition import FeatureDefinition
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.records import Snapshot
-from featurestore.transforms.base import Scope, Transformer
+from featurestore.transforms.base import Scope
+from featurestore.transforms.pipeline import Pipeline
 from featurestore.transforms.selectors import Selector, resolve
-
-if TYPE_CHECKING:
-    from featurestore.transforms.pipeline import Pipeline
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One transformer of a pipeline, at its place.
-
-    Parameters
-    ----------
-    transformer : Transformer
-    before : TableSchema
-        The columns it sees.
-    columns : tuple of str
-        Columns of the table it depends on, through earlier steps too.
-    needs : tuple of int
-        Positions of the earlier steps it depends on, directly or not.
-    level : int
-        How many fitted steps have to be learnt before it: the pass over the data that serves it.
-    """
-
-    transformer: Transformer
-    before: TableSchema
-    columns: tuple[str, ...]
-    needs: tuple[int, ...]
-    level: int
-
-    @property
-    def fitted(self) -> bool:
-        return self.transformer.scope is Scope.FIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +29,10 @@ class DatasetColumns:
     features : tuple of str
         Columns of the table, in the order asked for.
     label : str, optional
+    pipeline : Pipeline
+        Without steps if none was given.
     inputs : TableSchema
         What the pipeline sees.
-    steps : tuple of Step
     outputs : TableSchema
         What there is after the pipeline, the label included.
     model : tuple of str
@@ -73,15 +43,16 @@ class DatasetColumns:
 
     features: tuple[str, ...]
     label: str | None
+    pipeline: Pipeline
     inputs: TableSchema
-    steps: tuple[Step, ...]
     outputs: TableSchema
     model: tuple[str, ...]
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Columns of the table that rows of the dataset are made of."""
-        wanted = [*self.features, *(name for step in self.steps for name in step.columns)]
+        in_pipeline = self.pipeline.reads(self.inputs)
+        wanted = [*self.features, *(name for one in in_pipeline for name in one)]
         if self.label is not None:
             wanted.append(self.label)
         return tuple(dict.fromkeys(wanted))
@@ -99,9 +70,7 @@ def _width(one: Field) -> int:
     return bits // 8 * math.prod(one.shape or ())
 
 
-def resolve_features(
-    features: object, label: str | None, schema: TableSchema
-) -> tuple[str, ...]:
+def resolve_features(features: object, label: str | None, schema: TableSchema) -> tuple[str, ...]:
     """Return feature names for names, selectors, and sequences of both.
 
     Selectors leave out the label, key and time; names are taken as given.
@@ -152,11 +121,13 @@ def dataset_columns(
     """
     names = resolve_features(features, label, schema)
     seen = {*names, *schema.key, *([] if schema.time is None else [schema.time])} - {label}
-    key = tuple(name for name in schema.key if name in seen)
+    # A key that was asked for as a feature is one: selectors in the pipeline shall pick it.
+    key = tuple(name for name in schema.key if name in seen and name not in names)
     time = schema.time if schema.time in seen else None
     inputs = TableSchema(tuple(one for one in schema if one.name in seen), key, time)
-    transformers = () if pipeline is None else tuple(pipeline.steps)
-    steps, outputs = _steps(transformers, inputs, schema)
+    pipeline = Pipeline() if pipeline is None else pipeline
+    schemas = _schemas(pipeline, inputs, schema)
+    outputs = schemas[-1]
     if label is not None:
         if label in outputs:
             raise DefinitionError(
@@ -167,55 +138,33 @@ def dataset_columns(
     added = [one.name for one in outputs if one.name not in inputs and one.name != label]
     consumed = {
         name
-        for step in steps
-        for name in step.transformer.inputs(step.before)
-        if any(one.name in added for one in step.transformer.outputs(step.before))
+        for step, before in zip(pipeline.steps, schemas[:-1], strict=True)
+        for name in step.inputs(before)
+        if any(one.name in added for one in step.outputs(before))
     }
     model = tuple(
         name for name in names if name not in consumed or _feedable(name, outputs)
     ) + tuple(added)
     dataset_schema(model, label, outputs, {})  # raises for what no model can be fed
-    return DatasetColumns(names, label, inputs, steps, outputs, model)
+    return DatasetColumns(names, label, pipeline, inputs, outputs, model)
 
 
 def _feedable(name: str, schema: TableSchema) -> bool:
     return schema[name].is_numeric or schema[name].is_tensor
 
 
-def _steps(
-    transformers: Sequence[Transformer], inputs: TableSchema, table: TableSchema
-) -> tuple[tuple[Step, ...], TableSchema]:
-    """Return the steps with what each depends on, and the schema after the last."""
-    columns: dict[str, frozenset[str]] = {one.name: frozenset([one.name]) for one in inputs}
-    makers: dict[str, frozenset[int]] = {one.name: frozenset() for one in inputs}
-    steps: list[Step] = []
-    schema = inputs
-    for position, transformer in enumerate(transformers):
-        if transformer.scope not in (Scope.NONE, Scope.FIT):
-            raise DefinitionError(
-                f"{type(transformer).__name__} reads other rows (scope {transformer.scope}), which "
-                "a pipeline does not",
-                "add it to the table as a feature: table.add(...)",
-            )
-        try:
-            reads = transformer.inputs(schema)
-            made = transformer.outputs(schema)
-        except MissingColumnError as error:
-            if error.column in table:
-                raise DefinitionError(
-                    f"{type(transformer).__name__} in the pipeline reads {error.column!r}, which "
-                    "is not among the features",
-                    f"add {error.column!r} to the features",
-                ) from error
+def _schemas(
+    pipeline: Pipeline, inputs: TableSchema, table: TableSchema
+) -> tuple[TableSchema, ...]:
+    try:
+        return pipeline.schemas(inputs)
+    except MissingColumnError as error:
+        if error.column not in table:
             raise
-        raw = frozenset().union(*(columns[name] for name in reads))
-        needs = frozenset().union(*(makers[name] for name in reads))
-        level = max((steps[one].level + steps[one].fitted for one in needs), default=0)
-        steps.append(Step(transformer, schema, tuple(sorted(raw)), tuple(sorted(needs)), level))
-        for one in made:
-            columns[one.name], makers[one.name] = raw, needs | {position}
-        schema = schema.with_fields(made)
-    return tuple(steps), schema
+        raise DefinitionError(
+            f"the pipeline reads {error.column!r}, which is not among the features",
+            f"add {error.column!r} to the features",
+        ) from error
 
 
 def refuse_future(columns: Sequence[str], snapshot: Snapshot, table: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from featurestore.dataset.assembly import dataset_schema, unknown_label
 from featurestore.dataset.batch import DatasetSchema
 from featurestore.dataset.columns import DatasetColumns, dataset_columns, refuse_future
-from featurestore.dataset.fitting import FittedStep, fit_steps, fitted_fingerprint, load_states
+from featurestore.dataset.fitting import fit_pipeline
 from featurestore.dataset.part import Part
 from featurestore.dataset.selection import Selection, condition
 from featurestore.dataset.split import ALL, TEST, TRAIN, VALID, Split
@@ -77,7 +77,6 @@ class Dataset:
         self._make_view = view
         self._arguments = (features, label, where, pipeline)
         self._split = split
-        self._pipeline = pipeline
         self._table_schema = schema
         self._columns = dataset_columns(features, label, schema, pipeline)
         self._where = None if where is None else condition(where, schema)
@@ -207,8 +206,7 @@ class Dataset:
     @property
     def pipeline_fingerprint(self) -> str:
         """Fingerprint of what the pipeline does, and learnt; fits it on first use."""
-        with self._lock:
-            return fitted_fingerprint(self._fitted)
+        return self.pipeline.fingerprint
 
     def transform(self, partition: Partition) -> Partition:
         """Return rows of the table after the fitted pipeline; other columns stay as they are."""
@@ -218,13 +216,12 @@ class Dataset:
         return Partition(after.frame, columns.outputs, after.tensors)
 
     @cached_property
-    def _fitted(self) -> tuple[FittedStep, ...]:
-        learnt_from = TRAIN if TRAIN in self._selections else ALL
-        return fit_steps(self._columns.steps, self._view, self._selections[learnt_from])
-
-    @cached_property
     def _fitted_pipeline(self) -> FittedPipeline:
-        raise NotImplementedError
+        columns = self._columns
+        learnt_from = TRAIN if TRAIN in self._selections else ALL
+        return fit_pipeline(
+            columns.pipeline, columns.inputs, self._view, self._selections[learnt_from]
+        )
 
     @cached_property
     def _model_schema(self) -> DatasetSchema:

@@ -11,17 +11,39 @@ States are combined in table order, whichever partition finished first: equal da
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from featurestore.dataset.columns import Step
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.engines.protocol import Engine
 from featurestore.execution.tasks import require_state, with_row_count
 from featurestore.fingerprint import fingerprint
+from featurestore.schema import TableSchema
 from featurestore.storage.states import StateStore
-from featurestore.transforms.base import EMPTY_STATE, Partition, State
+from featurestore.transforms.base import EMPTY_STATE, Partition, Scope, State, Transformer
+from featurestore.transforms.pipeline import FittedPipeline, Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One transformer of a pipeline, at its place.
+
+    Parameters
+    ----------
+    transformer : Transformer
+    before, after : TableSchema
+        The columns it sees, and those there are once it was applied.
+    columns : tuple of str
+        Columns of the table it depends on, through earlier steps too.
+    needs : tuple of int
+        Positions of the earlier steps it depends on, directly or not.
+    """
+
+    transformer: Transformer
+    before: TableSchema
+    after: TableSchema
+    columns: tuple[str, ...]
+    needs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +85,18 @@ class SummarizeTask:
     wanted: tuple[Summary, ...]
 
 
-def fit_steps(
-    steps: Sequence[Step], view: TableView, selection: Selection
-) -> tuple[FittedStep, ...]:
-    """Learn all steps from the selected rows; return where their states are.
+def fit_pipeline(
+    pipeline: Pipeline, inputs: TableSchema, view: TableView, selection: Selection
+) -> FittedPipeline:
+    """Learn a pipeline from the selected rows.
 
     Parameters
     ----------
-    steps : sequence of Step
+    pipeline : Pipeline
+    inputs : TableSchema
+        The columns it starts from.
     view : TableView
+        With these columns, and those the selection reads.
     selection : Selection
         The training part.
 
@@ -81,25 +106,32 @@ def fit_steps(
         If there is no row to learn from.
     """
     states = StateStore(view.store)
-    fitted: dict[int, FittedStep] = {
-        position: FittedStep(step, "") for position, step in enumerate(steps) if not step.fitted
+    steps = _steps(pipeline, inputs)
+    fitted = {
+        position: FittedStep(step, "")
+        for position, step in enumerate(steps)
+        if step.transformer.scope is not Scope.FIT
     }
-    learners = {position: step for position, step in enumerate(steps) if step.fitted}
-    for level in sorted({step.level for step in learners.values()}):
-        batch = {position: step for position, step in learners.items() if step.level == level}
-        fitted |= _fit_level(batch, fitted, view, selection, states)
-    return tuple(fitted[position] for position in range(len(steps)))
+    for positions in pipeline.passes(inputs):
+        level = {position: steps[position] for position in positions}
+        fitted |= _fit_level(level, fitted, view, selection, states)
+    learnt = (fitted[position].key for position in range(len(steps)))
+    return FittedPipeline(
+        pipeline,
+        inputs,
+        tuple(require_state(states, key) if key else EMPTY_STATE for key in learnt),
+    )
 
 
-def load_states(fitted: Sequence[FittedStep], view: TableView) -> tuple[State, ...]:
-    """Return what each step learnt; the empty state for steps that learn nothing."""
-    states = StateStore(view.store)
-    return tuple(require_state(states, one.key) if one.key else EMPTY_STATE for one in fitted)
-
-
-def fitted_fingerprint(fitted: Sequence[FittedStep]) -> str:
-    """Return the fingerprint of what the steps do, states included."""
-    return fingerprint("fitted", [[one.step.transformer.fingerprint(), one.key] for one in fitted])
+def _steps(pipeline: Pipeline, inputs: TableSchema) -> tuple[Step, ...]:
+    schemas = pipeline.schemas(inputs)
+    return tuple(
+        Step(transformer, before, after, columns, tuple(sorted(needs)))
+        for transformer, before, after, columns, needs in zip(
+            pipeline.steps, schemas[:-1], schemas[1:],
+            pipeline.reads(inputs), pipeline.needs(inputs), strict=True,
+        )
+    )  # fmt: skip
 
 
 def _fit_level(
@@ -112,9 +144,7 @@ def _fit_level(
     """Learn steps that depend on none of each other, in one pass over the data."""
     parts = view.touching(selection)
     members = {
-        position: [
-            _summary_key(step, fitted, view, i, within) for i, within in parts
-        ]
+        position: [_summary_key(step, fitted, view, i, within) for i, within in parts]
         for position, step in batch.items()
     }
     done = {
@@ -123,7 +153,9 @@ def _fit_level(
         )
         for position, step in batch.items()
     }
-    open_ = {position: step for position, step in batch.items() if not states.has(done[position].key)}
+    open_ = {
+        position: step for position, step in batch.items() if not states.has(done[position].key)
+    }
     tasks = []
     for number, (i, within) in enumerate(parts):
         wanted = tuple(
@@ -199,4 +231,4 @@ def apply_step(step: Step, state: State, partition: Partition, engine: Engine) -
     """Return the partition after one step."""
     seen = Partition(partition.frame, step.before, partition.tensors)
     columns = step.transformer.apply(seen, state, engine)
-    return seen.replace(columns, step.before.with_fields(step.transformer.outputs(step.before)))
+    return seen.replace(columns, step.after)

@@ -190,7 +190,9 @@ class Part:
         engine = self._view.engine
         tables = [to_arrow(one, self._names, engine) for one in self.frames()]
         schema = self._dataset.columns.outputs
-        return convert(pa.concat_tables(tables) if tables else empty_table(schema, self._names), as_)
+        return convert(
+            pa.concat_tables(tables) if tables else empty_table(schema, self._names), as_
+        )
 
     def __len__(self) -> int:
         return self.rows
@@ -231,10 +233,16 @@ class Part:
     def _require_memory(self, copies: int) -> None:
         columns = self._dataset.columns
         reading = max(
-            (self._view.partitions[one.position].decoded_bytes(columns.reads) for one in self._pieces),
+            (
+                self._view.partitions[one.position].decoded_bytes(columns.reads)
+                for one in self._pieces
+            ),
             default=0,
         )
-        needed, limit = copies * self.rows * columns.row_bytes + 3 * reading, self._view.memory_limit
+        needed, limit = (
+            copies * self.rows * columns.row_bytes + 3 * reading,
+            self._view.memory_limit,
+        )
         left = limit - resident_bytes()
         if needed > left:
             raise MemoryLimitError(

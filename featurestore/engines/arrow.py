@@ -64,19 +64,24 @@ def read_arrow(store: ObjectStore, files: Sequence[StoredFile], columns: Sequenc
     from featurestore.storage.column_group import open_parquet
 
     found: dict[str, pa.ChunkedArray] = {}
-    rows: int | None = None
+    counts: dict[str, int] = {}
     for file in files:
-        with open_parquet(store, file) as parquet:
-            wanted = [name for name in columns if name in parquet.schema_arrow.names]
-            table = parquet.read(columns=wanted, use_threads=False)
-            count = parquet.metadata.num_rows
-        if rows is not None and count != rows:
+        try:
+            with open_parquet(store, file) as parquet:
+                wanted = [name for name in columns if name in parquet.schema_arrow.names]
+                # Parquet takes "a" for the prefix of a path, so that a column "a.b" comes along.
+                table = parquet.read(columns=wanted, use_threads=False).select(wanted)
+                counts[file.path] = parquet.metadata.num_rows
+        except (OSError, pa.ArrowInvalid) as error:
             raise CorruptionError(
-                f"{file.path} has {count} rows, its neighbours have {rows}",
-                "run verify to see what else is damaged",
-            )
-        rows = count
+                f"{file.path} cannot be read: {error}", "run verify to see what else is damaged"
+            ) from error
         found.update(zip(table.column_names, table.columns, strict=True))
+    if len(set(counts.values())) > 1:
+        raise CorruptionError(
+            f"files of one partition have different numbers of rows: {counts}",
+            "run verify to see what else is damaged",
+        )
     missing = [name for name in columns if name not in found]
     if missing:
         raise CorruptionError(

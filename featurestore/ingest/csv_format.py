@@ -35,7 +35,7 @@ def is_csv_name(path: Path) -> bool:
 class CsvFile:
     """A CSV file (``.tsv``: tabs), plain or gzipped, UTF-8, with a header."""
 
-    format = "CSV"
+    format = "CSV file"
     text = True
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +50,7 @@ class CsvFile:
         with self._path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with (
-            readable(self._path, self.format),
+            readable(self._path, "CSV"),
             pa.OSFile(str(self._path), "rb") as raw,
             pa.CompressedInputStream(raw, "gzip") if packed else raw as stream,
             pcsv.open_csv(

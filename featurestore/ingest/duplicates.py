@@ -85,7 +85,8 @@ class Duplicates:
         """Count repeated rows and keep the first of them as examples."""
         self.count += int(repeated.sum())
         wanted = _EXAMPLES - len(self._examples)
-        places = np.flatnonzero(repeated)[:wanted]
+        # One per group of equals.
+        places = np.flatnonzero(repeated[1:] & ~repeated[:-1])[:wanted] + 1
         examples = rows.select(list(self._names)).take(to_arrow(places)).to_pylist()
         self._examples += [one for one in examples if one not in self._examples]
 

@@ -123,7 +123,7 @@ def open_file(path: Path) -> Input:
 class ParquetFile:
     """A Parquet file; page checksums are verified where it has them."""
 
-    format = "Parquet"
+    format = "Parquet file"
     text = False
 
     def __init__(self, path: Path) -> None:
@@ -143,7 +143,7 @@ class ParquetFile:
         # Buffered columns, else a whole row group's bytes are held at once.
         buffer = max(16 << 10, min(1 << 20, (16 << 20) // max(columns, 1)))
         with (
-            readable(self._path, self.format),
+            readable(self._path, self.format.removesuffix(" file")),
             pq.ParquetFile(
                 self._path, buffer_size=buffer, pre_buffer=False, page_checksum_verification=True
             ) as file,
@@ -173,7 +173,7 @@ def _bytes_per_value(type_: pa.DataType) -> int:
 class ArrowFile:
     """An Arrow IPC file (also Feather 2) or stream."""
 
-    format = "Arrow IPC"
+    format = "Arrow IPC file"
     text = False
 
     def __init__(self, path: Path, stream: bool) -> None:
@@ -190,7 +190,7 @@ class ArrowFile:
         options = pa.ipc.IpcReadOptions(included_fields=included)
         opened = pa.ipc.open_stream if self._stream else pa.ipc.open_file
         with (
-            readable(self._path, self.format),
+            readable(self._path, self.format.removesuffix(" file")),
             pa.OSFile(str(self._path), "rb") as file,
             opened(file, options=options) as reader,
         ):

@@ -177,8 +177,7 @@ class Source:
         """
         counts = Counter(one.format for one in self._inputs)
         things = ", ".join(
-            f"{count} {name}{'' if name[-1].islower() else ' file'}{'s' if count > 1 else ''}"
-            for name, count in counts.items()
+            f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items()
         )
         return f"{things}, {len(self.fields)} column{'s' if len(self.fields) != 1 else ''}"
 

@@ -74,8 +74,10 @@ class PandasFrame:
         with _streaming(self.name):
             for start in range(0, len(self._frame), BATCH_ROWS):
                 part = self._frame.iloc[start : start + BATCH_ROWS][list(columns)]
-                batch = pa.RecordBatch.from_pandas(part, schema=schema, preserve_index=False)
-                yield from bounded(batch, batch_bytes)
+                # A table: text columns of pandas may come in several chunks.
+                table = pa.Table.from_pandas(part, schema=schema, preserve_index=False)
+                for batch in table.to_batches():
+                    yield from bounded(batch, batch_bytes)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -26,6 +26,7 @@ class HashingWriter(io.RawIOBase):
     def __init__(self, target: BinaryIO) -> None:
         self._target = target
         self._hash = hashlib.blake2b(digest_size=16)
+        self._kept: bytearray | None = None
         self.bytes = 0
 
     def writable(self) -> bool:
@@ -38,8 +39,18 @@ class HashingWriter(io.RawIOBase):
         view = memoryview(data).cast("B")
         self._target.write(view)
         self._hash.update(view)
+        if self._kept is not None:
+            self._kept += view
         self.bytes += len(view)
         return len(view)
+
+    def keep_the_rest(self) -> None:
+        """Keep what is written from now on, see ``kept``."""
+        self._kept = bytearray()
+
+    @property
+    def kept(self) -> bytes:
+        return bytes(self._kept or b"")
 
     @property
     def checksum(self) -> str:
@@ -54,8 +65,8 @@ class FileWriter:
         self._path = path
         self.stream = stream
 
-    def stored(self) -> StoredFile:
-        return StoredFile(self._path, self.stream.bytes, self.stream.checksum)
+    def stored(self, footer: str = "") -> StoredFile:
+        return StoredFile(self._path, self.stream.bytes, self.stream.checksum, footer)
 
 
 @contextmanager

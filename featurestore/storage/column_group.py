@@ -6,8 +6,9 @@ Scalars, strings and lists go to one Parquet file: row groups of at most 65,536 
 
 Always true: what is read has the row count and the null counts that the partition's entry says, and
 pages that match their checksums; anything else is a ``CorruptionError`` that names file, columns,
-partition and remedy. Bytes outside pages are covered by the file's checksum, which ``verify``
-compares and reads of small files too.
+partition and remedy. The footer has a checksum of its own. What remains, the
+headers of pages, is covered by the file's checksum, which ``verify`` and reads of small files
+compare.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError, SchemaError
-from featurestore.schema import check_name, type_from_text, type_to_text
+from featurestore.fingerprint import digest
+from featurestore.schema import check_name, normalise_type
 from featurestore.storage.checksum import hashed_file
 from featurestore.storage.fileset import read_checked
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
+from featurestore.storage.parquet_footer import footer_length, parquet_footer, read_footer
 from featurestore.storage.row_width import widest_row
 from featurestore.storage.tensor_group import tensor_layout, write_tensor
 
@@ -36,6 +39,7 @@ ROW_GROUP_ROWS: Final = 65_536
 ROW_GROUP_BYTES: Final = 64 * 2**20
 # A file this small is read as a whole and compared with its checksum; it costs a millisecond.
 CHECKED_WHOLE: Final = 2**20
+_TAIL: Final = 64 * 2**10
 _REMEDY: Final = (
     "restore the file from a backup; a feature can be built again, ingested rows ingested again"
 )
@@ -179,24 +183,23 @@ def open_parquet(store: ObjectStore, file: StoredFile) -> pq.ParquetFile:
     Raises
     ------
     CorruptionError
-        If the file is missing or has another size than recorded.
+        If the file is missing, or its size or footer are not those recorded.
     """
     if file.bytes <= CHECKED_WHOLE:
-        return pq.ParquetFile(
-            pa.BufferReader(read_checked(store, file)), page_checksum_verification=True
-        )
+        source: Any = pa.BufferReader(read_checked(store, file))
+        return pq.ParquetFile(source, page_checksum_verification=True)
     try:
         size = store.size(file.path)
-    except NotFoundError as error:
+        if size != file.bytes:
+            raise CorruptionError(f"{file.path} has {size} bytes, not {file.bytes}", _REMEDY)
+        metadata = read_footer(file, _tail(store, file))
+        local = store.local_path(file.path)
+        source = store.open_read(file.path) if local is None else str(local)
+        return pq.ParquetFile(
+            source, metadata=metadata, page_checksum_verification=True, pre_buffer=local is None
+        )
+    except (NotFoundError, FileNotFoundError) as error:
         raise CorruptionError(f"{file.path} is missing", _REMEDY) from error
-    if size != file.bytes:
-        raise CorruptionError(f"{file.path} has {size} bytes, not {file.bytes}", _REMEDY)
-    local = store.local_path(file.path)
-    if local is not None:
-        return pq.ParquetFile(str(local), page_checksum_verification=True)
-    return pq.ParquetFile(
-        store.open_read(file.path), page_checksum_verification=True, pre_buffer=True
-    )
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -213,7 +216,7 @@ def _check(columns: pa.Table | None, tensors: Mapping[str, npt.NDArray[Any]]) ->
     counts = {name: len(values) for name, values in tensors.items()}
     if columns is not None and names:
         for field in columns.schema:
-            if type_from_text(type_to_text(field.type)) != field.type:
+            if normalise_type(field.type) != field.type:
                 raise SchemaError(
                     f"column {field.name!r} has type {field.type}", "normalise it before writing"
                 )
@@ -253,7 +256,10 @@ def _write_parquet(store: ObjectStore, path: str, columns: pa.Table) -> StoredFi
         ) as parquet,
     ):
         parquet.write_table(columns.replace_schema_metadata(None), row_group_size=row_group)
-    return writer.stored()
+        writer.stream.keep_the_rest()
+        parquet.close()
+        footer = parquet_footer(writer.stream.kept)
+    return writer.stored(digest(footer))
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -267,6 +273,14 @@ def _parquet_file(entry: PartitionEntry, names: Sequence[str]) -> StoredFile | N
             f"it holds {sorted(entry.nulls)} and the tensors {sorted(entry.tensors)}",
         )
     return entry.files[0] if entry.files else None
+
+
+def _tail(store: ObjectStore, file: StoredFile) -> bytes:
+    """Return the last bytes of a file, its footer included."""
+    length = min(file.bytes, _TAIL)
+    tail = store.read(file.path, file.bytes - length, length)
+    length = min(file.bytes, footer_length(tail))
+    return tail if length <= len(tail) else store.read(file.path, file.bytes - length, length)
 
 
 def _select(table: pa.Table, names: Sequence[str]) -> pa.Table:
@@ -291,7 +305,7 @@ def _damage(file: StoredFile, entry: PartitionEntry, names: Sequence[str]) -> It
     """Say which file, columns and partition a reader's complaint is about."""
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
         raise CorruptionError(

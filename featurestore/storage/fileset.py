@@ -30,6 +30,7 @@ _FILE: Final = pa.struct(
         pa.field("path", pa.string()),
         pa.field("bytes", pa.int64()),
         pa.field("checksum", pa.string()),
+        pa.field("footer", pa.string()),
     ]
 )
 _COUNT: Final = pa.struct([pa.field("name", pa.string()), pa.field("value", pa.int64())])
@@ -200,7 +201,12 @@ def _from_row(row: Mapping[str, Any]) -> PartitionEntry:
 
 
 def _file_row(file: StoredFile) -> dict[str, Any]:
-    return {"path": file.path, "bytes": file.bytes, "checksum": file.checksum}
+    return {
+        "path": file.path,
+        "bytes": file.bytes,
+        "checksum": file.checksum,
+        "footer": file.footer,
+    }
 
 
 def _count_rows(counts: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -42,11 +42,16 @@ def check_path(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One immutable file: its path in the store, its size in bytes and its BLAKE2b-128 checksum."""
+    """One immutable file: its path in the store, its size in bytes and its BLAKE2b-128 checksum.
+
+    ``footer`` is the checksum of a Parquet file's footer alone (its metadata, their length and the
+    closing magic), which the checksums of the pages do not cover; empty for other files.
+    """
 
     path: str
     bytes: int
     checksum: str
+    footer: str = ""
 
     def __post_init__(self) -> None:
         check_path(self.path)
@@ -126,9 +131,9 @@ class PartitionEntry:
         return {
             "partition": self.partition,
             "rows": self.rows,
-            "files": [[f.path, f.bytes, f.checksum] for f in self.files],
+            "files": [[f.path, f.bytes, f.checksum, f.footer] for f in self.files],
             "tensors": {
-                name: [[f.path, f.bytes, f.checksum] for f in files]
+                name: [[f.path, f.bytes, f.checksum, f.footer] for f in files]
                 for name, files in self.tensors.items()
             },
             "provenance": [

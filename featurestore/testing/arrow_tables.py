@@ -23,7 +23,7 @@ SIMPLE_TYPES: tuple[pa.DataType, ...] = (
     *(pa.timestamp(unit) for unit in ("ms", "us", "ns")),
     *(pa.timestamp("us", tz=zone) for zone in TIME_ZONES),
     *(pa.duration(unit) for unit in ("s", "ms", "us", "ns")),
-    *(pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns")),
+    *(pa.time32("ms"), pa.time64("us"), pa.time64("ns")),
     *(pa.decimal128(5, 2), pa.decimal128(18, 0), pa.decimal128(38, 10)),
 )
 """One type of each kind and parameter that scalar columns are stored with."""

@@ -58,9 +58,7 @@ def cut(table: pa.Table, time: str | None, points: Iterable[int]) -> list[pa.Tab
             at -= 1
         edges.add(at)
     ordered = sorted(edges)
-    pieces = [
-        table.slice(a, b - a) for a, b in zip(ordered[:-1], ordered[1:], strict=True)
-    ]
+    pieces = [table.slice(a, b - a) for a, b in zip(ordered[:-1], ordered[1:], strict=True)]
     return pieces or [table]
 
 
@@ -272,9 +270,7 @@ def rolling(
     """Return a rolling statistic; ``time`` None for windows of rows."""
     out = []
     for i, row in enumerate(rows):
-        group = [
-            j for j in range(len(rows)) if group_key(rows[j], by) == group_key(row, by)
-        ]
+        group = [j for j in range(len(rows)) if group_key(rows[j], by) == group_key(row, by)]
         if time is not None:
             ages = {j: row[time] - lag - rows[j][time] for j in group}
         else:
@@ -334,7 +330,9 @@ def cross_section(rows: Sequence[Row], column: str, stat: str, by: Sequence[str]
             continue
         group = [one[column] for one in rows if group_key(one, by) == group_key(row, by)]
         group = [
-            one for one in group if one is not None and not (isinstance(one, float) and math.isnan(one))
+            one
+            for one in group
+            if one is not None and not (isinstance(one, float) and math.isnan(one))
         ]
         if stat == "rank":
             below = sum(one < value for one in group)

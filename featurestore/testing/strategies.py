@@ -46,7 +46,9 @@ def tables(
 
     return pa.table(
         {
-            "t": pa.array(times, pa.int32() if pa.types.is_date32(type_) else pa.int64()).cast(type_),
+            "t": pa.array(times, pa.int32() if pa.types.is_date32(type_) else pa.int64()).cast(
+                type_
+            ),
             "k": pa.array(column(st.sampled_from(names)), pa.string()),
             "g": pa.array(column(st.sampled_from([None, 1, 2])), pa.int32()),
             "x": pa.array(column(NUMBERS), pa.float64()),

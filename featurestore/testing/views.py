@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def table_view(
     groups += [GroupEntry("t", "f_extra-00000000", extra)] if extra else []
     edges = [0, *sorted(cuts), columns.num_rows]
     partitions = []
-    for number, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (start, stop) in enumerate(pairwise(edges)):
         pieces = columns.slice(start, stop - start)
         values = {name: value[start:stop] for name, value in tensors.items()}
         entries = tuple(

@@ -165,6 +165,10 @@ class _Writer:
         self.count = 0
 
     def nodes(self, expression: nw.Expr, depth: int) -> list[Json]:
+        # An aggregation inside ``over`` is not at fault by itself: name ``over`` first.
+        for node in expression._nodes:
+            if node.kind is ExprKind.OVER:
+                _check_operation(node.name, node.kind, node.kwargs)
         return [self.node(node, depth) for node in expression._nodes]
 
     def node(self, node: ExprNode, depth: int) -> Json:

@@ -158,7 +158,8 @@ def source_frame(
     frame = positional(
         partition.frame, names, schema.time if timed else None, resolve(columns, schema)
     )
-    return frame.drop_nulls(by_names(len(names))) if names else frame
+    valid = all_valid(engine, frame, by_names(len(names)))
+    return frame if bool(valid.all()) else engine.take(frame, engine.xp.flatnonzero(valid))
 
 
 def gather_rows(name: str, states: Sequence[State]) -> State:
@@ -185,10 +186,17 @@ def matched_codes(
         cast_ = [nw.col(n).cast(nw.Int64) for n in differing]
         ours, theirs = ours.with_columns(*cast_), theirs.with_columns(*cast_)
     codes = engine.codes(nw.concat([ours, theirs], how="vertical"), names)
-    present = ours.select(
-        nw.all_horizontal(*(~nw.col(n).is_null() for n in names), ignore_nulls=False).alias("all")
-    )
-    return codes[:rows], codes[rows:], engine.values(present["all"])[0]
+    return codes[:rows], codes[rows:], all_valid(engine, ours, names)
+
+
+def all_valid(engine: Engine, frame: Frame, columns: Sequence[str]) -> Array:
+    """Return which rows have no null in these columns; NaN is not a null on any engine."""
+    valid = engine.xp.ones(len(frame), dtype=engine.xp.bool_)
+    for name in columns:
+        column = frame[name]
+        text = column.dtype in (nw.String, nw.Categorical, nw.Enum, nw.Binary)
+        valid &= engine.from_host(~column.is_null().to_numpy()) if text else engine.values(column)[1]
+    return valid
 
 
 def taken(

@@ -12,7 +12,7 @@ windows and joins are features of a table, where their history is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -251,6 +251,9 @@ class FittedPipeline:
     pipeline: Pipeline
     schema_in: TableSchema
     states: tuple[State | None, ...]
+    # Derived once: resolving a schema can run an expression on an empty frame.
+    _schemas: tuple[TableSchema, ...] = field(init=False, repr=False, compare=False)
+    _needs: tuple[frozenset[int], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.states) != len(self.pipeline.steps):
@@ -258,12 +261,13 @@ class FittedPipeline:
                 f"{len(self.states)} states for {len(self.pipeline.steps)} steps",
                 "give one state per step",
             )
-        self.pipeline.schemas(self.schema_in)
+        object.__setattr__(self, "_schemas", self.pipeline.schemas(self.schema_in))
+        object.__setattr__(self, "_needs", self.pipeline.needs(self.schema_in))
 
     @property
     def schema_out(self) -> TableSchema:
         """The columns after the last step."""
-        return self.pipeline.schema_after(self.schema_in)
+        return self._schemas[-1]
 
     @property
     def complete(self) -> bool:
@@ -283,9 +287,9 @@ class FittedPipeline:
         DefinitionError
             If a step it depends on is not fitted yet.
         """
-        needed = sorted(self.pipeline.needs(self.schema_in)[i])
+        needed = sorted(self._needs[i])
         before = self._run(needed, partition, engine)
-        seen = Partition(before.frame, self.pipeline.schemas(self.schema_in)[i], before.tensors)
+        seen = Partition(before.frame, self._schemas[i], before.tensors)
         return self.pipeline.steps[i].summarize(seen, engine)
 
     def with_state(self, i: int, state: State) -> FittedPipeline:
@@ -309,7 +313,6 @@ class FittedPipeline:
         return self._run(range(len(self.states)), partition, engine)
 
     def _run(self, positions: Sequence[int], partition: Partition, engine: Engine) -> Partition:
-        schemas = self.pipeline.schemas(self.schema_in)
         for i in positions:
             state, step = self.states[i], self.pipeline.steps[i]
             if state is None:
@@ -317,8 +320,8 @@ class FittedPipeline:
                     f"step {i} ({type(step).__name__}) of the pipeline is not fitted yet",
                     "fit the pipeline first",
                 )
-            seen = Partition(partition.frame, schemas[i], partition.tensors)
-            partition = seen.replace(step.apply(seen, state, engine), schemas[i + 1])
+            seen = Partition(partition.frame, self._schemas[i], partition.tensors)
+            partition = seen.replace(step.apply(seen, state, engine), self._schemas[i + 1])
         return partition
 
     def transform(self, frame: Any) -> Any:
@@ -348,8 +351,8 @@ class FittedPipeline:
     def cardinalities(self) -> Mapping[str, int]:
         """Return, for each column that holds codes after all steps, how many codes there are."""
         out: dict[str, int] = {}
-        schemas = self.pipeline.schemas(self.schema_in)
-        for step, state, before in zip(self.pipeline.steps, self.states, schemas, strict=False):
+        befores = self._schemas[:-1]
+        for step, state, before in zip(self.pipeline.steps, self.states, befores, strict=True):
             for one in step.outputs(before):
                 out.pop(one.name, None)
             if state is not None:
@@ -458,6 +461,13 @@ def _arrow(frame: Any, schema: TableSchema | None = None) -> pa.Table:
 def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str) -> pa.ChunkedArray:
     if column.type == wanted:
         return column
+    if not pa.types.is_null(column.type) and (
+        pa.types.is_string(normalise_type(column.type)) != pa.types.is_string(wanted)
+    ):
+        # Arrow would parse or print it; a pipeline must not guess.
+        raise SchemaError(
+            f"column {name!r} has type {column.type}, not {wanted}", "cast the column"
+        )
     try:
         return column.cast(wanted, safe=True)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -90,7 +90,7 @@ class Rolling(Transformer):
     input's type (float64 for decimals).
 
     *State.* Time windows: the rows of the last ``window + lag``. Windows of rows: the last
-    ``window + lag`` rows of each group, for ever. *Memory.* About 200 bytes per row, and as much for
+    ``window + lag`` rows of each group, for ever. *Memory.* About 320 bytes per row, and as much for
     each row of the state.
 
     Raises
@@ -244,7 +244,7 @@ class Rolling(Transformer):
         return time_windows(xp, groups, rows.times(), width=width, lag=lag, closed=self.closed)
 
     def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 200 * rows + input_bytes
+        return 320 * rows + 2 * input_bytes
 
     def state_fingerprint(self) -> str:
         by = None if self.by is None else list(self.by)

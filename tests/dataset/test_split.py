@@ -156,9 +156,7 @@ def test_time_split_refuses(arguments: dict[str, object], message: str) -> None:
         (HashSplit(by="nobody"), INTEGER, "no column"),
     ],
 )
-def test_split_that_does_not_fit_the_table(
-    split: Split, schema: TableSchema, message: str
-) -> None:
+def test_split_that_does_not_fit_the_table(split: Split, schema: TableSchema, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         split.rows("train", schema)
 

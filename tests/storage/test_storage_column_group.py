@@ -23,7 +23,7 @@ from featurestore.errors import (
     NotFoundError,
     SchemaError,
 )
-from featurestore.schema import type_from_text, type_to_text
+from featurestore.schema import normalise_type, type_to_text
 from featurestore.storage import column_group, tensor_group
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.column_group import (
@@ -73,10 +73,20 @@ def _same(left: pa.Table, right: pa.Table) -> bool:
     if left.schema != right.schema or left.num_rows != right.num_rows:
         return False
     return all(
-        repr(left.column(name).combine_chunks().to_pylist())
-        == repr(right.column(name).combine_chunks().to_pylist())
+        _plain(left.column(name).combine_chunks()) == _plain(right.column(name).combine_chunks())
         for name in left.column_names
     )
+
+
+def _plain(array: pa.Array) -> list[Any]:
+    """Python values that compare bit by bit, also where Python has no value (far times, NaN)."""
+    type_ = array.type
+    if pa.types.is_list(type_):
+        return [_plain(one.values) if one.is_valid else None for one in array]
+    if pa.types.is_temporal(type_) or pa.types.is_floating(type_):
+        bits = {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[type_.bit_width]
+        return list(array.view(bits).to_pylist())
+    return list(array.to_pylist())
 
 
 class TestRoundTrip:
@@ -84,7 +94,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("depth", [0, 1, 2])
     def test_every_type(self, tmp_path: Path, type_: pa.DataType, depth: int) -> None:
         @given(arrays(type_, 6))
-        @settings(deadline=None, max_examples=8, database=None)
+        @settings(deadline=None, max_examples=5, database=None)
         def run(column: pa.ChunkedArray) -> None:
             store = LocalStore(tmp_path)
             nested = column.combine_chunks()
@@ -94,7 +104,7 @@ class TestRoundTrip:
                     pa.array([0, size // 2, size // 2, size], pa.int32()), nested
                 )
             table = pa.table({"x": nested})
-            assert type_from_text(type_to_text(nested.type)) == nested.type
+            assert normalise_type(nested.type) == nested.type
             back = read_columns(store, _write(store, table), ["x"])
             assert back.schema == table.schema
             assert _same(back, table)
@@ -174,6 +184,7 @@ class TestRefused:
             pa.array(["x"], pa.large_string()),
             pa.array([{"a": 1}]),
             pa.array([0], pa.timestamp("s")),
+            pa.array([0], pa.time32("s")),
         ):
             with pytest.raises(SchemaError):
                 _write(store, pa.table({"x": array}))

@@ -19,7 +19,9 @@ from training import Loader
 
 
 def small(part: ArrayPart, cache: Path, **options: Any) -> Loader:
-    return Loader(part, options.pop("batch_size", 7), cache=cache, block_rows=16, window_blocks=3, **options)
+    return Loader(
+        part, options.pop("batch_size", 7), cache=cache, block_rows=16, window_blocks=3, **options
+    )
 
 
 class TestLoader(LoaderContract):
@@ -163,7 +165,7 @@ def test_steps_of_ranks_are_slices_of_the_same_rows(cache: Path) -> None:
     whole = [row_numbers(one) for one in small(part, cache, batch_size=12, shuffle=True)]
     shards = [small(part, cache, batch_size=4, shuffle=True).shard(rank, 3) for rank in range(3)]
     for step, rows in enumerate(whole[:-1]):
-        assert sum((row_numbers(shard[step]) for shard in shards), []) == rows
+        assert [row for shard in shards for row in row_numbers(shard[step])] == rows
 
 
 def test_too_few_rows_for_the_ranks_are_refused(cache: Path) -> None:

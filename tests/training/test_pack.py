@@ -64,7 +64,10 @@ def test_gather_and_read_equal_numpy(
         start = data.draw(st.integers(0, rows))
         stop = data.draw(st.integers(start, rows))
         pack.verify()
-    for found, where in ((pack.gather(chosen), chosen), (pack.read(start, stop), slice(start, stop))):
+    for found, where in (
+        (pack.gather(chosen), chosen),
+        (pack.read(start, stop), slice(start, stop)),
+    ):
         for name, values in part.inputs.items():
             np.testing.assert_array_equal(found.inputs[name], values[where])
         assert part.label is not None

@@ -190,7 +190,7 @@ def test_sums_of_integers_are_exact_and_never_wrap() -> None:
 )  # fmt: skip
 def test_output_types(type_: pa.DataType, stat: str, out: pa.DataType) -> None:
     table = pa.table(
-        {"t": pa.array([0, 1], pa.timestamp("ms")), "v": pa.array([1, None]).cast(type_)}
+        {"t": pa.array([0, 1], pa.timestamp("ms")), "v": pa.array([1, None], pa.int8()).cast(type_)}
     )
     schema = oracles.schema_of(table, [], "t")
     result = oracles.run_partitioned(Rolling("v", 2, stat, by=[]), [table], schema, ENGINE)

@@ -73,7 +73,10 @@ class KerasModel:
             )
         columns = fitted.history
         history = [
-            {"epoch": float(epoch), **{name: float(values[epoch]) for name, values in columns.items()}}
+            {
+                "epoch": float(epoch),
+                **{name: float(values[epoch]) for name, values in columns.items()},
+            }
             for epoch in range(len(columns["loss"]))
         ]
         return cls(model, history)
@@ -81,9 +84,7 @@ class KerasModel:
     def predict(self, batches: Iterable[Batch]) -> HostArray:
         """Return predictions for batches in their order: ``[rows]``, or ``[rows, classes]``."""
         found = [
-            np.asarray(self.model.predict_on_batch(dict(one.inputs)))
-            for one in batches
-            if one.rows
+            np.asarray(self.model.predict_on_batch(dict(one.inputs))) for one in batches if one.rows
         ]
         if not found:
             return np.empty(0, dtype=np.float32)
@@ -113,7 +114,9 @@ class KerasModel:
 
 def _build(config: RunConfig, task: str, schema: DatasetSchema) -> Any:
     chosen = config.model
-    params = {key: list(v) if isinstance(v, tuple) else v for key, v in chosen.params.items()}
+    params: dict[str, Any] = {
+        key: list(v) if isinstance(v, tuple) else v for key, v in chosen.params.items()
+    }
     try:
         if chosen.kind == "tabular":
             params.setdefault("seed", config.train.seed % 2**31)
@@ -135,7 +138,7 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self._advance = advance
         self._done = 0
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._done += 1
         self._advance(self._done)
 

@@ -56,9 +56,11 @@ def from_batches(
     options.autotune.enabled = False
     options.experimental_warm_start = False
     options.deterministic = True
-    return made.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(
-        ahead
-    ).with_options(options)
+    return (
+        made.apply(tf.data.experimental.assert_cardinality(batches))
+        .prefetch(ahead)
+        .with_options(options)
+    )
 
 
 def signature(schema: DatasetSchema, *, weighted: bool = False) -> tuple[Any, ...]:

@@ -93,6 +93,7 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
     """
 
     def __init__(self, loader: Loader, page_bytes: int | str = DEFAULT_PAGE_BYTES) -> None:
+        super().__init__()  # first: its finaliser needs what it sets
         if loader.rows == 0:
             raise InvalidInputError("a dataset part without rows cannot train a model")
         self._loader = loader
@@ -102,7 +103,7 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         _remove_empty()
         self.cache_directory = scratch_directory(loader.pack.path.parent)
         _LEFT[self.cache_directory] = weakref.ref(self)
-        super().__init__(cache_prefix=str(self.cache_directory / "cache"))
+        self.cache_prefix = str(self.cache_directory / "cache")
 
     def next(self, input_data: Callable[..., Any]) -> bool:
         """Give XGBoost the next page; False after the last."""

@@ -132,6 +132,6 @@ class _Progress(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         super().__init__()
         self._advance = advance
 
-    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         self._advance(epoch + 1)
         return False

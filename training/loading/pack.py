@@ -158,7 +158,7 @@ class Pack:
         InvalidInputError
             If one is outside.
         """
-        if rows.size and not (0 <= int(rows.min()) and int(rows.max()) < self.rows):
+        if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= self.rows):
             raise InvalidInputError(
                 f"rows {rows.min()} to {rows.max()} lie outside a pack of {self.rows} rows"
             )

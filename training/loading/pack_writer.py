@@ -117,7 +117,7 @@ class _ArrayFile:
 
     def write(self, rows: HostArray) -> None:
         if rows.size:
-            self._append(memoryview(rows.reshape(-1)).cast("B"))
+            self._append(rows.reshape(-1).view(np.uint8).data)
 
     def finish(self) -> str:
         """Write the rest of the last block and the index, make the file durable, return its checksum."""

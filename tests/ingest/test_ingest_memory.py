@@ -1,0 +1,80 @@
+"""Peak memory of an ingest, measured in a process of its own, against its limit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+MEASURE = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+from featurestore.ingest.partitioner import write_partitions
+from featurestore.ingest.sources import open_source
+from featurestore.storage.backends import open_object_store
+from featurestore.storage.records import TableEntry
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+def ingest(source, name, limit, size):
+    entry = TableEntry(name, ("k",), "t", size)
+    return write_partitions(
+        open_object_store(sys.argv[1]), open_source(source), entry,
+        schema=None, after=None, first_sequence=0, memory_limit=limit,
+    )
+
+# What any ingest costs: imports, thread pools, kernels.
+ingest(pa.table({"t": range(2000, 0, -1), "k": ["a"] * 2000}), "warm", 4 << 20, 10_000)
+reserved = peak()
+entries = ingest(sys.argv[2], "big", int(sys.argv[3]), int(sys.argv[4]))
+print(reserved, peak(), sum(one.rows for one in entries), len(entries))
+"""
+
+
+def peak_above_reserved(tmp_path, rows, order, limit, size):
+    path = tmp_path / "in.parquet"
+    rng = np.random.default_rng(0)
+    with pq.ParquetWriter(path, measured_table(rng, 1, order, 0).schema) as writer:
+        for start in range(0, rows, 100_000):
+            writer.write_table(measured_table(rng, min(100_000, rows - start), order, start))
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "store"), str(path)]
+    done = subprocess.run(
+        [*command, str(limit), str(size)], capture_output=True, text=True, check=True
+    )
+    reserved, peak, found, partitions = map(int, done.stdout.split())
+    assert found == rows
+    assert partitions > 3
+    return peak - reserved
+
+
+def measured_table(rng, rows, order, start):
+    times = rng.integers(0, 10**12, rows) if order == "mixed" else np.arange(start, start + rows)
+    return pa.table(
+        {
+            "t": pa.array(times).cast(pa.timestamp("us")),
+            "k": pa.array(rng.integers(0, 10**15, rows)).cast(pa.string()),
+            **{f"f{i}": rng.random(rows) for i in range(6)},
+        }
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("order", ["mixed", "sorted"])
+def test_small_ingest_stays_within_its_limit(tmp_path, order):
+    limit = 32 << 20
+    assert peak_above_reserved(tmp_path, 600_000, order, limit, 4 << 20) < 1.3 * limit
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("order", ["mixed", "sorted"])
+def test_ingest_of_300_megabytes_stays_within_128(tmp_path, order):
+    limit = 128 << 20
+    assert peak_above_reserved(tmp_path, 4_000_000, order, limit, 16 << 20) < 1.3 * limit

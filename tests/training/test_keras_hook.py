@@ -1,0 +1,310 @@
+"""Keras: what the model sees is the loader's order, whatever ``fit`` does with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+
+import keras
+import tensorflow as tf
+
+from featurestore.dataset.batch import DatasetSchema, Input, Role
+from featurestore.errors import DefinitionError, InvalidInputError
+from featurestore.testing.datasets import ArrayPart, numbered_part
+from featurestore.testing.loader_contract import Batches, LoaderContract, flat, row_numbers
+from training import Loader
+from training.models import tabular
+
+ROWS = 100
+
+
+class Recorder(keras.Model):
+    """A logistic regression that writes down which rows it was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = keras.layers.Dense(1, activation="sigmoid")
+        self.trained: Batches = []
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if training:
+            self.trained.append([int(one) for one in np.asarray(inputs["numeric"])[:, 0]])
+        return self.dense(inputs["numeric"][:, 1:])
+
+
+def recorder() -> Recorder:
+    model = Recorder()
+    model.compile("sgd", "binary_crossentropy", run_eagerly=True)
+    # Built before, so that fit does not call it once more to learn its shapes.
+    model({"numeric": np.zeros((1, 3), dtype=np.float32)})
+    return model
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "packs"
+
+
+def small(part: ArrayPart, cache: Path, **options: Any) -> Loader:
+    return Loader(
+        part, options.pop("batch_size", 7), cache=cache, block_rows=16, window_blocks=3, **options
+    )
+
+
+def orders(cache: Path, count: int, **options: Any) -> list[Batches]:
+    loader = small(numbered_part(ROWS), cache, **options)
+    return [[row_numbers(batch) for batch in loader] for _ in range(count)]
+
+
+def cut(batches: Batches, steps: int) -> list[Batches]:
+    return [batches[start : start + steps] for start in range(0, len(batches), steps)]
+
+
+class TestTfData(LoaderContract):
+    """A ``tf.data.Dataset`` keeps every property of the loader it was made from."""
+
+    def loader(self, part: ArrayPart, cache: Path, **options: Any) -> Loader:
+        return small(part, cache, **options)
+
+    def epochs(self, loader: Loader, count: int) -> list[Batches]:
+        made = loader.tf_data()
+        assert int(made.cardinality()) == len(loader)
+        return [
+            [inputs["numeric"].numpy()[:, 0].astype(int).tolist() for inputs, _ in made]
+            for _ in range(count)
+        ]
+
+
+@pytest.fixture
+def trained(cache: Path) -> Iterator[Any]:
+    """Yield a function that fits and returns what the model saw, in order."""
+
+    def run(loader: Loader, **options: Any) -> Batches:
+        model = recorder()
+        model.fit(loader.keras(), verbose=0, **options)
+        return model.trained
+
+    before = threading.active_count()
+    yield run
+    assert threading.active_count() <= before, "no thread is left behind"
+
+
+@pytest.mark.parametrize("shuffle", [True, "global", False])
+@pytest.mark.parametrize("fit_shuffle", [True, False])
+def test_epochs_follow_the_loader(
+    shuffle: Any, fit_shuffle: bool, cache: Path, trained: Any
+) -> None:
+    loader = small(numbered_part(ROWS), cache, shuffle=shuffle, seed=3)
+    seen = trained(loader, epochs=3, shuffle=fit_shuffle)
+    assert cut(seen, len(loader)) == orders(cache, 3, shuffle=shuffle, seed=3)
+    assert loader.epoch == 3
+
+
+def test_validation_does_not_disturb_training(cache: Path, trained: Any) -> None:
+    loader = small(numbered_part(ROWS), cache, shuffle=True)
+    valid = small(numbered_part(30, seed=9), cache)
+    seen = trained(loader, epochs=3, validation_data=valid.keras())
+    assert cut(seen, len(loader)) == orders(cache, 3, shuffle=True)
+
+
+def test_repeated_fits_go_on(cache: Path) -> None:
+    loader = small(numbered_part(ROWS), cache, shuffle=True)
+    model, data = recorder(), loader.keras()
+    for _ in range(3):
+        model.fit(data, verbose=0)
+    assert cut(model.trained, len(loader)) == orders(cache, 3, shuffle=True)
+
+
+def test_steps_per_epoch_cuts_the_stream_of_epochs(cache: Path, trained: Any) -> None:
+    loader = small(numbered_part(ROWS), cache, shuffle=True)
+    seen = trained(loader, epochs=3, steps_per_epoch=5)
+    assert seen == orders(cache, 1, shuffle=True)[0]
+    loader = small(numbered_part(ROWS), cache, shuffle=True)
+    seen = trained(loader, epochs=2, steps_per_epoch=len(loader))
+    assert cut(seen, len(loader)) == orders(cache, 2, shuffle=True)
+
+
+def test_stopping_in_an_epoch_leaves_no_thread_and_begins_it_again(cache: Path, trained: Any) -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 3:
+                self.model.stop_training = True
+
+    loader = small(numbered_part(1000), cache, shuffle=True)
+    seen = trained(loader, epochs=2, callbacks=[Stop()])
+    assert len(seen) == 4
+    again = trained(loader, epochs=1)
+    assert again[:4] == seen
+    assert len(again) == len(loader)
+
+
+def test_an_exception_in_the_model_leaves_no_thread(cache: Path, trained: Any) -> None:
+    class Fail(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            raise KeyError("broken callback")
+
+    with pytest.raises(KeyError, match="broken callback"):
+        trained(small(numbered_part(1000), cache), callbacks=[Fail()])
+
+
+def test_an_error_in_the_loader_surfaces_with_its_cause(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = small(numbered_part(ROWS), cache)
+
+    def failing(*_: Any) -> Any:
+        raise InvalidInputError("the pack is gone")
+
+    monkeypatch.setattr(loader.pack, "read", failing)
+    with pytest.raises(Exception, match="the pack is gone"):
+        recorder().fit(loader.keras(), verbose=0)
+
+
+def test_the_rest_of_a_resumed_epoch_is_an_epoch_of_its_own(cache: Path) -> None:
+    whole = orders(cache, 3, shuffle=True)
+    first = small(numbered_part(ROWS), cache, shuffle=True)
+    iterator = iter(first)
+    for _ in range(4):
+        next(iterator)
+    resumed = small(numbered_part(ROWS), cache, shuffle=True)
+    resumed.load_state_dict(first.state_dict())
+    model = recorder()
+    model.fit(resumed.keras(), steps_per_epoch=resumed.steps_left, verbose=0)
+    model.fit(resumed.keras(), epochs=2, verbose=0)
+    assert model.trained == [*whole[0][4:], *whole[1], *whole[2]]
+
+
+def test_ranks_train_on_their_share(cache: Path) -> None:
+    part = numbered_part(ROWS)
+    models = [recorder() for _ in range(3)]
+    for rank, model in enumerate(models):
+        model.fit(small(part, cache, shuffle=True).shard(rank, 3).keras(), verbose=0)
+    assert len({len(model.trained) for model in models}) == 1
+    assert sorted(flat(flat(model.trained) for model in models)) == list(range(ROWS))
+
+
+def test_predict_and_evaluate_cover_each_row_in_table_order(cache: Path) -> None:
+    loader = small(numbered_part(ROWS), cache)
+    model = recorder()
+    found = model.predict(loader.keras(), verbose=0)
+    expected = model(dict(loader.pack.read(0, ROWS).inputs)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    loss = model.evaluate(loader.keras(), verbose=0)
+    batch = loader.pack.read(0, ROWS)
+    assert loss == pytest.approx(
+        float(keras.losses.BinaryCrossentropy()(batch.label[:, None], expected)), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_training_learns_and_is_reproducible(steps_per_execution: int, cache: Path) -> None:
+    part = numbered_part(4000, partitions=(1500, 2500), cardinalities=(4, 30), tensor=(3,))
+    part.inputs["numeric"][:, 0] = 0  # the row number is no feature
+    histories = []
+    for _ in range(2):
+        keras.utils.set_random_seed(1)
+        loader = Loader(part, 256, shuffle=True, seed=0, cache=cache)
+        valid = Loader(part, 512, cache=cache)
+        model = tabular(part.schema, "binary", hidden=(16,), dropout=0.1, seed=1)
+        model.compile(
+            keras.optimizers.Adam(0.01),
+            "binary_crossentropy",
+            metrics=["accuracy"],
+            steps_per_execution=steps_per_execution,
+        )
+        fitted = model.fit(
+            loader.keras(), validation_data=valid.keras(), epochs=4, verbose=0, shuffle=True
+        )
+        histories.append(fitted.history)
+    assert histories[0] == histories[1]
+    assert histories[0]["val_loss"][-1] < 0.7 * histories[0]["val_loss"][0]
+    assert histories[0]["val_accuracy"][-1] > 0.9
+
+
+def test_one_numeric_input_by_its_name(cache: Path) -> None:
+    part = numbered_part(64, cardinalities=())
+    inputs = keras.Input((3,), name="numeric")
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    model.fit(Loader(part, 16, cache=cache).keras(), verbose=0)
+    assert model.predict(Loader(part, 16, cache=cache).keras(), verbose=0).shape == (64, 1)
+
+
+def test_class_weights_are_sample_weights(cache: Path) -> None:
+    loader = small(numbered_part(ROWS), cache)
+    for _, label, weight in loader.keras(class_weight={1: 3.0}).get_numpy_iterator():
+        np.testing.assert_array_equal(weight, np.where(label == 1, 3.0, 1.0))
+    recorder().fit(loader.keras(class_weight={1: 3.0}), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("uint8", "int32"), ("int64", "int64"), ("float64", "float32"), ("float16", "float32")],
+)
+def test_labels_reach_losses_as_float32_or_integers(
+    dtype: str, expected: str, cache: Path
+) -> None:
+    schema = DatasetSchema((Input("v", Role.NUMERIC, "float32"), Input("y", Role.LABEL, dtype)))
+    inputs = {"numeric": np.zeros((4, 1), dtype=np.float32)}
+    part = ArrayPart(schema, inputs, np.arange(4).astype(dtype), (4,))
+    ((found, label),) = list(Loader(part, 8, cache=cache).tf_data())
+    assert label.dtype == tf.as_dtype(expected)
+    assert found["numeric"].shape == (4, 1)
+
+
+def test_a_part_without_label_predicts(cache: Path) -> None:
+    part = numbered_part(20)
+    plain = ArrayPart(DatasetSchema(part.schema.columns[:-1]), part.inputs, None, (20,), "plain")
+    assert recorder().predict(small(plain, cache).keras(), verbose=0).shape == (20, 1)
+    with pytest.raises(InvalidInputError, match="needs a label"):
+        small(plain, cache).keras(class_weight={0: 1.0})
+
+
+def test_no_batches_are_refused(cache: Path) -> None:
+    with pytest.raises(InvalidInputError, match="has no batch"):
+        small(numbered_part(0), cache).keras()
+    with pytest.raises(InvalidInputError, match="has no batch"):
+        small(numbered_part(5), cache, drop_last=True).keras()
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "shape", "activation"),
+    [
+        ("binary", {}, (None, 1), "sigmoid"),
+        ("regression", {"batch_norm": True}, (None, 1), "linear"),
+        ("multiclass", {"classes": 5}, (None, 5), "softmax"),
+    ],
+)
+def test_the_built_in_network_has_the_head_of_its_task(
+    task: str, options: dict[str, Any], shape: Any, activation: str
+) -> None:
+    schema = numbered_part(1, cardinalities=(4, 300), tensor=(2, 2)).schema
+    model = tabular(schema, task, hidden=(8, 4), **options)
+    assert model.output_shape == shape
+    assert model.layers[-1].activation.__name__ == activation
+    assert {one.name for one in model.inputs} == {"numeric", "c0", "c1", "vector"}
+
+
+def test_equal_seeds_give_equal_weights() -> None:
+    schema = numbered_part(1).schema
+    one, two, other = (tabular(schema, seed=seed).get_weights() for seed in (1, 1, 2))
+    assert all((a == b).all() for a, b in zip(one, two, strict=True))
+    assert any((a != b).any() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"task": "rank"}, {"task": "multiclass"}, {"hidden": (0,)}, {"dropout": 1.0}],
+)
+def test_bad_networks_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        tabular(numbered_part(1).schema, **options)
+    with pytest.raises(DefinitionError):
+        tabular(DatasetSchema(()))

@@ -1,0 +1,123 @@
+"""train.toml: what it means, and what it gets for mistakes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featurestore.errors import InvalidInputError, NotFoundError
+from training import RunConfig
+
+FULL = """
+[data]
+store = "golden"
+table = "flights"
+features = ["speed", "carrier"]
+label = "late"
+memory_limit = "2GiB"
+
+[split]
+kind = "time"
+valid = 2013-10-01
+test = "2013-11-15"
+embargo = "1d"
+
+[pipeline]
+standardize = ["speed"]
+
+[model]
+kind = "tabular"
+task = "binary"
+params = { hidden = [32, 16], dropout = 0.1 }
+
+[train]
+epochs = 3
+learning_rate = 0.01
+shuffle = "global"
+"""
+
+
+def minimal(**changes: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "data": {"store": "golden", "table": "t", "features": ["x", "c"], "label": "y"},
+        "split": {"kind": "time", "valid": "2013-10-01"},
+    }
+    for section, values in changes.items():
+        content[section] = {**content.get(section, {}), **values}
+    return content
+
+
+def test_a_file_is_read_and_paths_are_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "train.toml").write_text(FULL)
+    config = RunConfig.from_toml(tmp_path / "train.toml")
+    assert config.data.store == str(tmp_path / "golden")
+    assert config.data.features == ("speed", "carrier")
+    assert config.split.valid == dt.date(2013, 10, 1)
+    assert config.pipeline.impute is True
+    assert config.pipeline.standardize == ("speed",)
+    assert config.model.params == {"hidden": [32, 16], "dropout": 0.1}
+    assert config.train.batch_size == 4096
+
+
+def test_stores_elsewhere_keep_their_url(tmp_path: Path) -> None:
+    (tmp_path / "train.toml").write_text(FULL.replace('"golden"', '"s3://bucket/golden"'))
+    assert RunConfig.from_toml(tmp_path / "train.toml").data.store == "s3://bucket/golden"
+
+
+def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
+    (tmp_path / "train.toml").write_text(FULL)
+    config = RunConfig.from_toml(tmp_path / "train.toml")
+    content = json.loads(json.dumps(config.to_json()))
+    again = RunConfig.from_mapping(content)
+    assert again.to_json() == config.to_json()
+    assert content["train"]["batch_size"] == 4096
+    assert content["split"]["valid"] == "2013-10-01"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (minimal(train={"epoch": 3}), r"(?s)\[train\].*'epoch'.*did you mean 'epochs'"),
+        ({**minimal(), "trian": {}}, r"(?s)unknown section 'trian'.*did you mean 'train'"),
+        (minimal(train={"epochs": 0}), r"(?s)epochs = 0 .*an integer from 1 on"),
+        (minimal(train={"epochs": True}), r"epochs = True"),
+        (minimal(train={"batch_size": 1.5}), r"batch_size = 1.5"),
+        (minimal(train={"learning_rate": -1}), r"(?s)learning_rate = -1.*above 0"),
+        (minimal(train={"shuffle": "blocks"}), r"shuffle = 'blocks'"),
+        (minimal(train={"shuffle": 1}), r"shuffle = 1"),
+        (minimal(data={"features": []}), r"features = \[\]"),
+        (minimal(data={"features": "x"}), r"features = 'x'"),
+        (minimal(data={"label": "x"}), r"label = 'x' is also among the features"),
+        (minimal(data={"where": "late > 3"}), r"(?s)where = .*module:name"),
+        (minimal(data={"memory_limit": "2 potatoes"}), r"memory_limit.*potatoes"),
+        (minimal(model={"kind": "forest"}), r"(?s)kind = 'forest'.*'tabular', 'xgboost'"),
+        (minimal(model={"task": "multiclass"}), r"(?s)how many classes.*set classes"),
+        (minimal(split={"kind": "hash"}), r"no shares"),
+        (minimal(split={"kind": "hash", "valid": 0.1, "embargo": "1d"}), r"embargo"),
+        (minimal(split={"by": ["c"]}), r"by = "),
+        (
+            {"split": minimal()["split"]},
+            r"(?s)'store', 'table', 'features', 'label'.*must be given",
+        ),
+        ({**minimal(), "train": 3}, r"train is 3"),
+    ],
+)
+def test_mistakes_are_named_with_file_key_value_and_remedy(
+    content: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        RunConfig.from_mapping(content, "train.toml")
+    assert "train.toml" in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_files_that_are_not_toml_say_where(tmp_path: Path) -> None:
+    (tmp_path / "train.toml").write_text("[data\n")
+    with pytest.raises(InvalidInputError, match=r"train.toml is not TOML.*line 1"):
+        RunConfig.from_toml(tmp_path / "train.toml")
+    with pytest.raises(NotFoundError, match="there is no file"):
+        RunConfig.from_toml(tmp_path / "other.toml")

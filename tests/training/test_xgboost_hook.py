@@ -1,0 +1,162 @@
+"""XGBoost: external memory trains the same trees as memory, over pages read from the pack."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("xgboost")
+
+import xgboost
+
+from featurestore.dataset.batch import DatasetSchema, Input, Role
+from featurestore.errors import DefinitionError, InvalidInputError
+from featurestore.testing.datasets import ArrayPart, numbered_part
+from training import Loader
+from training.hooks.xgboost import XGBoostPages, dmatrix, feature_columns, page, predict_batches
+
+PARAMS = {"objective": "binary:logistic", "tree_method": "hist", "max_bin": 64, "seed": 0}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "packs"
+
+
+def loader(cache: Path, seed: int = 0, rows: int = 3000) -> Loader:
+    part = numbered_part(
+        rows,
+        partitions=(rows // 3, rows - rows // 3),
+        cardinalities=(5, 40),
+        tensor=(2, 2),
+        seed=seed,
+    )
+    part.inputs["numeric"][::7, 1] = np.nan
+    return Loader(part, 100, shuffle=True, cache=cache)
+
+
+def in_memory(one: Loader, ref: Any = None) -> Any:
+    batch = one.pack.read(0, one.rows)
+    names, types = feature_columns(one.schema)
+    return xgboost.QuantileDMatrix(
+        page(batch, one.schema),
+        batch.label,
+        feature_names=names,
+        feature_types=types,
+        enable_categorical=True,
+        max_bin=64,
+        ref=ref,
+    )
+
+
+def test_columns_and_pages_follow_the_schema(cache: Path) -> None:
+    schema = DatasetSchema(
+        (
+            Input("c", Role.CATEGORICAL, "int32", (), 3),
+            Input("a", Role.NUMERIC, "float32"),
+            Input("v", Role.TENSOR, "float64", (2,)),
+            Input("b", Role.NUMERIC, "float32"),
+            Input("y", Role.LABEL, "float32"),
+        )
+    )
+    part = ArrayPart(
+        schema,
+        {
+            "numeric": np.array([[1, 2], [3, np.nan]], dtype=np.float32),
+            "c": np.array([2, 0], dtype=np.int32),
+            "v": np.array([[5, 6], [7, 8]], dtype=np.float64),
+        },
+        np.zeros(2, dtype=np.float32),
+        (2,),
+    )
+    assert feature_columns(schema) == (["c", "a", "v_0", "v_1", "b"], ["c", "q", "q", "q", "q"])
+    (batch,) = Loader(part, 2, cache=cache)
+    expected = np.array([[2, 1, 5, 6, 2], [0, 3, 7, 8, np.nan]], dtype=np.float32)
+    np.testing.assert_array_equal(page(batch, schema), expected)
+
+
+def test_external_memory_trains_the_same_trees(cache: Path) -> None:
+    train, valid = loader(cache), loader(cache, seed=1, rows=900)
+    external = dmatrix(train, max_bin=64, page_bytes="10kB", nthread=2)
+    validation = dmatrix(valid, external, max_bin=64, page_bytes="10kB", nthread=2)
+    results: dict[str, Any] = {}
+    from_disk = xgboost.train(
+        PARAMS,
+        external,
+        12,
+        evals=[(validation, "valid")],
+        evals_result=results,
+        verbose_eval=False,
+    )
+    whole = in_memory(train)
+    from_memory = xgboost.train(PARAMS, whole, 12)
+    other = in_memory(valid, whole)
+    np.testing.assert_allclose(from_disk.predict(other), from_memory.predict(other), atol=1e-5)
+    assert results["valid"]["logloss"][-1] < 0.6 * results["valid"]["logloss"][0]
+    assert list(train.part.reads) == [0, 1], "the pipeline ran once for all passes"  # type: ignore[attr-defined]
+
+
+def test_each_pass_gives_the_same_pages_as_new_arrays(cache: Path) -> None:
+    one = loader(cache)
+    pages = XGBoostPages(one, "10kB")
+    passes = []
+    for _ in range(2):
+        pages.reset()
+        seen: list[Any] = []
+        while pages.next(lambda **given: seen.append(given)):
+            pass
+        passes.append(seen)
+    assert len(passes[0]) > 5
+    for first, second in zip(*passes, strict=True):
+        assert first["data"] is not second["data"]
+        np.testing.assert_array_equal(first["data"], second["data"])
+    rows = np.concatenate([given["data"][:, 0] for given in passes[0]])
+    np.testing.assert_array_equal(rows, np.arange(3000))
+
+
+def test_cache_files_go_with_the_matrix(cache: Path) -> None:
+    matrix = dmatrix(loader(cache), page_bytes="10kB")
+    assert len(list(cache.glob(".scratch-*/*"))) == 1
+    del matrix
+    gc.collect()
+    assert list(cache.glob(".scratch-*")) == []
+
+
+def test_an_error_while_reading_reaches_the_caller(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = loader(cache)
+    read, calls = one.pack.read, []
+
+    def failing(start: int, stop: int) -> Any:
+        calls.append(start)
+        if len(calls) > 2:
+            raise InvalidInputError("the disk is gone")
+        return read(start, stop)
+
+    monkeypatch.setattr(one.pack, "read", failing)
+    with pytest.raises(InvalidInputError, match="the disk is gone"):
+        dmatrix(one, page_bytes="10kB")
+
+
+def test_predictions_of_batches_keep_their_order(cache: Path) -> None:
+    one = loader(cache)
+    whole = in_memory(one)
+    booster = xgboost.train(PARAMS, whole, 3)
+    plain = Loader(one.part, 128, cache=cache)
+    found = predict_batches(booster, iter(plain), one.schema)
+    np.testing.assert_allclose(found, booster.predict(whole), atol=1e-6)
+
+
+def test_what_xgboost_cannot_hold_is_refused(cache: Path) -> None:
+    with pytest.raises(InvalidInputError, match="without rows"):
+        Loader(numbered_part(0), 8, cache=cache).xgboost()
+    wide = DatasetSchema((Input("c", Role.CATEGORICAL, "int32", (), 2**25),))
+    with pytest.raises(DefinitionError, match="33554432 codes"):
+        feature_columns(wide)
+    with pytest.raises(DefinitionError, match="without features"):
+        feature_columns(DatasetSchema((Input("y", Role.LABEL, "float32"),)))
