@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ import pyarrow.parquet as pq
 OUT = Path(__file__).parent / "out"
 MIB = 2**20
 _CHUNK_ROWS = 65_536
+
+OURS = ("polars", "dask.threaded", "pyarrow.parquet", "zarr", "rich.progress", "featurestore.table")
+PANDAS = ("pandas", "pyarrow.parquet")
+POLARS = ("polars",)
 
 Case = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -93,10 +98,15 @@ def answer_case(cases: Mapping[str, Case], case: str, arguments: str, answer: st
     Path(answer).write_text(json.dumps(result), encoding="utf-8")
 
 
-def measured(work: Callable[[], Any]) -> dict[str, Any]:
-    """Run ``work`` and return seconds, and peak memory above what the process had before."""
+def measured(work: Callable[[], Any], imports: Sequence[str]) -> dict[str, Any]:
+    """Run ``work`` and return seconds, and peak memory above what the process had before.
+
+    ``imports`` names what the work would import on the way: modules are no memory of the work.
+    """
     import featurestore as fs
 
+    for name in imports:
+        import_module(name)
     with fs.measure() as meter:
         work()
     one = meter.result

@@ -18,7 +18,9 @@ from typing import Any
 
 from measuring import (
     MIB,
+    OURS,
     OUT,
+    PANDAS,
     answer_case,
     figure,
     measured,
@@ -47,7 +49,8 @@ def store_ingest(arguments: dict[str, Any]) -> dict[str, Any]:
     size = arguments["partition_bytes"]
     source = arguments["source"]
     return measured(
-        lambda: store.ingest("data", source, key="entity", time="time", partition_bytes=size)
+        lambda: store.ingest("data", source, key="entity", time="time", partition_bytes=size),
+        OURS,
     )
 
 
@@ -57,7 +60,7 @@ def store_expression(arguments: dict[str, Any]) -> dict[str, Any]:
     import featurestore as fs
 
     table = _table(arguments)
-    return measured(lambda: table.add(fs.Expression(ratio=nw.col("x0") / nw.col("x1"))))
+    return measured(lambda: table.add(fs.Expression(ratio=nw.col("x0") / nw.col("x1"))), OURS)
 
 
 def store_rolling(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def store_rolling(arguments: dict[str, Any]) -> dict[str, Any]:
 
     table = _table(arguments)
     rolling = fs.Rolling("x2", by="entity", window="10s", stats=["mean", "std"], closed="left")
-    return measured(lambda: table.add(rolling))
+    return measured(lambda: table.add(rolling), OURS)
 
 
 def store_load(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def store_load(arguments: dict[str, Any]) -> dict[str, Any]:
         if rows != arguments["rows"]:
             raise SystemExit(f"{rows} rows were loaded of {arguments['rows']}")
 
-    return measured(work)
+    return measured(work, OURS)
 
 
 def _frame(arguments: dict[str, Any]) -> Any:
@@ -94,7 +97,7 @@ def _frame(arguments: dict[str, Any]) -> Any:
 
 
 def pandas_ingest(arguments: dict[str, Any]) -> dict[str, Any]:
-    return measured(lambda: _frame(arguments).sort_values(["time", "entity"]))
+    return measured(lambda: _frame(arguments).sort_values(["time", "entity"]), PANDAS)
 
 
 def pandas_expression(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def pandas_expression(arguments: dict[str, Any]) -> dict[str, Any]:
         frame["ratio"] = frame["x0"] / frame["x1"]
         frame.to_parquet(arguments["target"])
 
-    return measured(work)
+    return measured(work, PANDAS)
 
 
 def pandas_rolling(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def pandas_rolling(arguments: dict[str, Any]) -> dict[str, Any]:
         window = frame.groupby("entity")["x2"].rolling("10s", closed="left")
         window.agg(["mean", "std"])
 
-    return measured(work)
+    return measured(work, PANDAS)
 
 
 def pandas_load(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def pandas_load(arguments: dict[str, Any]) -> dict[str, Any]:
         for start in range(0, len(order), BATCH_ROWS):
             scaled[order[start : start + BATCH_ROWS]].sum()
 
-    return measured(work)
+    return measured(work, PANDAS)
 
 
 CASES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

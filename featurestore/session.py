@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featurestore.errors import InvalidInputError
+from featurestore.errors import InvalidInputError, MemoryLimitError
 from featurestore.execution.dask import Executor
 from featurestore.execution.publish import Change
 from featurestore.execution.states import Workplace
+from featurestore.plan.projection import resident_bytes
 from featurestore.plan.table_files import TableFiles, load_table_files
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import Snapshot
 from featurestore.transforms.base import SourceTransformer
+from featurestore.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,23 @@ class Session:
     def commit(self, operation: str, change: Change) -> Snapshot:
         self.require_writable()
         return self.log.commit(operation, change)
+
+    def memory_left(self) -> int:
+        """Return the bytes of the memory limit that this process does not hold already.
+
+        Raises
+        ------
+        MemoryLimitError
+            If nothing is left.
+        """
+        reserved, limit = resident_bytes(), self.place.memory_limit
+        if reserved >= limit:
+            raise MemoryLimitError(
+                f"this process holds {format_bytes(reserved)} already, the memory limit is "
+                f"{format_bytes(limit)}",
+                "raise memory_limit, or free what the process holds",
+            )
+        return limit - reserved
 
     def files(self, table: str, snapshot: Snapshot | None = None) -> TableFiles:
         return load_table_files(self.objects, snapshot or self.snapshot(), table)

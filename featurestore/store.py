@@ -176,7 +176,7 @@ class FeatureStore:
                 schema=None,
                 after=None,
                 first_sequence=0,
-                memory_limit=self.memory_limit,
+                memory_limit=self._session.memory_left(),
                 on_progress=report,
             )
             group = GroupEntry(name, BASE_GROUP, opened.fields)

@@ -163,8 +163,9 @@ class Table:
                 schema=base.fields,
                 after=newest,
                 first_sequence=len(files.base),
-                memory_limit=self._session.place.memory_limit,
+                memory_limit=self._session.memory_left(),
                 on_progress=report,
+                existing=files.base,
             )
         change = append_partitions(self._session.objects, self._name, base, entries)
         self._session.commit(f"append to {self._name}", change)

@@ -136,6 +136,7 @@ class Demo:
                 "embargo": "1d",
             },
             "pipeline": {"categorify": ["carrier", "origin", "dest"]},
+            "model": {"params": {"hidden": [128, 64], "dropout": 0.3}},
             "train": {
                 "epochs": self._epochs,
                 "batch_size": 1024,
@@ -206,7 +207,7 @@ def show(steps: Sequence[Step]) -> str:
     return text_table(head, rows)
 
 
-def run_demo(output: str | Path, rows: int | None = None, epochs: int = 3) -> Sequence[Step]:
+def run_demo(output: str | Path, rows: int | None = None, epochs: int = 4) -> Sequence[Step]:
     """Run the demo in a folder of its own.
 
     Parameters
@@ -242,7 +243,7 @@ def run_demo(output: str | Path, rows: int | None = None, epochs: int = 3) -> Se
 @click.command("demo")
 @click.option("--output", default="demo-output", show_default=True, help="Folder to work in.")
 @click.option("--rows", type=int, help="About how many flights; all if not given.")
-@click.option("--epochs", default=3, show_default=True)
+@click.option("--epochs", default=4, show_default=True)
 def command(output: str, rows: int | None, epochs: int) -> None:
     """Build a golden set of 336,776 real flights, train with and without weather.
 

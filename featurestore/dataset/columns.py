@@ -174,16 +174,14 @@ def refuse_future(columns: Sequence[str], snapshot: Snapshot, table: str) -> Non
     ------
     DefinitionError
     """
-    schema = snapshot.schema(table)
     ahead: dict[str, str] = {}
     inputs: dict[str, tuple[str, ...]] = {}
     for group in snapshot.groups(table):
         if group.definition is None:
             continue
         transformer = FeatureDefinition.from_json(group.definition).transformer
-        reads = transformer.inputs(schema)
         for name in group.names:
-            inputs[name] = reads
+            inputs[name] = group.inputs
             if transformer.scope is Scope.SUFFIX:
                 ahead[name] = type(transformer).__name__
     for column in columns:

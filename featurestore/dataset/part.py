@@ -10,10 +10,12 @@ touch these columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
 
 from featurestore.dataset.assembly import to_batch
 from featurestore.dataset.batch import Batch, DatasetSchema
@@ -24,6 +26,7 @@ from featurestore.execution.collecting import check_kind, convert, empty_table, 
 from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.projection import resident_bytes
+from featurestore.storage.states import StateStore
 from featurestore.transforms.base import Partition
 from featurestore.units import format_bytes
 
@@ -145,6 +148,8 @@ class Part:
         ------
         InvalidInputError
             If ``partition`` is not from 0 to ``len(partition_rows) - 1``.
+        MemoryLimitError
+            Before anything is read, if a partition does not fit the memory limit.
         """
         if not 0 <= partition < len(self._pieces):
             raise InvalidInputError(
@@ -156,6 +161,7 @@ class Part:
         view, engine = self._view, self._view.engine
         columns = self._dataset.columns
         wanted = (*columns.reads, *piece.selection.columns(view.schema))
+        view.require_memory(wanted)
         read = view.read(piece.position, with_row_count(wanted, view.schema))
         kept, mask = cut(read, piece.selection, engine)
         after = self._dataset.transform(kept)
@@ -183,8 +189,6 @@ class Part:
         MemoryLimitError
             Before anything is read, if the values would exceed the memory limit.
         """
-        import pyarrow as pa
-
         check_kind(as_)
         self._require_memory(_COPIES.get(as_, 1))
         engine = self._view.engine
@@ -211,24 +215,43 @@ class Part:
     def _pieces(self) -> tuple[Piece, ...]:
         view = self._view
         parts = view.touching(self._selection)
-        tasks, places = [], []
-        counts = [view.partitions[i].rows for i, _ in parts]
-        for place, (i, within) in enumerate(parts):
-            if not within.everything:
-                columns = with_row_count(within.columns(view.schema), view.schema)
-                tasks.append(CountTask(view.task(i), columns, within))
-                places.append(place)
-        if tasks:
-            read = sorted({name for task in tasks for name in task.columns})
-            label = f"count rows of {self._name}"
-            found = view.run(count_rows, tasks, label=label, columns=read)
-            for place, count in zip(places, found, strict=True):
-                counts[place] = count
+        unsure = [(i, within) for i, within in parts if not within.everything]
+        counted = dict(zip((i for i, _ in unsure), self._count(unsure), strict=True))
+        rows = [counted.get(i, view.partitions[i].rows) for i, _ in parts]
         return tuple(
-            Piece(i, within, count)
-            for (i, within), count in zip(parts, counts, strict=True)
-            if count
+            Piece(i, within, count) for (i, within), count in zip(parts, rows, strict=True) if count
         )
+
+    def _count(self, parts: Sequence[tuple[int, Selection]]) -> list[int]:
+        """Return how many rows are selected of partitions that must be looked at.
+
+        The counts are kept in the store under what they depend on, so that the next process that
+        opens the same part looks at nothing.
+        """
+        view, states = self._view, StateStore(self._view.store)
+        if not parts:
+            return []
+        key = fingerprint(
+            "selected rows",
+            [
+                [within.fingerprint, view.partitions[i].provenance(within.columns(view.schema))]
+                for i, within in parts
+            ],
+        )
+        kept = states.get(key)
+        if kept is not None:
+            return [int(count) for count in kept["rows"]["rows"].to_pylist()]
+        tasks = [
+            CountTask(
+                view.task(i), with_row_count(within.columns(view.schema), view.schema), within
+            )
+            for i, within in parts
+        ]
+        columns = sorted({name for task in tasks for name in task.columns})
+        label = f"count rows of {self._name}"
+        counts = view.run(count_rows, tasks, label=label, columns=columns)
+        states.put(key, {"rows": pa.table({"rows": pa.array(counts, pa.int64())})})
+        return counts
 
     def _require_memory(self, copies: int) -> None:
         columns = self._dataset.columns

@@ -13,6 +13,7 @@ from typing import TypeVar
 from featurestore.dataset.selection import Selection
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
+from featurestore.errors import MemoryLimitError
 from featurestore.execution.dask import Executor
 from featurestore.execution.reading import PartitionSource
 from featurestore.schema import TableSchema
@@ -20,6 +21,7 @@ from featurestore.storage.backends import open_object_store
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import Snapshot
 from featurestore.transforms.base import Partition
+from featurestore.units import format_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -117,7 +119,32 @@ class TableView:
         label: str,
         columns: Sequence[str],
     ) -> list[R]:
-        """Run tasks that each read ``columns`` of one partition, as many at once as memory allows."""
-        widest = max((one.decoded_bytes(columns) for one in self.partitions), default=0)
-        at_once = self.memory_limit // max(1, _DECODED_COPIES * widest)
+        """Run tasks that each read ``columns`` of one partition, as many at once as memory allows.
+
+        Raises
+        ------
+        MemoryLimitError
+            Before anything is read, if one partition does not fit the memory limit.
+        """
+        at_once = self.require_memory(columns)
         return self.executor.limited_to(at_once).run(function, tasks, label=label)
+
+    def require_memory(self, columns: Sequence[str]) -> int:
+        """Return how many partitions of these columns fit the memory limit at once.
+
+        Raises
+        ------
+        MemoryLimitError
+            If not even one does.
+        """
+        widest = max((one.decoded_bytes(columns) for one in self.partitions), default=0)
+        needed = max(1, _DECODED_COPIES * widest)
+        if needed > self.memory_limit:
+            raise MemoryLimitError(
+                f"a partition of columns {list(columns)} takes {format_bytes(widest)} in memory, "
+                f"{format_bytes(needed)} with what is made of it; the memory limit is "
+                f"{format_bytes(self.memory_limit)}",
+                f"set memory_limit to at least {format_bytes(needed)}, name fewer features, or "
+                "ingest with a smaller partition_bytes",
+            )
+        return self.memory_limit // needed

@@ -242,7 +242,7 @@ def checked_columns(
             raise DefinitionError(
                 f"{where}: columns {table.column_names} were produced where {names} were declared"
             )
-        table = table.select(names)
+        table = _declared_times(table.select(names), scalars)
         for one in scalars:
             _check_scalar(one, table.schema.field(one.name).type, table.num_rows, rows, where)
     arrays = {}
@@ -250,6 +250,16 @@ def checked_columns(
         if one.is_tensor:
             arrays[one.name] = _checked_tensor(one, columns, rows, engine, where)
     return table, arrays
+
+
+def _declared_times(table: pa.Table, fields: Sequence[Field]) -> pa.Table:
+    """Return times of day in their declared unit: an engine may know only one."""
+    for position, one in enumerate(fields):
+        found = table.schema.field(position).type
+        if pa.types.is_time(found) and pa.types.is_time(one.type) and found != one.type:
+            column = table.column(position).cast(one.type)
+            table = table.set_column(position, one.name, column)
+    return table
 
 
 def _check_scalar(field: Field, type_: pa.DataType, got: int, rows: int, where: str) -> None:

@@ -44,15 +44,15 @@ class CsvFile:
         self._tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
         with self._open(pcsv.ConvertOptions()) as reader:
             self.types: pa.Schema = reader.schema
+        # The block being parsed, the one read ahead, and the parsed fields.
+        self.reading_bytes = 4 * _BLOCK if _is_gzip(path) else 4 * min(_BLOCK, path.stat().st_size)
 
     @contextmanager
     def _open(self, convert: pcsv.ConvertOptions) -> Iterator[pcsv.CSVStreamingReader]:
-        with self._path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
         with (
             readable(self._path, "CSV"),
             pa.OSFile(str(self._path), "rb") as raw,
-            pa.CompressedInputStream(raw, "gzip") if packed else raw as stream,
+            pa.CompressedInputStream(raw, "gzip") if _is_gzip(self._path) else raw as stream,
             pcsv.open_csv(
                 stream,
                 # One thread, else errors have no row number.
@@ -104,6 +104,11 @@ class CsvFile:
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _empty_text_to_null(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from featurestore.errors import FeatureStoreError, SourceError
 
 BATCH_ROWS: Final = 65_536
+_PAGE: Final = 1 << 20
+_BUFFER: Final = 64 << 10
 _FORMATS: Final = (
     "Parquet, CSV (.csv, .tsv, .txt, also .gz), or Arrow IPC (file, stream, Feather 2)"
 )
@@ -41,6 +43,10 @@ class Input(Protocol):
     @property
     def types(self) -> pa.Schema:
         """Its columns as they are found."""
+
+    @property
+    def reading_bytes(self) -> int:
+        """Bytes that reading takes besides the batch: buffers, pages, dictionaries."""
 
     def batches(
         self, columns: Sequence[str], types: pa.Schema, batch_bytes: int
@@ -129,7 +135,7 @@ class ParquetFile:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
-        with self._open(1) as file:
+        with self._open() as file:
             self.types: pa.Schema = file.schema_arrow
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
         # Row groups differ in width: batches are bounded by the widest.
@@ -137,15 +143,15 @@ class ParquetFile:
             (group.total_byte_size / group.num_rows for group in groups if group.num_rows),
             default=1.0,
         )
+        self.reading_bytes = max(map(_open_pages, groups), default=0)
 
     @contextmanager
-    def _open(self, columns: int) -> Iterator[pq.ParquetFile]:
+    def _open(self) -> Iterator[pq.ParquetFile]:
         # Buffered columns, else a whole row group's bytes are held at once.
-        buffer = max(16 << 10, min(1 << 20, (16 << 20) // max(columns, 1)))
         with (
             readable(self._path, self.format.removesuffix(" file")),
             pq.ParquetFile(
-                self._path, buffer_size=buffer, pre_buffer=False, page_checksum_verification=True
+                self._path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
             ) as file,
         ):
             yield file
@@ -156,12 +162,18 @@ class ParquetFile:
         fixed = sum(_bytes_per_value(types.field(name).type) for name in columns)
         share = len(columns) / max(len(self.types), 1)
         rows = rows_within(batch_bytes, max(fixed, self._row_bytes * share))
-        with self._open(len(columns)) as file:
+        with self._open() as file:
             for batch in file.iter_batches(rows, columns=list(columns), use_threads=False):
                 yield from bounded(batch, batch_bytes)
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+
+def _open_pages(group: pq.RowGroupMetaData) -> int:
+    """Return the bytes of all columns' dictionaries, current pages and buffers, about."""
+    columns = (group.column(index) for index in range(group.num_columns))
+    return sum(min(one.total_uncompressed_size, 2 * _PAGE) + _BUFFER for one in columns)
 
 
 def _bytes_per_value(type_: pa.DataType) -> int:
@@ -181,6 +193,8 @@ class ArrowFile:
         self._path, self._stream = path, stream
         with self._open(None) as reader:
             self.types: pa.Schema = reader.schema
+        # A stored batch is read as a whole; how large it is shows only then.
+        self.reading_bytes = 0
 
     @contextmanager
     def _open(self, columns: Sequence[str] | None) -> Iterator[pa.ipc.RecordBatchReader]:

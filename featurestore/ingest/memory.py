@@ -1,9 +1,10 @@
 """What ingest needs of the memory limit: its model in bytes, decided before a row is written.
 
-While partitions are written there are at once: a few batches; a *run* of rows (read, sorted, and a
+While partitions are written there are at once: the reader's
+buffers and pages; a few batches; a *run* of rows (read, sorted, and a
 copy between, and a few numbers per row); a partition being gathered and the same once more while it is encoded. So
 
-    peak = 4 batches + 3 runs + 2 partitions
+    peak = reader + 4 batches + 3 runs + 2 partitions
 
 above what the process holds after imports. Runs are made as large as the rest of the limit allows,
 up to a partition. All rows of one time lie in one run and one partition, so the largest such group
@@ -34,6 +35,8 @@ class IngestMemory:
         Bytes that ingest may take above the process after imports.
     partition : int
         Decoded bytes of a partition.
+    reader : int
+        Bytes that a reader holds besides its batches.
 
     Raises
     ------
@@ -43,11 +46,12 @@ class IngestMemory:
 
     limit: int
     partition: int
+    reader: int = 0
 
     def __post_init__(self) -> None:
-        least = 2 * self.partition + 4 * self.batch + 3 * _LEAST
+        least = self.reader + 2 * self.partition + 4 * self.batch + 3 * _LEAST
         if least > self.limit:
-            fitting = max(self.limit // 4, _LEAST)
+            fitting = max((self.limit - self.reader) // 4, _LEAST)
             raise MemoryLimitError(
                 f"ingest of partitions of {format_bytes(self.partition)} needs "
                 f"{format_bytes(least)}; the memory limit is {format_bytes(self.limit)}",
@@ -63,7 +67,7 @@ class IngestMemory:
     @property
     def run(self) -> int:
         """Bytes of a run of rows that is sorted at once."""
-        free = self.limit - 4 * self.batch - 2 * self.partition
+        free = self.limit - self.reader - 4 * self.batch - 2 * self.partition
         return max(_LEAST, min(free // 3, self.partition))
 
     def check_group(self, group: int, where: str) -> None:
@@ -73,7 +77,8 @@ class IngestMemory:
         ------
         MemoryLimitError
         """
-        peak = 4 * self.batch + 3 * max(group, self.run) + 2 * (self.partition + group)
+        peak = self.reader + 4 * self.batch + 3 * max(group, self.run)
+        peak += 2 * (self.partition + group)
         if group > self.run and peak > self.limit:
             raise MemoryLimitError(
                 f"the rows of {where} take {format_bytes(group)} and are kept together; sorting "

@@ -88,9 +88,10 @@ def write_partitions(
         source = source.conforming(schema)
     columns = table_schema(source, entry)
     # Small batches for the survey; how large a partition can be is known only after it.
-    least = IngestMemory(memory_limit, min(entry.partition_bytes, memory_limit // 4))
+    reader = source.reading_bytes
+    least = IngestMemory(memory_limit, min(entry.partition_bytes, memory_limit // 4), reader)
     found = survey(source, columns, after, least.batch, on_progress)
-    memory = IngestMemory(memory_limit, min(entry.partition_bytes, max(found.bytes, 1)))
+    memory = IngestMemory(memory_limit, min(entry.partition_bytes, max(found.bytes, 1)), reader)
     duplicates = Duplicates(columns, entry.duplicates)
     runs = Runs(source, columns, found, memory, scratch, on_progress)
     rows = _unique(store, runs, source, columns, found, memory, duplicates, existing, scratch)

@@ -122,6 +122,11 @@ class Source:
         """The names of the inputs, in the order of their rows."""
         return tuple(one.name for one in self._inputs)
 
+    @property
+    def reading_bytes(self) -> int:
+        """Bytes that a reader holds besides its batches, at most."""
+        return max(one.reading_bytes for one in self._inputs)
+
     def conforming(self, target: tuple[Field, ...]) -> Source:
         """Return the same rows as columns of a table that exists: same names, castable types.
 
@@ -144,6 +149,9 @@ class Source:
                 ]
                 yield Piece(one.name, start, pa.RecordBatch.from_arrays(arrays, schema=schema))
                 start += batch.num_rows
+                del batch, arrays
+                # Arrow's pool keeps what it frees, per thread, unless told to give it back.
+                pa.default_memory_pool().release_unused()
 
     def batches(
         self, columns: Sequence[str] | None = None, batch_bytes: int = BATCH_BYTES

@@ -26,6 +26,7 @@ class Table:
     """A table in memory: pyarrow, Polars, or anything else that can be streamed again and again."""
 
     text = False
+    reading_bytes = 0
 
     def __init__(self, value: Any, name: str) -> None:
         self.name = name
@@ -49,6 +50,7 @@ class PandasFrame:
     """A pandas frame. Its index is left out: reset it into columns to keep it. NaN is null."""
 
     text = False
+    reading_bytes = 0
     format = "pandas DataFrame"
 
     def __init__(self, frame: Any, name: str) -> None:
@@ -87,6 +89,7 @@ class OneShot:
     """A stream that can be read once, kept in scratch space from its first reading on."""
 
     text = False
+    reading_bytes = 0
     format = "stream"
 
     def __init__(

@@ -29,8 +29,8 @@ from featurestore.schema import check_name, normalise_type
 from featurestore.storage.checksum import hashed_file
 from featurestore.storage.fileset import read_checked
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
 from featurestore.storage.parquet_footer import footer_length, parquet_footer, read_footer
+from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
 from featurestore.storage.row_width import widest_row
 from featurestore.storage.tensor_group import tensor_layout, write_tensor
 
@@ -305,6 +305,10 @@ def _damage(file: StoredFile, entry: PartitionEntry, names: Sequence[str]) -> It
     """Say which file, columns and partition a reader's complaint is about."""
     try:
         yield
+    except CorruptionError as error:
+        raise CorruptionError(
+            f"{error.problem} (partition {entry.partition}, columns {list(names)})", error.remedy
+        ) from error
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise

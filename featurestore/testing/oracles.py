@@ -10,13 +10,14 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.engines.protocol import Engine
-from featurestore.schema import TableSchema
+from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import (
     EMPTY_STATE,
     Partition,
@@ -41,8 +42,6 @@ def schema_of(
     sources: Mapping[str, TableSchema] | None = None,
 ) -> TableSchema:
     """Return the schema of an Arrow table whose types are normalised."""
-    from featurestore.schema import Field
-
     fields = tuple(Field(one.name, one.type) for one in table.schema)
     return TableSchema(fields, tuple(key), time, dict(sources or {}))
 
@@ -58,7 +57,7 @@ def cut(table: pa.Table, time: str | None, points: Iterable[int]) -> list[pa.Tab
             at -= 1
         edges.add(at)
     ordered = sorted(edges)
-    pieces = [table.slice(a, b - a) for a, b in zip(ordered[:-1], ordered[1:], strict=True)]
+    pieces = [table.slice(a, b - a) for a, b in pairwise(ordered)]
     return pieces or [table]
 
 

@@ -32,8 +32,8 @@ from featurestore.transforms.matching import (
     gather_rows,
     matched_codes,
     normalise_pairs,
-    normalise_table,
     source_frame,
+    table_name,
     taken,
 )
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
@@ -113,7 +113,7 @@ class AsOfJoin(SourceTransformer):
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "table", normalise_table(self.table, "AsOfJoin"))
+        put(self, "table", table_name(self.table, "AsOfJoin"))
         put(self, "columns", normalise_selection(self.columns))
         put(self, "by", normalise_pairs(self.by))
         put(self, "rename", normalise_renaming(self.rename))
@@ -223,7 +223,9 @@ class AsOfJoin(SourceTransformer):
         kept = "last" if self.max_age is None else "nothing"
         pairs = normalise_pairs(self.by)
         right = None if pairs is None else [other for _, other in pairs]
-        return fingerprint("AsOfJoin", self.version, self.source_table, encode(self.columns), right, kept)
+        return fingerprint(
+            "AsOfJoin", self.version, self.source_table, encode(self.columns), right, kept
+        )
 
 
 def _age(value: Age, what: str) -> Duration | int | None:

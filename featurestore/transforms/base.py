@@ -21,6 +21,7 @@ Always true: ``apply`` gives the same values however rows are cut into partition
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,21 @@ class Columns:
 
 
 _KINDS: Final[dict[str, type[Transformer]]] = {}
+
+# Where this package's own kinds are, so that reading a store imports only those it uses.
+_HOMES: Final = {
+    "AsOfJoin": "asof",
+    "Calendar": "calendar",
+    "Categorify": "categories",
+    "CrossSection": "cross_section",
+    "Expression": "expression",
+    "Function": "function",
+    "Impute": "scaling",
+    "Lag": "window",
+    "Lookup": "lookup",
+    "Rolling": "window",
+    "Standardize": "scaling",
+}
 
 
 @dataclass(frozen=True)
@@ -295,7 +311,10 @@ def transformer_from_spec(spec: Mapping[str, Any]) -> Transformer:
     FormatError
         If the kind is unknown or the version is newer than this package's.
     """
-    kind = _KINDS.get(str(spec.get("kind")))
+    name = str(spec.get("kind"))
+    if name not in _KINDS and name in _HOMES:
+        importlib.import_module(f"featurestore.transforms.{_HOMES[name]}")
+    kind = _KINDS.get(name)
     if kind is None:
         raise FormatError(
             f"the store has a transformer {spec.get('kind')!r} that this package does not know",

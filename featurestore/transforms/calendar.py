@@ -59,7 +59,8 @@ class Calendar(Transformer):
         beside 0 h. Not for ``year`` and the ``is_`` parts. A month counts 31 days, a year 366.
     timezone : str, optional
         IANA name of the zone whose wall clock counts. A column without a zone is taken as UTC then.
-        Not given: the column's own zone, or the values as they are.
+        Not given: the column's own zone, or the values as they are. Polars knows daylight saving to
+        the end of 2099.
     prefix : str, optional
         What output names begin with instead of ``<column>_``.
 

@@ -24,8 +24,8 @@ from featurestore.transforms.matching import (
     gather_rows,
     matched_codes,
     normalise_pairs,
-    normalise_table,
     source_frame,
+    table_name,
     taken,
 )
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
@@ -88,7 +88,7 @@ class Lookup(SourceTransformer):
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "table", normalise_table(self.table, "Lookup"))
+        put(self, "table", table_name(self.table, "Lookup"))
         put(self, "columns", normalise_selection(self.columns))
         put(self, "by", normalise_pairs(self.by))
         put(self, "rename", normalise_renaming(self.rename))

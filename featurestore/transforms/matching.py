@@ -33,7 +33,7 @@ class Named(Protocol):
         """Its name in the store."""
 
 
-def normalise_table(table: Any, kind: str) -> str:
+def table_name(table: Any, kind: str) -> str:
     """Return the name of a table given by name or as an object with a ``name``.
 
     Raises
@@ -195,7 +195,9 @@ def all_valid(engine: Engine, frame: Frame, columns: Sequence[str]) -> Array:
     for name in columns:
         column = frame[name]
         text = column.dtype in (nw.String, nw.Categorical, nw.Enum, nw.Binary)
-        valid &= engine.from_host(~column.is_null().to_numpy()) if text else engine.values(column)[1]
+        valid &= (
+            engine.from_host(~column.is_null().to_numpy()) if text else engine.values(column)[1]
+        )
     return valid
 
 

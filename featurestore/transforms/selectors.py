@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, overload
 
 import pyarrow as pa
 
@@ -224,11 +224,20 @@ def resolve(selection: Selection, schema: TableSchema) -> tuple[str, ...]:
     if isinstance(selection, Selector):
         chosen = selection.names(schema)
         return tuple(name for name in schema.names if name in chosen)
-    names = (selection,) if isinstance(selection, str) else tuple(selection)
+    checked = normalise_selection(selection)
+    names = (checked,) if isinstance(checked, str) else checked
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise SchemaError(f"columns {repeated} are selected more than once", "name each once")
     return _known(names, schema)
+
+
+@overload
+def normalise_selection(selection: str | Sequence[str]) -> str | tuple[str, ...]: ...
+
+
+@overload
+def normalise_selection(selection: Selector) -> Selector: ...
 
 
 def normalise_selection(selection: Selection) -> str | tuple[str, ...] | Selector:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ from featurestore.errors import (
     NotFoundError,
     SchemaError,
 )
+from featurestore.schema import Field, TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.testing.views import table_view
+from featurestore.transforms.base import Scope, Transformer
 from featurestore.transforms.calendar import Calendar
 from featurestore.transforms.categories import Categorify
 from featurestore.transforms.pipeline import Pipeline
@@ -438,6 +442,49 @@ def test_parts_that_are_not_there(tmp_path: Path) -> None:
         data.train.arrays(-1)
 
 
+@dataclass(frozen=True)
+class NextValue(Transformer):
+    """A label: the value of a later row."""
+
+    column: str
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.SUFFIX
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        return (self.column,)
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        return (Field("z", schema[self.column].type),)
+
+    def apply(self, partition: Any, state: Any, engine: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_what_looks_into_the_future_is_no_feature(tmp_path: Path) -> None:
+    view = simple(tmp_path)
+    key = next(one for one in view.snapshot.entries if "f_extra" in one)
+    definition = {"transformer": NextValue("x").spec(), "fit_on": None}
+    entry = {**view.snapshot.entries[key], "definition": definition, "inputs": ["x"]}
+    derived = {
+        **entry,
+        "group": "f_c",
+        "inputs": ["z"],
+        "fields": [{"name": "c", "type": "string"}],
+    }
+    derived["definition"] = {"transformer": Calendar("t", ["hour"]).spec(), "fit_on": None}
+    snapshot = dataclasses.replace(
+        view.snapshot, entries={**view.snapshot.entries, key: entry, "group:t:f_c": derived}
+    )
+    view = dataclasses.replace(view, snapshot=snapshot)
+    with pytest.raises(DefinitionError, match="looks into the future"):
+        dataset(view, ["x", "z"], "y")
+    with pytest.raises(DefinitionError, match=r"'c' looks into the future \(through NextValue 'z'"):
+        dataset(view, ["c"], "y", pipeline=Pipeline(Categorify("c")))
+    assert dataset(view, ["x"], "z").label == "z"
+
+
 # --- labels -----------------------------------------------------------------------------------------
 
 
@@ -512,6 +559,51 @@ def test_reading_beyond_the_memory_limit_is_refused(tmp_path: Path) -> None:
     assert whole(data.all)["numeric"].shape == (60, 1)
 
 
+def test_partition_beyond_the_memory_limit_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_object_store(tmp_path / "store")
+    view = table_view(store, daily(6000), [3000], key=["k"], time="t", memory_limit=2**16)
+    reads = Reads(monkeypatch)
+    data = dataset(view, ["x", "z"], split=TimeSplit(valid=40), pipeline=Pipeline(Standardize("x")))
+    with pytest.raises(
+        MemoryLimitError, match=r"limit is 64\.0 KiB\n  Remedy: set memory_limit to"
+    ):
+        _ = data.schema
+    with pytest.raises(MemoryLimitError, match="partition"):
+        dataset(view, ["x", "z"]).all.arrays(0)
+    assert reads.partitions == []
+
+
+def test_tasks_travel_to_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every task is pickled and run as a worker in another process would."""
+    from distributed.protocol.pickle import dumps, loads
+
+    from featurestore.execution.dask import Executor
+
+    def run(executor: Executor, function: Any, tasks: Sequence[Any], **_: Any) -> list[Any]:
+        return [loads(dumps((function, task)))[0](loads(dumps(task))) for task in tasks]
+
+    monkeypatch.setattr(Executor, "run", run)
+    data = dataset(
+        simple(tmp_path), ["x", "c"], "y", where=nw.col("x") > -5, split=HashSplit(),
+        pipeline=Pipeline(Impute("x"), Standardize("x"), Categorify("c")),
+    )  # fmt: skip
+    assert data.train.rows + data.valid.rows + data.test.rows == 60
+    assert whole(data.train)["numeric"].shape == (data.train.rows, 1)
+
+
+def test_fitted_once_by_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    reads = Reads(monkeypatch)
+    data = dataset(simple(tmp_path), ["x"], "y", pipeline=Pipeline(Standardize("x")))
+    with ThreadPoolExecutor(4) as pool:
+        schemas = list(pool.map(lambda _: data.schema, range(8)))
+    assert all(one is schemas[0] for one in schemas)
+    assert len(reads.partitions) == 3
+
+
 def test_values_beyond_float32_become_infinity(tmp_path: Path) -> None:
     values = pa.array([1e300, -1e300, *[2.0**60] * 58])
     arrays = whole(dataset(simple(tmp_path, x=values), ["x"]).all)["numeric"]
@@ -565,6 +657,9 @@ def test_counting_reads_only_what_is_cut(tmp_path: Path, monkeypatch: pytest.Mon
     assert reads.of(lambda: data.train.rows) == [1]
     assert reads.of(lambda: data.train.rows) == []
     assert reads.of(lambda: data.test.rows) == [2]
+    again = dataset(data._view, ["z"], split=TimeSplit(valid=12, test=22))
+    assert reads.of(lambda: (again.train.rows, again.test.rows)) == []
+    assert (again.train.rows, again.test.rows) == (data.train.rows, data.test.rows) == (24, 16)
     assert reads.of(lambda: dataset(data._view, ["x"]).all.rows) == []
 
 

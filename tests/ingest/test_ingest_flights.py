@@ -48,7 +48,7 @@ def test_flights(ingest, tmp_path, format_):
 
 def test_flights_append_month_by_month_gives_the_same_rows(ingest):
     # Months of a time zone west of UTC overlap by some hours: cut by time instead.
-    flights = scheduled().sort_values(TIME)[[*KEY, TIME, "distance"]]
+    flights = scheduled().sort_values(TIME)[[*KEY, TIME, "distance"]].iloc[::3]
     whole = ingest.rows(ingest(flights, KEY, TIME))
     edges = pd.to_datetime([f"2013-{month:02d}-01" for month in range(2, 13)], utc=True)
     parts = [part for _, part in flights.groupby(edges.searchsorted(flights[TIME], side="right"))]

@@ -359,7 +359,7 @@ class TestDamage:
         entry = _write(store, table)
         path = tmp_path / entry.files[0].path
         sound = path.read_bytes()
-        wrong = []
+        wrong, messages = [], []
         for position in range(0, len(sound), 3):
             damaged = bytearray(sound)
             damaged[position] ^= 0x10
@@ -367,11 +367,13 @@ class TestDamage:
             try:
                 back = read_columns(store, entry, ["a", "s", "n"])
             except CorruptionError as error:
-                assert entry.partition in str(error)
+                messages.append(str(error))
                 continue
             if not back.equals(table):
                 wrong.append(position)
         assert wrong == []
+        assert len(messages) > 100
+        assert all(f"partition {entry.partition}" in message for message in messages)
 
     def test_missing_and_short_files(self, store: ObjectStore) -> None:
         entry = _write(store, pa.table({"a": [1]}), {"e": np.ones((1, 4))})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,18 @@ class TestTfData(LoaderContract):
             for _ in range(count)
         ]
 
+    # Starting an iterator of tf.data costs 50 ms; ranks and positions are the loader's own work.
+    @pytest.mark.parametrize("world", [3])
+    @pytest.mark.parametrize("rows", [100])
+    @pytest.mark.parametrize("shuffle", [True])
+    def test_ranks_share_each_epoch(self, world: int, rows: int, shuffle: Any, cache: Path) -> None:
+        super().test_ranks_share_each_epoch(world, rows, shuffle, cache)
+
+    @pytest.mark.parametrize("shuffle", [True])
+    @pytest.mark.parametrize("rows", [40])
+    def test_stop_and_resume_at_every_step(self, rows: int, shuffle: Any, cache: Path) -> None:
+        super().test_stop_and_resume_at_every_step(rows, shuffle, cache)
+
 
 @pytest.fixture
 def trained(cache: Path) -> Iterator[Any]:
@@ -131,13 +144,15 @@ def test_steps_per_epoch_cuts_the_stream_of_epochs(cache: Path, trained: Any) ->
     assert cut(seen, len(loader)) == orders(cache, 2, shuffle=True)
 
 
-def test_stopping_in_an_epoch_leaves_no_thread_and_begins_it_again(cache: Path, trained: Any) -> None:
+def test_stopping_in_an_epoch_leaves_no_thread_and_begins_it_again(
+    cache: Path, trained: Any
+) -> None:
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             if batch == 3:
                 self.model.stop_training = True
 
-    loader = small(numbered_part(1000), cache, shuffle=True)
+    loader = small(numbered_part(200), cache, shuffle=True)
     seen = trained(loader, epochs=2, callbacks=[Stop()])
     assert len(seen) == 4
     again = trained(loader, epochs=1)
@@ -203,12 +218,11 @@ def test_predict_and_evaluate_cover_each_row_in_table_order(cache: Path) -> None
     )
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 4])
-def test_training_learns_and_is_reproducible(steps_per_execution: int, cache: Path) -> None:
+def test_training_learns_and_is_reproducible(cache: Path) -> None:
     part = numbered_part(4000, partitions=(1500, 2500), cardinalities=(4, 30), tensor=(3,))
     part.inputs["numeric"][:, 0] = 0  # the row number is no feature
     histories = []
-    for _ in range(2):
+    for steps_per_execution in (1, 4):
         keras.utils.set_random_seed(1)
         loader = Loader(part, 256, shuffle=True, seed=0, cache=cache)
         valid = Loader(part, 512, cache=cache)
@@ -223,7 +237,8 @@ def test_training_learns_and_is_reproducible(steps_per_execution: int, cache: Pa
             loader.keras(), validation_data=valid.keras(), epochs=4, verbose=0, shuffle=True
         )
         histories.append(fitted.history)
-    assert histories[0] == histories[1]
+    for name, values in histories[0].items():
+        assert values == pytest.approx(histories[1][name], rel=1e-5)
     assert histories[0]["val_loss"][-1] < 0.7 * histories[0]["val_loss"][0]
     assert histories[0]["val_accuracy"][-1] > 0.9
 
@@ -233,8 +248,27 @@ def test_one_numeric_input_by_its_name(cache: Path) -> None:
     inputs = keras.Input((3,), name="numeric")
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile("sgd", "mse")
-    model.fit(Loader(part, 16, cache=cache).keras(), verbose=0)
-    assert model.predict(Loader(part, 16, cache=cache).keras(), verbose=0).shape == (64, 1)
+    loader = Loader(part, 16, cache=cache)
+    with warnings.catch_warnings():
+        # Keras says that a dict is not a tensor, and takes the tensor out of it.
+        warnings.filterwarnings("ignore", "Exception encountered", UserWarning)
+        warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
+        model.fit(loader.keras(), verbose=0)
+    assert model.predict(loader.keras(inputs="tuple"), verbose=0).shape == (64, 1)
+
+
+def test_inputs_by_position(cache: Path) -> None:
+    part = numbered_part(64, cardinalities=(3,))
+    numbers, codes = keras.Input((3,)), keras.Input((), dtype="int32")
+    embedded = keras.layers.Embedding(3, 2)(codes)
+    joined = keras.layers.Concatenate()([numbers, embedded])
+    model = keras.Model((numbers, codes), keras.layers.Dense(1)(joined))
+    model.compile("sgd", "mse")
+    loader = Loader(part, 16, cache=cache)
+    model.fit(loader.keras(inputs="tuple"), verbose=0)
+    assert model.predict(loader.keras(inputs="tuple"), verbose=0).shape == (64, 1)
+    with pytest.raises(InvalidInputError, match="inputs='list'"):
+        loader.keras(inputs="list")
 
 
 def test_class_weights_are_sample_weights(cache: Path) -> None:
@@ -248,9 +282,7 @@ def test_class_weights_are_sample_weights(cache: Path) -> None:
     ("dtype", "expected"),
     [("uint8", "int32"), ("int64", "int64"), ("float64", "float32"), ("float16", "float32")],
 )
-def test_labels_reach_losses_as_float32_or_integers(
-    dtype: str, expected: str, cache: Path
-) -> None:
+def test_labels_reach_losses_as_float32_or_integers(dtype: str, expected: str, cache: Path) -> None:
     schema = DatasetSchema((Input("v", Role.NUMERIC, "float32"), Input("y", Role.LABEL, dtype)))
     inputs = {"numeric": np.zeros((4, 1), dtype=np.float32)}
     part = ArrayPart(schema, inputs, np.arange(4).astype(dtype), (4,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,10 @@ def test_external_memory_trains_the_same_trees(cache: Path) -> None:
     assert list(train.part.reads) == [0, 1], "the pipeline ran once for all passes"  # type: ignore[attr-defined]
 
 
+def _append(seen: list[Any], **given: Any) -> None:
+    seen.append(given)
+
+
 def test_each_pass_gives_the_same_pages_as_new_arrays(cache: Path) -> None:
     one = loader(cache)
     pages = XGBoostPages(one, "10kB")
@@ -107,7 +112,7 @@ def test_each_pass_gives_the_same_pages_as_new_arrays(cache: Path) -> None:
     for _ in range(2):
         pages.reset()
         seen: list[Any] = []
-        while pages.next(lambda **given: seen.append(given)):
+        while pages.next(partial(_append, seen)):
             pass
         passes.append(seen)
     assert len(passes[0]) > 5

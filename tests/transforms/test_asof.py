@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore.engines.polars import PolarsEngine
@@ -46,8 +46,10 @@ def joins(draw: st.DrawFn) -> AsOfJoin:
     )
 
 
-@settings(deadline=None, max_examples=200)
-@given(st.data(), st.sampled_from(list(UNITS)), st.sampled_from(list(UNITS)), joins(), cuts(), cuts())
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
+@given(
+    st.data(), st.sampled_from(list(UNITS)), st.sampled_from(list(UNITS)), joins(), cuts(), cuts()
+)
 def test_equals_the_oracle_however_both_tables_are_cut(
     data: st.DataObject, own: str, other: str, join: AsOfJoin, points: list[int], others: list[int]
 ) -> None:
@@ -59,12 +61,15 @@ def test_equals_the_oracle_however_both_tables_are_cut(
     assert len(whole) == len(left)
     pieces = [*oracles.cut(left, "t", points), left.slice(0, 0)]
     source = [right.slice(0, 0), *oracles.cut(right, "t", others)]
-    assert oracles.same_values(
-        whole, oracles.run_partitioned(join, pieces, schema, ENGINE, source)
-    )
+    assert oracles.same_values(whole, oracles.run_partitioned(join, pieces, schema, ENGINE, source))
     by = {"k": "k"} if join.by is None else dict(join.by)  # type: ignore[arg-type]
-    steps = [None if one is None else one.nanoseconds // 1000 // finer for one in (join.lag, join.max_age)]  # type: ignore[union-attr]
-    wholes = [one is None or one.nanoseconds % (1000 * finer) == 0 for one in (join.lag, join.max_age)]  # type: ignore[union-attr]
+    steps = [
+        None if one is None else one.nanoseconds // 1000 // finer
+        for one in (join.lag, join.max_age)
+    ]  # type: ignore[union-attr]
+    wholes = [
+        one is None or one.nanoseconds % (1000 * finer) == 0 for one in (join.lag, join.max_age)
+    ]  # type: ignore[union-attr]
     assert all(wholes)
     for column in join.columns:  # type: ignore[union-attr]
         wanted = oracles.asof(
@@ -76,7 +81,7 @@ def test_equals_the_oracle_however_both_tables_are_cut(
         assert oracles.close_values(actual, wanted, 0.0), (column, actual, wanted)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 @given(tables(null_keys=False), st.tuples(st.integers(0, 40), st.integers(0, 40)))
 def test_combine_is_associative_and_equals_one_summary(
     table: pa.Table, points: tuple[int, int]
@@ -95,9 +100,7 @@ def test_combine_is_associative_and_equals_one_summary(
         assert all(oracles.same_values(state[name], whole[name]) for name in state)
 
 
-def simple(
-    left: dict[str, Any], right: dict[str, Any], join: AsOfJoin
-) -> list[Any]:
+def simple(left: dict[str, Any], right: dict[str, Any], join: AsOfJoin) -> list[Any]:
     one, other = pa.table(left), pa.table(right)
     key = ["k"] if "k" in right else []
     schema = oracles.schema_of(one, [], "t", {"other": oracles.schema_of(other, key, "t")})
@@ -170,7 +173,11 @@ def test_the_window_of_source_rows() -> None:
 def test_rows_outside_the_window_change_nothing() -> None:
     rng = np.random.default_rng(1)
     right = pa.table(
-        {"t": np.sort(rng.integers(0, 1000, 300)), "k": rng.integers(0, 4, 300), "v": np.arange(300)}
+        {
+            "t": np.sort(rng.integers(0, 1000, 300)),
+            "k": rng.integers(0, 4, 300),
+            "v": np.arange(300),
+        }
     )
     left = pa.table({"t": np.arange(400, 500), "k": rng.integers(0, 5, 100)})
     schema = schemas(left, right)
@@ -179,7 +186,10 @@ def test_rows_outside_the_window_change_nothing() -> None:
         everything = Partition(ENGINE.from_arrow(right), schema.source("other"))
         wide = join.gather({}, [join.rows(everything, ENGINE)])
         carry = join.summarize(
-            Partition(ENGINE.from_arrow(right.filter(right["t"].to_numpy() < 350)), schema.source("other")), ENGINE
+            Partition(
+                ENGINE.from_arrow(right.filter(right["t"].to_numpy() < 350)), schema.source("other")
+            ),
+            ENGINE,
         )
         doubled = join.gather(carry, [join.rows(everything, ENGINE)])
         a, b = (ENGINE.to_arrow(join.apply(part, state, ENGINE).frame) for state in (wide, doubled))  # type: ignore[arg-type]
@@ -210,10 +220,14 @@ def test_what_cannot_be_joined_is_refused() -> None:
     refused(AsOfJoin("other", "v", lag="1ns"), left, right, "not a whole number of us")
     with pytest.raises(DefinitionError, match="none of the key columns"):
         join.outputs(
-            oracles.schema_of(left.select(["t"]), [], "t", {"other": oracles.schema_of(right, ["k"], "t")})
+            oracles.schema_of(
+                left.select(["t"]), [], "t", {"other": oracles.schema_of(right, ["k"], "t")}
+            )
         )
     with pytest.raises(DefinitionError, match="needs a time column"):
-        join.outputs(oracles.schema_of(left, [], None, {"other": oracles.schema_of(right, ["k"], "t")}))
+        join.outputs(
+            oracles.schema_of(left, [], None, {"other": oracles.schema_of(right, ["k"], "t")})
+        )
     with pytest.raises(DefinitionError, match="too old before they are known"):
         AsOfJoin("other", "v", lag="2h", max_age="1h")
     with pytest.raises(DefinitionError, match="give a table"):
@@ -224,11 +238,15 @@ def test_definitions_survive_json_and_take_a_table_object() -> None:
     class Handle:
         name = "weather"
 
-    join = AsOfJoin(Handle(), ["temp"], by={"origin": "station"}, lag="1h", max_age=dt.timedelta(hours=3))
+    join = AsOfJoin(
+        Handle(), ["temp"], by={"origin": "station"}, lag="1h", max_age=dt.timedelta(hours=3)
+    )
     assert join.source_table == "weather"
     assert transformer_from_spec(join.spec()) == join
     assert transformer_from_spec(join.spec()).fingerprint() == join.fingerprint()
-    assert AsOfJoin("o", "v", lag="1h").state_fingerprint() == AsOfJoin("o", "v").state_fingerprint()
+    assert (
+        AsOfJoin("o", "v", lag="1h").state_fingerprint() == AsOfJoin("o", "v").state_fingerprint()
+    )
 
 
 def test_peak_memory_is_within_the_model() -> None:
@@ -238,7 +256,11 @@ def test_peak_memory_is_within_the_model() -> None:
     rows, others = 200_000, 50_000
     left = pa.table({"t": np.sort(rng.integers(0, rows, rows)), "k": rng.integers(0, 50, rows)})
     right = pa.table(
-        {"t": np.sort(rng.integers(0, rows, others)), "k": rng.integers(0, 50, others), "v": rng.random(others)}
+        {
+            "t": np.sort(rng.integers(0, rows, others)),
+            "k": rng.integers(0, 50, others),
+            "v": rng.random(others),
+        }
     )
     schema = schemas(left, right)
     join = AsOfJoin("other", "v")

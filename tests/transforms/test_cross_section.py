@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore.engines.polars import PolarsEngine
@@ -23,7 +23,7 @@ ENGINE = PolarsEngine()
 STATS = ["rank", "zscore"]
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=120)
 @given(
     tables(), st.sampled_from(["x", "n", "b"]), st.sampled_from([None, ["g"], ["k", "g"]]), cuts(),
     st.randoms(use_true_random=False),
@@ -43,7 +43,9 @@ def test_equals_the_oracle_however_cut_and_ordered(
         assert oracles.close_values(actual, wanted, 1e-7), (stat, actual, wanted)
     order = list(range(len(table)))
     random.shuffle(order)
-    shuffled = oracles.run_partitioned(section, [table.take(pa.array(order, pa.int64()))], schema, ENGINE)
+    shuffled = oracles.run_partitioned(
+        section, [table.take(pa.array(order, pa.int64()))], schema, ENGINE
+    )
     assert oracles.same_values(shuffled, whole.take(pa.array(order, pa.int64())))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore.engines.polars import PolarsEngine
@@ -22,7 +22,7 @@ BY = st.sampled_from([None, ["k"], ["g"], ["x", "s"], []])
 PERIODS = st.lists(st.integers(1, 6), min_size=1, max_size=3, unique=True)
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=120)
 @given(tables(), st.sampled_from(["x", "n", "b", "s", "t"]), PERIODS, BY, cuts())
 def test_equals_the_oracle_however_cut(
     table: pa.Table, column: str, periods: list[int], by: Any, points: list[int]
@@ -40,7 +40,7 @@ def test_equals_the_oracle_however_cut(
         assert oracles.close_values([row[name] for row in actual], wanted, 0.0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 @given(tables(), PERIODS, BY, st.tuples(st.integers(0, 40), st.integers(0, 40)))
 def test_combine_is_associative_and_equals_one_summary(
     table: pa.Table, periods: list[int], by: Any, points: tuple[int, int]

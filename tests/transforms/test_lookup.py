@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore.engines.polars import PolarsEngine
@@ -19,7 +19,7 @@ from featurestore.transforms.lookup import Lookup
 ENGINE = PolarsEngine()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(
     tables(max_rows=20), tables(max_rows=20, null_keys=False), cuts(), cuts(),
     st.sampled_from([None, "k", {"k": "k", "g": "g"}, {"s": "k"}, {"x": "x"}]), st.booleans(),

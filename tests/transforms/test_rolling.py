@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore.engines.polars import PolarsEngine
@@ -68,7 +68,7 @@ def check(rolling: Rolling, table: pa.Table, points: list[int]) -> None:
         assert oracles.close_values(actual, expected(rolling, table, stat)), (field.name, actual)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(tables(), definitions(st.sampled_from(["x", "n", "b"]), rows=False), cuts())
 def test_time_windows_equal_the_oracle_however_cut(
     table: pa.Table, rolling: Rolling, points: list[int]
@@ -76,7 +76,7 @@ def test_time_windows_equal_the_oracle_however_cut(
     check(rolling, table, points)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(tables(), definitions(st.sampled_from(["x", "n", "b"]), rows=True), cuts())
 def test_row_windows_equal_the_oracle_however_cut(
     table: pa.Table, rolling: Rolling, points: list[int]
@@ -84,7 +84,7 @@ def test_row_windows_equal_the_oracle_however_cut(
     check(rolling, table, points)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(
     tables(),
     st.one_of(definitions(st.just("x"), rows=True), definitions(st.just("x"), rows=False)),
@@ -213,7 +213,9 @@ def test_dates_and_zoned_times_have_windows() -> None:
 
 def test_extreme_times_do_not_overflow() -> None:
     low, high = -(2**63) + 1, 2**63 - 1
-    table = pa.table({"t": pa.array([low, low + 1, high], pa.timestamp("ns")), "x": [1.0, 2.0, 4.0]})
+    table = pa.table(
+        {"t": pa.array([low, low + 1, high], pa.timestamp("ns")), "x": [1.0, 2.0, 4.0]}
+    )
     schema = oracles.schema_of(table, [], "t")
     rolling = Rolling("x", "7d", "sum", by=[], lag="1ns")
     for points in ([], [1], [2], [1, 2]):
@@ -235,7 +237,7 @@ def test_state_of_a_time_window_is_bounded() -> None:
 
 
 def test_names_and_renaming() -> None:
-    table, schema = numbers_table(3, 1)
+    _, schema = numbers_table(3, 1)
     names = [field.name for field in Rolling("x", "168h", ["mean", "std"]).outputs(schema)]
     assert names == ["x_mean_7d", "x_std_7d"]
     rolling = Rolling(["x"], 5, ["mean", "max"], prefix="late_", rename={"x_max_5r": "peak"})

@@ -42,6 +42,9 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
     loader : Loader
     class_weight : mapping of int to float, optional
         Weight of the rows of each class; classes not named weigh 1.
+    inputs : {"dict", "tuple"}
+        How ``x`` is structured. ``"tuple"`` is for models whose inputs have no names: arrays in the
+        order of ``schema.array_specs()``, a single one as it is.
 
     Raises
     ------
@@ -49,7 +52,14 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         If the loader has no batches, or class weights are given without a label.
     """
 
-    def __init__(self, loader: Loader, class_weight: Mapping[int, float] | None = None) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        class_weight: Mapping[int, float] | None = None,
+        inputs: str = "dict",
+    ) -> None:
+        if inputs not in ("dict", "tuple"):
+            raise InvalidInputError(f"inputs={inputs!r} is no structure", "use 'dict' or 'tuple'")
         if len(loader) == 0:
             raise InvalidInputError(
                 f"a loader of {loader.rows} rows has no batch of {loader.batch_size}",
@@ -59,6 +69,7 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
             raise InvalidInputError("class_weight needs a label", "name the dataset's label")
         self.loader = loader
         self._class_weight = dict(class_weight or {})
+        self._by_position = inputs == "tuple"
 
     # --- what Keras asks -------------------------------------------------------------------------
 
@@ -99,7 +110,7 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         """Return the ``tf.TensorSpec`` of an element: any number of rows."""
         from training.hooks.tf_data import signature
 
-        return signature(self.loader.schema, weighted=bool(self._class_weight))
+        return self._structured(signature(self.loader.schema, weighted=bool(self._class_weight)))
 
     def _elements(self) -> Iterator[Element]:
         for batch in self.loader:
@@ -109,9 +120,15 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         from training.hooks.tf_data import element
 
         plain = element(batch)
-        if not self._class_weight:
-            return plain
-        return (*plain, self._weights(plain[1]))
+        if self._class_weight:
+            plain = (*plain, self._weights(plain[1]))
+        return self._structured(plain)
+
+    def _structured(self, element: Element) -> Element:
+        if not self._by_position:
+            return element
+        values = tuple(element[0][name] for name in self.loader.schema.array_specs())
+        return (values if len(values) > 1 else values[0], *element[1:])
 
     def _weights(self, label: HostArray) -> HostArray:
         weights = np.ones(label.shape, dtype=np.float32)

@@ -17,6 +17,7 @@ from featurestore.errors import CorruptionError, InvalidInputError
 from featurestore.execution.events import step
 from training.config import RunConfig
 from training.hooks.keras import keras
+from training.hooks.tf_data import compiled
 from training.models import loss_of, tabular
 from training.source import import_object
 
@@ -31,8 +32,11 @@ class KerasModel:
 
     file = FILE
 
-    def __init__(self, model: Any, history: Sequence[dict[str, float]] = ()) -> None:
+    def __init__(
+        self, model: Any, schema: DatasetSchema, history: Sequence[dict[str, float]] = ()
+    ) -> None:
         self.model = model
+        self._predict = compiled(lambda inputs: model(inputs, training=False), schema)
         self.history = list(history)
 
     @classmethod
@@ -46,6 +50,8 @@ class KerasModel:
             If the model cannot be built from these parameters, or its loss is not a number.
         """
         settings = config.train
+        if config.model.kind == "tabular":
+            _require_finite(train)
         keras.utils.set_random_seed(settings.seed % 2**32)
         model = _build(config, task, train.schema)
         if not getattr(model, "compiled", False):
@@ -79,13 +85,11 @@ class KerasModel:
             }
             for epoch in range(len(columns["loss"]))
         ]
-        return cls(model, history)
+        return cls(model, train.schema, history)
 
     def predict(self, batches: Iterable[Batch]) -> HostArray:
         """Return predictions for batches in their order: ``[rows]``, or ``[rows, classes]``."""
-        found = [
-            np.asarray(self.model.predict_on_batch(dict(one.inputs))) for one in batches if one.rows
-        ]
+        found = [self._predict(dict(one.inputs)).numpy() for one in batches if one.rows]
         if not found:
             return np.empty(0, dtype=np.float32)
         values: HostArray = np.concatenate(found)
@@ -104,12 +108,13 @@ class KerasModel:
             If it cannot be loaded, or only by running code.
         """
         try:
-            return cls(keras.saving.load_model(folder / FILE, compile=False, safe_mode=True))
+            model = keras.saving.load_model(folder / FILE, compile=False, safe_mode=True)
         except (ValueError, TypeError, OSError, KeyError) as error:
             raise CorruptionError(
                 f"the model {folder / FILE} cannot be loaded safely: {error}",
                 "if it has custom layers, import the module that registers them first",
             ) from error
+        return cls(model, schema)
 
 
 def _build(config: RunConfig, task: str, schema: DatasetSchema) -> Any:
@@ -161,6 +166,17 @@ class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
             "set impute = true, and clip or drop infinite values"
             if columns
             else "lower learning_rate, or scale the label",
+        )
+
+
+def _require_finite(loader: Loader) -> None:
+    """Refuse NaN and infinity before training: some losses clip them to a number and go on."""
+    columns = _not_finite(loader)
+    if columns:
+        raise InvalidInputError(
+            f"columns {columns} hold NaN or infinity after the pipeline, which the built-in network "
+            "cannot learn from",
+            "set impute = true, clip or drop infinite values, or use kind = 'xgboost'",
         )
 
 

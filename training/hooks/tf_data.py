@@ -63,6 +63,12 @@ def from_batches(
     )
 
 
+def compiled(function: Callable[[Any], Any], schema: DatasetSchema) -> Callable[[Any], Any]:
+    """Return a function of a batch's inputs as one graph for any number of rows."""
+    graph: Callable[[Any], Any] = tf.function(function, input_signature=[signature(schema)[0]])
+    return graph
+
+
 def signature(schema: DatasetSchema, *, weighted: bool = False) -> tuple[Any, ...]:
     """Return the ``tf.TensorSpec`` of a batch: inputs, label if there is one, weights if asked."""
     inputs = {

@@ -295,11 +295,16 @@ class Loader:
 
     # --- hooks -----------------------------------------------------------------------------------------
 
-    def keras(self, class_weight: Mapping[int, float] | None = None) -> KerasBatches:
-        """Return what ``model.fit``, ``evaluate`` and ``predict`` accept directly."""
+    def keras(
+        self, class_weight: Mapping[int, float] | None = None, inputs: str = "dict"
+    ) -> KerasBatches:
+        """Return what ``model.fit``, ``evaluate`` and ``predict`` accept directly.
+
+        See :class:`training.hooks.keras.KerasBatches`.
+        """
         from training.hooks.keras import KerasBatches
 
-        return KerasBatches(self, class_weight)
+        return KerasBatches(self, class_weight, inputs)
 
     def xgboost(self, page_bytes: int | str = "128MiB") -> XGBoostPages:
         """Return an ``xgboost.DataIter`` over the rows in table order, for external memory."""

@@ -18,7 +18,6 @@ import hashlib
 import mmap
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -37,7 +36,7 @@ from training.loading.layout import (
     pack_layout,
 )
 from training.loading.order import Rows
-from training.loading.pack_writer import write_pack
+from training.loading.pack_writer import scratch_name, write_pack
 
 CACHE_VARIABLE: Final = "FEATURESTORE_CACHE"
 LABEL_KEY: Final = ""
@@ -249,7 +248,7 @@ def _size(path: Path) -> int:
 
 def _set_aside(path: Path) -> None:
     """Take a pack out of the way in one step, then delete its files."""
-    aside = path.with_name(f".old-{uuid.uuid4().hex}")
+    aside = path.with_name(scratch_name())
     try:
         path.rename(aside)
     except FileNotFoundError:

@@ -174,10 +174,14 @@ def scratch_directory(root: Path) -> Path:
     for path in root.glob(f"{_SCRATCH}*"):
         if _abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
-    name = f"{_SCRATCH}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
-    path = root / name
+    path = root / scratch_name()
     path.mkdir()
     return path
+
+
+def scratch_name() -> str:
+    """Return a new name that says which process a directory ends with."""
+    return f"{_SCRATCH}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
 
 
 def _abandoned(path: Path) -> bool:

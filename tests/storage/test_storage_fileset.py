@@ -1,0 +1,313 @@
+"""Filesets, states and the journal: round trips, damage, and what each does about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.errors import CorruptionError, InvalidInputError
+from featurestore.storage import fileset
+from featurestore.storage.backends import open_object_store
+from featurestore.storage.column_group import write_partition
+from featurestore.storage.fileset import read_fileset, write_fileset
+from featurestore.storage.journal import Journal
+from featurestore.storage.local import LocalStore
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import (
+    FilesetRef,
+    PartitionEntry,
+    Provenance,
+    StoredFile,
+)
+from featurestore.storage.states import StateStore, decode_state, encode_state
+from featurestore.testing.arrow_tables import tables
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "local":
+        return LocalStore(tmp_path / "store")
+    return open_object_store(f"memory://{uuid.uuid4().hex}")
+
+
+def _files() -> st.SearchStrategy[StoredFile]:
+    return st.builds(
+        StoredFile,
+        st.sampled_from(["data/t/g/p.parquet", "data/t/g/p.0.zarr/c.0.0"]),
+        st.integers(0, 2**40),
+        st.text("0123456789abcdef", min_size=32, max_size=32),
+        st.sampled_from(["", "0" * 32]),
+    )
+
+
+def _counts() -> st.SearchStrategy[dict[str, int]]:
+    return st.dictionaries(st.text(min_size=1, max_size=3), st.integers(0, 2**40), max_size=3)
+
+
+@st.composite
+def _entries(draw: st.DrawFn) -> list[PartitionEntry]:
+    texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+    return [
+        PartitionEntry(
+            partition=f"p{index}",
+            rows=draw(st.integers(0, 2**40)),
+            files=tuple(draw(st.lists(_files(), max_size=1))),
+            tensors={
+                name: tuple(draw(st.lists(_files(), max_size=3)))
+                for name in draw(st.lists(texts, unique=True, max_size=2))
+            },
+            provenance=Provenance(draw(texts), draw(texts), draw(texts)),
+            decoded_bytes=draw(st.integers(0, 2**40)),
+            column_bytes=draw(_counts()),
+            widest_row=draw(st.integers(0, 2**40)),
+            nulls=draw(_counts()),
+            time_min=draw(st.none() | st.integers(-(2**63), 2**63 - 1)),
+            time_max=draw(st.none() | st.integers(-(2**63), 2**63 - 1)),
+        )
+        for index in range(draw(st.integers(0, 4)))
+    ]
+
+
+def _entry(rows: int = 3) -> PartitionEntry:
+    return PartitionEntry("p", rows, (), {}, Provenance("d", "i"), 0, {}, 0, {})
+
+
+class TestFilesets:
+    @given(_entries())
+    @settings(deadline=None, max_examples=60)
+    def test_round_trip(self, entries: list[PartitionEntry]) -> None:
+        store = open_object_store(f"memory://{uuid.uuid4().hex}")
+        ref = write_fileset(store, entries)
+        assert (ref.partitions, ref.rows) == (len(entries), sum(one.rows for one in entries))
+        assert FilesetRef.from_json(ref.to_json()) == ref
+        assert read_fileset(store, ref) == tuple(entries)
+        fileset._cache.clear()
+        assert read_fileset(store, ref) == tuple(entries)
+        for entry in entries:
+            assert PartitionEntry.from_json(entry.to_json()) == entry
+
+    def test_none_is_empty(self, store: ObjectStore) -> None:
+        assert read_fileset(store, None) == ()
+
+    def test_a_partition_twice(self, store: ObjectStore) -> None:
+        with pytest.raises(CorruptionError, match="twice"):
+            write_fileset(store, [_entry(), _entry()])
+
+    def test_is_read_once(self, store: ObjectStore) -> None:
+        ref = write_fileset(store, [_entry()])
+        first = read_fileset(store, ref)
+        store.delete([ref.file.path])
+        assert read_fileset(store, ref) is first
+
+    def test_the_cache_is_bounded(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fileset, "_CACHED_PARTITIONS", 10)
+        for _ in range(30):
+            read_fileset(store, write_fileset(store, [_entry()]))
+        assert sum(map(len, fileset._cache.values())) <= 10
+
+    def test_arrow_opens_it(self, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path)
+        ref = write_fileset(store, [_entry()])
+        table = pa.ipc.open_file(tmp_path / ref.file.path).read_all()
+        assert table.column("partition").to_pylist() == ["p"]
+        assert table.column("rows").to_pylist() == [3]
+
+    def test_every_flipped_byte_is_found(self) -> None:
+        store = open_object_store(f"memory://{uuid.uuid4().hex}")
+        ref = write_fileset(store, [_entry()])
+        sound = store.read(ref.file.path)
+        for position in range(0, len(sound), 7):
+            damaged = bytearray(sound)
+            damaged[position] ^= 4
+            store.replace(ref.file.path, bytes(damaged))
+            with pytest.raises(CorruptionError, match="checksum"):
+                read_fileset(store, ref)
+
+    def test_missing_torn_and_lying(self, store: ObjectStore) -> None:
+        ref = write_fileset(store, [_entry()])
+        data = store.read(ref.file.path)
+        for wrong in (dataclasses.replace(ref, rows=4), dataclasses.replace(ref, partitions=2)):
+            with pytest.raises(CorruptionError, match="the snapshot says"):
+                read_fileset(store, wrong)
+        huge = dataclasses.replace(ref, file=dataclasses.replace(ref.file, bytes=2**50))
+        with pytest.raises(CorruptionError, match="bytes"):
+            read_fileset(store, huge)
+        store.replace(ref.file.path, data[:-5])
+        with pytest.raises(CorruptionError, match="bytes"):
+            read_fileset(store, ref)
+        store.delete([ref.file.path])
+        with pytest.raises(CorruptionError, match="missing"):
+            read_fileset(store, ref)
+
+    def test_other_arrow_files_are_refused(self, store: ObjectStore) -> None:
+        from featurestore.storage.checksum import write_hashed
+
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, pa.schema([("x", pa.int8())])):
+            pass
+        for name, data in (("a", sink.getvalue().to_pybytes()), ("b", b"no arrow at all")):
+            file = write_hashed(store, f"filesets/{name}.arrow", data)
+            with pytest.raises(CorruptionError):
+                read_fileset(store, FilesetRef(file, 0, 0))
+
+
+class TestStates:
+    @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), tables(), max_size=3))
+    @settings(deadline=None, max_examples=60)
+    def test_round_trip(self, state: dict[str, pa.Table]) -> None:
+        data = encode_state(state)
+        back = decode_state(data)
+        assert list(back) == sorted(state)
+        for name, table in state.items():
+            assert back[name].schema.equals(table.schema, check_metadata=True)
+            assert encode_state({"x": back[name]}) == encode_state({"x": table})
+        assert encode_state(back) == data
+
+    def test_dictionaries_and_metadata(self) -> None:
+        table = pa.table({"s": pa.array(["x", None, "y"]).dictionary_encode()})
+        table = table.replace_schema_metadata({"own": "value"})
+        back = decode_state(encode_state({"t": table}))["t"]
+        assert back.equals(table, check_metadata=True)
+
+    def test_chunks_do_not_matter(self) -> None:
+        whole = pa.table({"x": [1, 2, 3, 4]})
+        cut = pa.concat_tables([whole[:1], whole[1:]])
+        assert encode_state({"t": cut, "a": whole}) == encode_state({"a": whole, "t": whole})
+
+    def test_any_arrow_reader_opens_the_first(self) -> None:
+        data = encode_state({"b": pa.table({"y": [1]}), "a": pa.table({"x": [2]})})
+        assert pa.ipc.open_stream(data).read_all().to_pydict() == {"x": [2]}
+
+    def test_every_torn_or_flipped_state_is_found(self) -> None:
+        data = encode_state({"a": pa.table({"x": [1.5, None]})})
+        for length in range(len(data)):
+            with pytest.raises(CorruptionError):
+                decode_state(data[:length])
+        for position in range(len(data)):
+            damaged = bytearray(data)
+            damaged[position] ^= 1 << (position % 8)
+            with pytest.raises(CorruptionError):
+                decode_state(bytes(damaged))
+
+    def test_a_true_digest_over_nonsense(self) -> None:
+        import hashlib
+
+        body = b"nonsense" * 4 + b"FSSTATE1"
+        with pytest.raises(CorruptionError):
+            decode_state(body + hashlib.blake2b(body, digest_size=16).digest())
+
+    def test_keeping(self, store: ObjectStore) -> None:
+        states = StateStore(store)
+        assert states.get("ab" * 16) is None
+        assert not states.has("ab" * 16)
+        states.put("ab" * 16, {"n": pa.table({"x": [1]})})
+        states.put("ab" * 16, {"n": pa.table({"x": [2]})})
+        found = states.get("ab" * 16)
+        assert found is not None
+        assert found["n"].to_pydict() == {"x": [1]}
+        states.put("cd" * 16, {})
+        assert states.get("cd" * 16) == {}
+
+    def test_a_damaged_one_is_computed_again(
+        self, store: ObjectStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        states = StateStore(store)
+        states.put("ab" * 16, {"n": pa.table({"x": [1]})})
+        path = f"states/{'ab' * 16}.arrow"
+        store.replace(path, store.read(path)[:-1])
+        with caplog.at_level(logging.WARNING):
+            assert states.get("ab" * 16) is None
+        assert path in caplog.text
+        states.put("ab" * 16, {"n": pa.table({"x": [1]})})
+        assert states.get("ab" * 16) is not None
+
+    @pytest.mark.parametrize("key", ["", "../x", "ABCDEF0123", "x" * 32, "ab"])
+    def test_keys_are_fingerprints(self, store: ObjectStore, key: str) -> None:
+        states: Any = StateStore(store)
+        for call in (states.get, states.has, lambda key: states.put(key, {})):
+            with pytest.raises(InvalidInputError):
+                call(key)
+
+
+class TestJournal:
+    def _partition(self, store: ObjectStore) -> PartitionEntry:
+        return write_partition(
+            store,
+            table="t",
+            group="g",
+            partition="p1",
+            columns=pa.table({"a": [1]}),
+            tensors={"e": np.ones((1, 2))},
+            provenance=Provenance("d", "i", "s"),
+            time_range=(1, 2),
+        )
+
+    def test_record_find_clear(self, store: ObjectStore) -> None:
+        journal = Journal(store, "t")
+        entry = self._partition(store)
+        assert journal.find("k1") is None
+        journal.record("k1", entry)
+        journal.record("k2", entry)
+        assert journal.find("k1") == entry
+        assert journal.keys() == ["k1", "k2"]
+        assert Journal(store, "t2").keys() == []
+        journal.clear(["k1", "k3"])
+        assert journal.keys() == ["k2"]
+        assert journal.find("k1") is None
+
+    def test_files_are_synced_before_the_entry(self, tmp_path: Path) -> None:
+        steps: list[str] = []
+
+        class Recorder(LocalStore):
+            def sync(self, paths: Any) -> None:
+                paths = list(paths)
+                steps.extend(paths)
+                super().sync(paths)
+
+            def replace(self, path: str, data: bytes) -> None:
+                steps.append(path)
+                super().replace(path, data)
+
+        recorder = Recorder(tmp_path)
+        entry = self._partition(recorder)
+        Journal(recorder, "t").record("k", entry)
+        assert steps == [*(file.path for file in entry.all_files()), "journal/t/k.json"]
+
+    def test_entries_without_their_files_do_not_count(self, store: ObjectStore) -> None:
+        journal = Journal(store, "t")
+        for file in self._partition(store).all_files():
+            assert file.bytes > 0
+        for index in range(3):
+            entry = self._partition(store)
+            journal.record("k", entry)
+            path = entry.all_files()[index].path
+            data = store.read(path)
+            store.delete([path])
+            assert journal.find("k") is None
+            store.write(path, data[:-1])
+            assert journal.find("k") is None
+
+    def test_damaged_entries_do_not_count(self, store: ObjectStore) -> None:
+        journal = Journal(store, "t")
+        journal.record("k", self._partition(store))
+        data = store.read("journal/t/k.json")
+        for damaged in (b"", data[:-1], data.replace(b'"rows":1', b'"rows":2')):
+            store.replace("journal/t/k.json", damaged)
+            assert journal.find("k") is None
+
+    def test_keys_stay_inside(self, store: ObjectStore) -> None:
+        with pytest.raises(CorruptionError):
+            Journal(store, "t").find("../../store")
+        with pytest.raises(InvalidInputError):
+            Journal(store, "../t")

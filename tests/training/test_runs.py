@@ -1,0 +1,389 @@
+"""From a table to a run folder to predictions, with Keras and with XGBoost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("tensorflow")
+pytest.importorskip("xgboost")
+
+from click.testing import CliRunner
+
+from featurestore.errors import (
+    CorruptionError,
+    FeatureStoreError,
+    FormatError,
+    InvalidInputError,
+    NameTakenError,
+    NotFoundError,
+    SchemaError,
+)
+from featurestore.store import FeatureStore
+from training import Run, RunBundle, RunConfig, fit, predict
+from training.cli import main
+
+ROWS = 3000
+
+# TensorFlow's variables do not know NumPy 2's copy= yet; Keras converts them when it saves a model.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+def rows(count: int, start: int, seed: int) -> pl.DataFrame:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=count)
+    colour = np.array(["red", "green", "blue"])[random.integers(0, 3, count)]
+    return pl.DataFrame(
+        {
+            "id": np.arange(count) % 7,
+            "day": np.arange(start, start + count),
+            "x": x,
+            "gaps": pl.Series(x + random.normal(size=count)).set(
+                pl.Series(random.random(count) < 0.1), None
+            ),
+            "colour": colour,
+            "late": (x + (colour == "red")) > 0.3,
+            "delay": 10 * x + (colour == "red"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("golden") / "store"
+    FeatureStore.create(path).ingest(
+        "t", rows(ROWS, 0, 0), key="id", time="day", partition_bytes="40kB"
+    )
+    return path
+
+
+def configuration(store: Path, cache: Path, **changes: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "data": {
+            "store": str(store),
+            "table": "t",
+            "features": ["x", "gaps", "colour"],
+            "label": "late",
+        },
+        "split": {"kind": "time", "valid": 2000, "test": 2500},
+        "model": {"params": {"hidden": [16]}},
+        "train": {"epochs": 4, "batch_size": 128, "learning_rate": 0.01, "cache": str(cache)},
+    }
+    for section, values in changes.items():
+        content[section] = {**content.get(section, {}), **values}
+    return content
+
+
+@pytest.fixture(scope="module")
+def keras_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("keras")
+    return fit(configuration(store, folder / "packs"), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def xgboost_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("xgboost")
+    content = configuration(
+        store,
+        folder / "packs",
+        model={"kind": "xgboost", "params": {"max_depth": 3, "nthread": 2}},
+        train={"epochs": 20, "learning_rate": 0.3, "early_stopping": 5},
+    )
+    return fit(content, folder / "run")
+
+
+@pytest.fixture(params=["keras_run", "xgboost_run"])
+def run(request: pytest.FixtureRequest) -> Run:
+    found: Run = request.getfixturevalue(request.param)
+    return found
+
+
+def test_a_run_folder_holds_everything(run: Run) -> None:
+    model = "model.ubj" if run.config.model.kind == "xgboost" else "model.keras"
+    assert {one.name for one in run.path.iterdir()} == {
+        "run.json", "config.json", "schema.json", "pipeline.json", "states.arrow", model,
+        "metrics.json", "history.csv", "curves.png", "environment.json",
+    }  # fmt: skip
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    assert metrics["task"] == "binary"
+    assert {name: part["rows"] for name, part in metrics["parts"].items()} == {
+        "train": 2000,
+        "valid": 500,
+        "test": 500,
+    }
+    for part in metrics["parts"].values():
+        assert part["auc"] > 0.95
+        assert part["accuracy"] > 0.85
+    with (run.path / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert len(history) == metrics["epochs"]
+    assert float(history[-1]["val_loss"]) < float(history[0]["val_loss"])
+    assert (run.path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    info = json.loads((run.path / "run.json").read_text())
+    assert info["snapshot"] == run.snapshot
+    assert "auc" in str(run)
+
+
+def test_a_bundle_predicts_what_was_measured(run: Run, store: Path) -> None:
+    table = FeatureStore.open(store).table("t")
+    frame = table.read(["day", "x", "gaps", "colour", "late"])
+    part = frame.filter(pl.col("day") >= 2500)
+    bundle = RunBundle.load(run.path)
+    probability = bundle.predict(part)
+    accuracy = ((probability >= 0.5) == part["late"].to_numpy()).mean()
+    assert accuracy == pytest.approx(run.metrics["parts"]["test"]["accuracy"])
+    # One row at a time, other order of columns, other types: the same answer.
+    alone = bundle.predict(part.select("colour", "gaps", pl.col("x")).head(1))
+    np.testing.assert_allclose(alone, probability[:1], atol=1e-6)
+    assert bundle.predict(part.head(0)).shape == (0,)
+
+
+def test_unseen_categories_and_nulls_predict(run: Run) -> None:
+    frame = pl.DataFrame({"x": [0.5, None], "gaps": [None, 1.0], "colour": ["violet", None]})
+    assert np.isfinite(RunBundle.load(run.path).predict(frame)).all()
+
+
+def test_rows_that_lack_features_are_refused(run: Run) -> None:
+    bundle = RunBundle.load(run.path)
+    with pytest.raises(SchemaError, match=r"lack features \['gaps', 'colour'\]"):
+        bundle.predict(pl.DataFrame({"x": [1.0]}))
+    with pytest.raises(SchemaError, match="'x' is"):
+        bundle.predict(pl.DataFrame({"x": ["one"], "gaps": [1.0], "colour": ["red"]}))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_new_rows_get_a_prediction_each(run: Run, suffix: str, tmp_path: Path) -> None:
+    new = rows(50, ROWS, 1)
+    new.drop("late", "delay").write_parquet(tmp_path / "new.parquet")
+    output = tmp_path / f"out.{suffix}"
+    found = predict(run.path, tmp_path / "new.parquet", output)
+    assert found.columns == ["id", "day", "prediction"]
+    assert found["day"].to_list() == new["day"].to_list()
+    written = pl.read_csv(output) if suffix == "csv" else pl.read_parquet(output)
+    assert len(written) == 50
+    expected = RunBundle.load(run.path).predict(new)
+    np.testing.assert_allclose(written["prediction"].to_numpy(), expected, atol=1e-5)
+
+
+def test_equal_configurations_give_equal_metrics(keras_run: Run, tmp_path: Path) -> None:
+    again = fit(keras_run.config, tmp_path / "again")
+    assert again.metrics["parts"] == keras_run.metrics["parts"]
+
+
+def test_regression_and_hash_split(store: Path, tmp_path: Path) -> None:
+    content = configuration(
+        store,
+        tmp_path / "packs",
+        data={"label": "delay"},
+        split={"kind": "hash", "valid": 0.3, "test": None},
+        model={"kind": "xgboost", "params": {"nthread": 2}},
+        train={"learning_rate": None},
+    )
+    del content["split"]["test"], content["train"]["learning_rate"]
+    run = fit(content, tmp_path / "run")
+    assert run.metrics["task"] == "regression"
+    assert set(run.metrics["parts"]) == {"train", "valid"}
+    assert run.metrics["parts"]["valid"]["rmse"] < 6
+
+
+def test_a_model_of_ones_own(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_model.py").write_text(
+        "import keras\n"
+        "from training.models import tabular\n"
+        "def build(schema, task, units):\n"
+        "    return tabular(schema, task, hidden=(units,))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    content = configuration(
+        store,
+        tmp_path / "packs",
+        model={"kind": "own_model:build", "params": {"units": 4}},
+        train={"epochs": 1},
+    )
+    run = fit(content, tmp_path / "run")
+    assert RunBundle.load(run.path).task == "binary"
+    content["model"] = {"kind": "own_model:build", "params": {"layers": 4}}
+    with pytest.raises(InvalidInputError, match="does not take params"):
+        fit(content, tmp_path / "other")
+    content["model"] = {"kind": "own_model:missing"}
+    with pytest.raises(InvalidInputError, match="cannot be imported"):
+        fit(content, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"features": ["x", "nope"]}}, "nope"),
+        ({"data": {"table": "other"}}, "no table 'other'"),
+        ({"data": {"store": "/nowhere/at/all"}}, "nowhere"),
+        ({"split": {"valid": 90_000, "test": 95_000}}, "no rows"),
+        ({"pipeline": {"impute": ["late"]}}, "not among the features"),
+        ({"pipeline": {"categorify": ["x"], "standardize": ["x"]}}, "both categories and numbers"),
+        ({"pipeline": {"impute": False}}, "columns .'gaps'. hold NaN"),
+        ({"data": {"label": "id", "features": ["x"]}}, "class or a number"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_and_leaves_nothing(
+    changes: dict[str, Any], message: str, store: Path, tmp_path: Path
+) -> None:
+    content = configuration(store, tmp_path / "packs", **changes)
+    with pytest.raises(FeatureStoreError, match=message):
+        fit(content, tmp_path / "runs" / "run")
+    assert not (tmp_path / "runs").exists() or list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_run_never_replaces_another(keras_run: Run) -> None:
+    with pytest.raises(NameTakenError):
+        fit(keras_run.config, keras_run.path)
+
+
+# --- damaged and hostile folders -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "metrics.json", "pipeline.json", "states.arrow", "schema.json", "model"]
+)
+def test_an_altered_run_is_not_believed(name: str, keras_run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(keras_run.path, tmp_path / "copy"))
+    file = copy / ("model.keras" if name == "model" else name)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptionError, match="checksum"):
+        RunBundle.load(copy)
+    file.unlink()
+    with pytest.raises(CorruptionError, match="cannot be read"):
+        RunBundle.load(copy)
+
+
+def test_folders_that_are_no_runs(keras_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no run folder"):
+        RunBundle.load(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"version": 99, "files": {}}))
+    with pytest.raises(FormatError, match="version 99"):
+        RunBundle.load(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"version": 1, "files": {"../x": ""}}))
+    with pytest.raises(CorruptionError, match="outside"):
+        RunBundle.load(tmp_path)
+
+
+# --- the command line ----------------------------------------------------------------------------------
+
+
+def test_command_line_fits_and_predicts(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.toml").write_text(
+        f"""
+        [data]
+        store = "{store}"
+        table = "t"
+        features = ["x", "colour"]
+        label = "late"
+        [split]
+        kind = "time"
+        valid = 2000
+        [model]
+        kind = "xgboost"
+        params = {{ nthread = 2 }}
+        [train]
+        epochs = 3
+        cache = "packs"
+        """
+    )
+    rows(5, ROWS, 2).write_parquet(tmp_path / "new.parquet")
+    run = CliRunner()
+    folder = tmp_path / "run"
+    done = run.invoke(main, ["fit", str(tmp_path / "train.toml"), "-o", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert "valid: loss" in done.output
+    out = tmp_path / "p.csv"
+    done = run.invoke(main, ["predict", str(folder), str(tmp_path / "new.parquet"), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    assert done.output == f"5 predictions in {out}\n"
+    assert len(pl.read_csv(out)) == 5
+
+
+def test_command_line_errors_are_a_paragraph(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["fit", str(tmp_path / "none.toml")])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: there is no file")
+    assert "Remedy:" in done.stderr
+    assert "Traceback" not in done.output
+    done = CliRunner().invoke(main, ["--traceback", "fit", str(tmp_path / "none.toml")])
+    assert isinstance(done.exception, NotFoundError)
+
+
+def test_interrupting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.run.fit", interrupted)
+    done = CliRunner().invoke(main, ["fit", "train.toml"])
+    assert done.exit_code == 130
+    assert "Interrupted" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("out.txt", "cannot be written as 'out.txt'"), ("no/dir/out.csv", "no directory")],
+)
+def test_outputs_are_checked_first(name: str, message: str, keras_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        predict(keras_run.path, tmp_path / "none.parquet", tmp_path / name)
+
+
+def test_importing_training_loads_no_framework() -> None:
+    code = (
+        "import sys, training; from training import Loader, RunConfig; "
+        "print([m for m in ('tensorflow', 'keras', 'xgboost', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_config_of_a_run_reads_back(keras_run: Run) -> None:
+    content = json.loads((keras_run.path / "config.json").read_text())
+    assert RunConfig.from_mapping(content).to_json() == keras_run.config.to_json()
+
+
+def test_a_condition_selects_rows(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_rows.py").write_text(
+        "import narwhals as nw\nred = nw.col('colour') == 'red'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    content = configuration(
+        store,
+        tmp_path / "packs",
+        data={"where": "own_rows:red"},
+        model={"kind": "xgboost", "params": {"nthread": 2}},
+    )
+    run = fit(content, tmp_path / "run")
+    red = FeatureStore.open(store).table("t").read(["day", "colour"])
+    expected = red.filter((pl.col("colour") == "red") & (pl.col("day") < 2000)).height
+    assert run.metrics["parts"]["train"]["rows"] == expected
+
+
+def test_a_model_that_holds_code_is_refused(tmp_path: Path) -> None:
+    import keras
+
+    from featurestore.testing.datasets import numbered_part
+    from training.hooks.keras_model import FILE, KerasModel
+
+    inputs = keras.Input((3,), name="numeric")
+    unsafe = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs))
+    unsafe.save(tmp_path / FILE)
+    with pytest.raises(CorruptionError, match="cannot be loaded safely"):
+        KerasModel.load(tmp_path, numbered_part(1).schema)
