@@ -66,10 +66,10 @@ def values_of(
     for one in partitions:
         columns = transformer.apply(one, state, engine)
         expected = [(f.name, f.type) for f in transformer.outputs(one.schema) if not f.is_tensor]
-        assert columns.frame is not None  # noqa: S101 - tests want assertions
+        assert columns.frame is not None
         table = engine.to_arrow(columns.frame)
-        assert table.schema.equals(pa.schema(expected)), (table.schema, expected)  # noqa: S101
-        assert table.num_rows == one.rows, (table.num_rows, one.rows)  # noqa: S101
+        assert table.schema.equals(pa.schema(expected)), (table.schema, expected)
+        assert table.num_rows == one.rows, (table.num_rows, one.rows)
         tables.append(table)
         if transformer.scope is Scope.PREFIX:
             state = transformer.combine(state, transformer.summarize(one, engine))

@@ -233,15 +233,22 @@ class Function(Transformer):
                 "declare dtypes=",
             )
         result = self._run(self._frame(sample), engine)
-        if result.frame is not None and declared:
-            kept = [one for one in result.frame.columns if one not in declared]
-            result = replace(result, frame=result.frame.select(kept))
-        types = types_of(result, self.name, engine)
+        names = [self.name] if result.frame is None else list(result.frame.columns)
+        unknown = sorted(set(declared) - set(names))
+        if unknown:
+            raise DefinitionError(
+                f"dtypes names {unknown}, feature {self.name!r} returned {names}",
+                "name columns that the function returns",
+            )
+        if result.frame is not None:
+            open_ = [one for one in names if one not in declared]
+            result = replace(result, frame=result.frame.select(open_))
+        found = types_of(result, self.name, engine)
+        types = {one: declared.get(one) or type_to_text(found[one]) for one in names}
         bound = object.__new__(type(self))
         for one in fields_of(self):
             object.__setattr__(bound, one.name, getattr(self, one.name))
-        pairs = {**{name: type_to_text(type_) for name, type_ in types.items()}, **declared}
-        object.__setattr__(bound, "found", tuple(pairs.items()))
+        object.__setattr__(bound, "found", tuple(types.items()))
         return bound
 
     # --- the three verbs -------------------------------------------------------------------------------

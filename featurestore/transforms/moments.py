@@ -11,7 +11,8 @@ infinities are counted but do not enter mean and ``m2``.
 Within a partition: two passes with the deviations taken from a first estimate of the mean and
 corrected by their own mean (Chan, Golub, LeVeque 1983, equation 1.7). Between partitions: the
 pairwise update of Chan et al. (equation 2.1) in double-double arithmetic (Dekker 1971).
-Trade-off: integers beyond 2**53 are rounded to float64 before anything else.
+Trade-off: integers beyond 2**53 are rounded to float64 before anything else, and squares of
+deviations below 1e-154 underflow to 0.
 """
 
 from __future__ import annotations

@@ -220,12 +220,13 @@ class Pipeline:
         FormatError
             If it is not one, or newer than this package.
         """
-        steps = spec.get("steps")
-        if spec.get("kind") != "Pipeline" or not isinstance(steps, list | tuple):
+        steps = spec.get("steps") if isinstance(spec, Mapping) else None
+        if not isinstance(steps, list | tuple) or not all(isinstance(o, Mapping) for o in steps):
             raise FormatError(f"{spec!r} is not a stored pipeline")
-        if spec.get("version") != _SPEC_VERSION:
+        if spec.get("kind") != "Pipeline" or spec.get("version") != _SPEC_VERSION:
             raise FormatError(
-                f"the pipeline has version {spec.get('version')}, this package reads {_SPEC_VERSION}",
+                f"the stored pipeline is a {spec.get('kind')} of version {spec.get('version')}, this "
+                f"package reads Pipeline {_SPEC_VERSION}",
                 "upgrade featurestore",
             )
         return cls(*(transformer_from_spec(step) for step in steps))

@@ -53,7 +53,9 @@ def test_every_part_equals_pandas(
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.one_of(st.none(), st.dates(dt.date(1800, 1, 1), dt.date(2400, 1, 1))), max_size=9))
+@given(
+    st.lists(st.one_of(st.none(), st.dates(dt.date(1800, 1, 1), dt.date(2400, 1, 1))), max_size=9)
+)
 def test_every_part_of_a_date_equals_the_standard_library(values: list[dt.date | None]) -> None:
     table = pa.table({"day": pa.array(values, pa.date32())})
     out = values_of(Calendar("day", DATE_PARTS), cut_table(table))
@@ -84,7 +86,9 @@ def test_daylight_saving() -> None:
 
 
 def test_a_column_with_a_zone_uses_its_own_clock() -> None:
-    column = pa.array([dt.datetime(2020, 1, 1, 23, tzinfo=dt.UTC)], pa.timestamp("us", "Asia/Tokyo"))
+    column = pa.array(
+        [dt.datetime(2020, 1, 1, 23, tzinfo=dt.UTC)], pa.timestamp("us", "Asia/Tokyo")
+    )
     out = values_of(Calendar("at", ("hour", "day")), cut_table(pa.table({"at": column})))
     assert out.to_pylist() == [{"at_hour": 8, "at_day": 2}]
 

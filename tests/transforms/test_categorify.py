@@ -20,7 +20,9 @@ from featurestore.transforms.scaling import Impute
 from featurestore.transforms.selectors import by_name, strings
 
 ENGINE = get_engine("polars")
-words = st.one_of(st.none(), st.sampled_from(["", "a", "b", "B", "ä", "日本", "a\x00", "🎈"]), st.text(max_size=2))
+words = st.one_of(
+    st.none(), st.sampled_from(["", "a", "b", "B", "ä", "日本", "a\x00", "🎈"]), st.text(max_size=2)
+)
 cuts = st.lists(st.integers(0, 40), max_size=5)
 
 
@@ -82,7 +84,9 @@ def test_states_merge_associatively() -> None:
     tables = [pa.table({"s": pa.array(one, pa.string())}) for one in parts]
     states = [code.summarize(cut_table(one)[0], ENGINE) for one in tables]
     left = reduce(code.combine, states, EMPTY_STATE)
-    right = reduce(lambda later, earlier: code.combine(earlier, later), reversed(states), EMPTY_STATE)
+    right = reduce(
+        lambda later, earlier: code.combine(earlier, later), reversed(states), EMPTY_STATE
+    )
     assert left["s"].equals(right["s"])
     assert left["s"].to_pydict() == {"value": ["a", "b", "c", None], "count": [1, 2, 1, 2]}
     assert code.combine({}, states[0]) == states[0]

@@ -169,7 +169,9 @@ def test_an_output_may_have_an_inputs_name() -> None:
 
 def test_null_and_division_rules() -> None:
     both = Expression(
-        whole=nw.col("a") // nw.lit(0), real=nw.col("a") / nw.col("b"), sum=nw.col("a") + nw.col("b")
+        whole=nw.col("a") // nw.lit(0),
+        real=nw.col("a") / nw.col("b"),
+        sum=nw.col("a") + nw.col("b"),
     )
     out = values_of(both, cut_table(TABLE))
     assert out["whole"].to_pylist() == [None] * 4

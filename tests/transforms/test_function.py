@@ -276,14 +276,17 @@ def test_lookback_gives_the_same_values_for_every_partitioning(
     where = [allowed[cut % len(allowed)] for cut in cuts] if allowed else []
     hours = {"0s": 0, "1h": 1, "3h": 3, "2d": 48}[lookback]
     feature = Function(
-        sum_of_last_hours, ["at", "x"], "s", lookback=lookback, params={"hours": hours}, dtypes="int64"
+        sum_of_last_hours,
+        ["at", "x"],
+        "s",
+        lookback=lookback,
+        params={"hours": hours},
+        dtypes="int64",
     )
     assert feature.scope is Scope.PREFIX
     assert feature.reach(schema_of(table, time="at")) == hours * 3_600_000_000
     out = values_of(feature, cut_table(table, where, time="at"))["s"].to_pylist()
-    assert out == [
-        sum(x for t, x in rows if hour - hours <= t <= hour) for hour, _ in rows
-    ]
+    assert out == [sum(x for t, x in rows if hour - hours <= t <= hour) for hour, _ in rows]
 
 
 def running_count(df: Any) -> Any:

@@ -20,9 +20,7 @@ from featurestore.transforms.scaling import Impute
 from featurestore.transforms.selectors import everything, numeric, strings
 
 ENGINE = get_engine("polars")
-cells = st.one_of(
-    st.none(), st.floats(-1e9, 1e9), st.sampled_from([math.nan, math.inf, -math.inf])
-)
+cells = st.one_of(st.none(), st.floats(-1e9, 1e9), st.sampled_from([math.nan, math.inf, -math.inf]))
 cuts = st.lists(st.integers(0, 30), max_size=4)
 
 
@@ -56,7 +54,9 @@ def test_mean_of_floats(values: list[float | None], where: list[int]) -> None:
 )
 def test_most_frequent(words: list[str | None], flags: list[bool | None], where: list[int]) -> None:
     rows = min(len(words), len(flags))
-    table = pa.table({"s": pa.array(words[:rows], pa.string()), "b": pa.array(flags[:rows], pa.bool_())})
+    table = pa.table(
+        {"s": pa.array(words[:rows], pa.string()), "b": pa.array(flags[:rows], pa.bool_())}
+    )
     fill = Impute(["s", "b"], "most_frequent")
     expected = {}
     for name in ("s", "b"):
