@@ -15,13 +15,14 @@ from featurestore.execution.states import Workplace
 from featurestore.ingest.partitioner import write_partitions
 from featurestore.ingest.sources import open_source
 from featurestore.limits import memory_limit as resolve_memory_limit
+from featurestore.report.progress import ingest_progress
 from featurestore.report.tables import StoreSummary
 from featurestore.schema import check_name
 from featurestore.session import Session
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.records import BASE_GROUP, GroupEntry, Snapshot, TableEntry
-from featurestore.table import Table, ingest_progress
+from featurestore.table import Table
 from featurestore.units import Duration, parse_bytes
 
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")

@@ -7,15 +7,13 @@ unless the store is a checkout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featurestore.dataset.dataset import Dataset
 from featurestore.dataset.view import TableView
 from featurestore.errors import InvalidInputError
 from featurestore.execution.collecting import collect_rows, dask_frame
-from featurestore.execution.events import step
 from featurestore.execution.publish import append_partitions
 from featurestore.execution.serving import compute_features
 from featurestore.execution.states import Available
@@ -24,7 +22,7 @@ from featurestore.ingest.partitioner import write_partitions
 from featurestore.ingest.sources import open_source
 from featurestore.plan.definition import FeatureDefinition
 from featurestore.plan.table_files import TableFiles
-from featurestore.report.progress import progress_bars
+from featurestore.report.progress import ingest_progress
 from featurestore.report.tables import BuildPlan, BuildReport, TableStatus, TableSummary
 from featurestore.schema import Field, TableSchema
 from featurestore.session import Session
@@ -38,13 +36,6 @@ if TYPE_CHECKING:
 
     from featurestore.dataset.split import Split
     from featurestore.transforms.pipeline import Pipeline
-
-
-@contextmanager
-def ingest_progress(label: str) -> Iterator[Callable[[int, int | None, str], None]]:
-    """Show progress bars, and yield the callback that ingest reports rows to."""
-    with progress_bars(), step(label, 0) as advance:
-        yield lambda done, total, phase: advance(done)
 
 
 class Table:

@@ -82,10 +82,7 @@ def _check_later(
     """Refuse rows that a concurrent append made late, or may have made duplicates."""
     newest = max((one.time_max for one in before if one.time_max is not None), default=None)
     oldest = min((one.time_min for one in entries if one.time_min is not None), default=None)
-    if newest is None or oldest is None:
-        applies = unchanged
-    else:
-        applies = oldest > newest
+    applies = unchanged if newest is None or oldest is None else oldest > newest
     if not applies:
         raise ConflictError(
             f"another append to {table!r} was published first, and these rows do not come after it",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,7 @@ from featurestore.execution.events import (
     StepFinished,
     StepStarted,
     observed_by,
+    step,
 )
 
 PATIENCE_SECONDS: Final = 1.0
@@ -62,7 +63,7 @@ class ProgressBars:
 
     def _advance(self, step: _Step, event: StepAdvanced) -> None:
         if step.bar is None and time.monotonic() - step.started > PATIENCE_SECONDS:
-            step.bar = self._progress.add_task(step.label, total=step.total)
+            step.bar = self._progress.add_task(step.label, total=step.total or None)
         if step.bar is not None:
             self._progress.update(step.bar, completed=event.done)
 
@@ -85,3 +86,23 @@ def progress_bars() -> Iterator[None]:
         observed_by(ProgressBars(progress)),
     ):
         yield
+
+
+@contextmanager
+def ingest_progress(label: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """Show progress of an ingest; yields the callback it reports to: rows done, total, phase.
+
+    Each phase is a step of its own.
+    """
+    with progress_bars(), ExitStack() as running:
+        current: tuple[str, Callable[[int], None]] | None = None
+
+        def report(done: int, total: int | None, phase: str) -> None:
+            nonlocal current
+            if current is None or current[0] != phase:
+                running.close()
+                entered = running.enter_context(step(f"{label}: {phase}", total or 0))
+                current = (phase, entered)
+            current[1](done)
+
+        yield report

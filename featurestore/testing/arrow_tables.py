@@ -45,7 +45,7 @@ def values(type_: pa.DataType) -> st.SearchStrategy[Any]:
     if pa.types.is_floating(type_):
         # Bit patterns, so that every infinity, subnormal and negative zero is met.
         width = type_.bit_width
-        return st.floats(width=width).map(np.dtype(f"f{width // 8}").type)  # type: ignore[arg-type]
+        return st.floats(width=width).map(np.dtype(f"f{width // 8}").type)
     if pa.types.is_string(type_):
         return st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
     if pa.types.is_binary(type_):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,7 @@ def cut_table(
     engine = engine or get_engine("polars")
     schema = schema_of(table, key, time)
     edges = [0, *sorted(cut % (table.num_rows + 1) for cut in cuts), table.num_rows]
-    pieces = [
-        table.slice(start, stop - start) for start, stop in zip(edges, edges[1:], strict=False)
-    ]
+    pieces = [table.slice(start, stop - start) for start, stop in pairwise(edges)]
     return [Partition(engine.from_arrow(one), schema) for one in pieces]
 
 

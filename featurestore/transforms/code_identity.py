@@ -138,6 +138,10 @@ def _tree(node: object) -> Json:
     """Return a syntax tree as JSON that is the same on all supported versions of Python."""
     if isinstance(node, ast.AST):
         fields: dict[str, Json] = {}
+        if isinstance(node, ast.JoinedStr):
+            # Some versions put empty strings between the parts, others do not.
+            parts = [one for one in node.values if getattr(one, "value", None) != ""]
+            return ["JoinedStr", [_tree(one) for one in parts]]
         for name, value in ast.iter_fields(node):
             if name in _IGNORED or value is None or value == []:
                 continue

@@ -8,8 +8,8 @@ Always true: merging is exact to about 1e-30 relative, so a statistic does not d
 were cut into partitions (to about 1e-15), even where the mean is 1e12 times the deviation. NaN and
 infinities are counted but do not enter mean and ``m2``.
 
-Within a partition: two passes with the deviations taken from a first estimate of the mean and
-corrected by their own mean (Chan, Golub, LeVeque 1983, equation 1.7). Between partitions: the
+Within a partition: deviations from a first estimate of the mean, taken from a sample, are summed and
+corrected by their own mean (Chan, Golub, LeVeque 1983, equation 1.7), in one pass. Between partitions: the
 pairwise update of Chan et al. (equation 2.1) in double-double arithmetic (Dekker 1971).
 Trade-off: integers beyond 2**53 are rounded to float64 before anything else, and squares of
 deviations below 1e-154 underflow to 0.
@@ -17,7 +17,8 @@ deviations below 1e-154 underflow to 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -29,6 +30,8 @@ from featurestore.errors import CorruptionError
 from featurestore.transforms.base import Partition, State
 
 TABLE: Final = "moments"
+_BLOCK: Final = 16_384
+_SAMPLE: Final = 4096
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Pair: TypeAlias = "tuple[Floats, Floats]"
 
@@ -131,35 +134,67 @@ def combine_moments(earlier: State, later: State) -> State:
     return Moments.from_state(earlier).merge(Moments.from_state(later)).to_state()
 
 
+def blocks(rows: int, xp: Any) -> Iterator[slice]:
+    """Yield slices that fit a CPU's cache; on a GPU, all rows at once."""
+    size = _BLOCK if xp is np else max(rows, 1)
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
+
+
 def _of_column(values: Array, valid: Array, xp: Any) -> tuple[float, ...]:
     total = int(valid.shape[0])
     present = int(valid.sum())
-    nans = infinities = 0
-    x = values.astype(xp.float64, copy=False)
-    if present < total:
-        x = x[valid]
-    if values.dtype.kind == "f":
-        finite = xp.isfinite(x)
-        if not bool(finite.all()):
-            nans = int(xp.isnan(x).sum())
-            infinities = present - int(finite.sum()) - nans
-            x = x[finite]
-    n = int(x.shape[0])
-    head = (n, total - present, nans, infinities)
-    if n == 0:
-        return (*head, 0.0, 0.0, 0.0, 0.0, float("inf"), float("-inf"))
-    smallest, largest = float(x.min()), float(x.max())
-    # Divided first: the sum of values near the largest float64 would overflow.
-    pivot = float((x / n).sum()) if max(abs(smallest), abs(largest)) > 1e300 else float(x.mean())
+    x = values if present == total else values[valid]
+    nans, finite = 0, 0
+    smallest, largest = float("inf"), float("-inf")
+    sums: list[float] = []
+    squares: list[float] = []
+    pivot = _pivot(x[:: max(1, present // _SAMPLE)], xp)
     with np.errstate(over="ignore", invalid="ignore"):
-        deviations = x - pivot
-        drift = float(deviations.sum()) / n
-        deviations = deviations * deviations
-        m2 = max(float(deviations.sum()) - n * drift * drift, 0.0)
-    mean, mean_low = (float(one) for one in _two_sum(np.float64(pivot), np.float64(drift)))
+        for where in blocks(present, xp):
+            part = x[where].astype(xp.float64)
+            low, high = float(part.min()), float(part.max())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                nans += int(xp.isnan(part).sum())
+                part = part[xp.isfinite(part)]
+                if part.shape[0] == 0:
+                    continue
+                low, high = float(part.min()), float(part.max())
+            if pivot is None:
+                pivot = _pivot(part, xp)
+            smallest, largest = min(smallest, low), max(largest, high)
+            finite += int(part.shape[0])
+            part -= pivot
+            sums.append(float(part.sum()))
+            # Not dot(): BLAS would start threads of its own for it.
+            part *= part
+            squares.append(float(part.sum()))
+    head = (finite, total - present, nans, present - finite - nans)
+    if pivot is None or finite == 0:
+        return (*head, 0.0, 0.0, 0.0, 0.0, smallest, largest)
     if smallest == largest:
-        mean, mean_low, m2 = smallest, 0.0, 0.0
-    return (*head, mean, mean_low, m2, 0.0, smallest, largest)
+        return (*head, smallest, 0.0, 0.0, 0.0, smallest, largest)
+    drift = _sum(sums) / finite
+    m2 = _sum(squares) - finite * drift * drift
+    mean, mean_low = (float(one) for one in _two_sum(np.float64(pivot), np.float64(drift)))
+    return (*head, mean, mean_low, m2 if not m2 < 0 else 0.0, 0.0, smallest, largest)
+
+
+def _pivot(sample: Array, xp: Any) -> float | None:
+    """Return the mean of the finite values of a sample, or None if there are none.
+
+    Any m of n values will do: their mean is at most sqrt(n / m) deviations off, which costs a
+    relative error of n / m roundings in the sum of squares.
+    """
+    x = sample.astype(xp.float64)
+    x = x[xp.isfinite(x)]
+    # Divided first: the sum of values near the largest float64 would overflow.
+    return float((x / x.shape[0]).sum()) if x.shape[0] else None
+
+
+def _sum(parts: list[float]) -> float:
+    # fsum refuses infinities of both signs; a column that overflows is reported when it is fitted.
+    return math.fsum(parts) if all(map(math.isfinite, parts)) else float("inf")
 
 
 # --- double-double arithmetic: a pair (high, low) stands for high + low, |low| <= ulp(high) / 2 ------

@@ -451,11 +451,10 @@ def _arrow(frame: Any, schema: TableSchema | None = None) -> pa.Table:
             f"a {type(frame).__name__} is not a frame", "give pandas, Polars or pyarrow"
         ) from error
     columns = {}
-    for field, column in zip(table.schema, table.columns, strict=True):
-        wanted = schema[field.name].type if schema is not None and field.name in schema else None
-        if wanted is None:
-            wanted = normalise_type(field.type)
-        columns[field.name] = _cast(column, wanted, field.name)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        known = schema is not None and name in schema
+        wanted = schema[name].type if schema is not None and known else normalise_type(column.type)
+        columns[name] = _cast(column, wanted, name)
     return pa.table(columns)
 
 

@@ -1,5 +1,6 @@
 """Calendar: parts against pandas, daylight saving, leap years, cycles."""
 
+# ruff: noqa: DTZ001 - naive timestamps are among the inputs
 from __future__ import annotations
 
 import datetime as dt

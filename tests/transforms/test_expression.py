@@ -1,5 +1,6 @@
 """Expression: values, what is refused and why, and that stored expressions are data."""
 
+# ruff: noqa: DTZ001 - naive timestamps are among the inputs
 from __future__ import annotations
 
 import datetime as dt

@@ -1,5 +1,6 @@
 """Function: what a result may be, what is refused, history, types, and finding the code again."""
 
+# ruff: noqa: DTZ001 - naive timestamps are among the inputs
 from __future__ import annotations
 
 import datetime as dt
@@ -188,7 +189,7 @@ def nullable(df: Any) -> Any:
 
 
 def test_types_stay_what_they_were() -> None:
-    with pytest.raises(DefinitionError, match="'changing' as double.*expected int64"):
+    with pytest.raises(DefinitionError, match=r"'changing' as double.*expected int64"):
         run(changing, cuts=[1])
     assert run(narrowing, cuts=[1])["narrowing"].type == pa.int64()
     # pandas turns integers with nulls into floats; they come back as what the sample had.
@@ -308,7 +309,7 @@ def test_lookback_on_integer_time_and_what_it_needs() -> None:
     assert feature.summarize(cut_table(table.slice(0, 0), time="t")[0], ENGINE) == {}
     with pytest.raises(DefinitionError, match="no time"):
         feature.inputs(schema_of(table))
-    with pytest.raises(InvalidInputError, match="integer|steps"):
+    with pytest.raises(InvalidInputError, match=r"integer|steps"):
         Function(running_count, "x", lookback="1d").inputs(schema_of(table, time="t"))
 
 

@@ -1,5 +1,6 @@
 """Code identity: what changes a function's fingerprint, what does not, and what is refused."""
 
+# ruff: noqa: DTZ001 - naive timestamps are among the inputs
 from __future__ import annotations
 
 import dataclasses

@@ -97,7 +97,7 @@ def test_fitting_step_by_step_is_fitting_at_once() -> None:
     parts = cut_table(TABLE, [2, 3])
     fitted = FULL.start(parts[0].schema)
     assert not fitted.complete
-    with pytest.raises(DefinitionError, match="step 0 .Impute. of the pipeline is not fitted"):
+    with pytest.raises(DefinitionError, match=r"step 0 .Impute. of the pipeline is not fitted"):
         fitted.apply(parts[0], ENGINE)
     with pytest.raises(DefinitionError, match="not fitted yet"):
         fitted.summarize_step(2, parts[0], ENGINE)
