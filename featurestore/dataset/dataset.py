@@ -84,6 +84,7 @@ class Dataset:
         self._view = view(self._needed(schema))
         refuse_future(self._columns.features, self._view.snapshot, self._view.table)
         self._check_label()
+        self._made: dict[str, Part] = {}
         self._lock = RLock()
 
     # --- parts -----------------------------------------------------------------------------------------
@@ -111,10 +112,9 @@ class Dataset:
                 f"the dataset has no part {name!r}, its parts are {list(self._selections)}", remedy
             )
         with self._lock:
-            found: dict[str, Part] = self.__dict__.setdefault("_made", {})
-            if name not in found:
-                found[name] = Part(self, self._view, name, self._selections[name])
-            return found[name]
+            if name not in self._made:
+                self._made[name] = Part(self, self._view, name, self._selections[name])
+            return self._made[name]
 
     @property
     def train(self) -> Part:

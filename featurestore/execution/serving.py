@@ -76,6 +76,8 @@ def compute_features(
     wanted = [name for one in features for name in one.inputs if _is_base(files, name)]
     wanted += [name for name in shown if _is_base(files, name)]
     table = _load(rows, with_row_count(wanted, files.schema), files, place.memory_limit)
+    if not table.num_rows:
+        return convert(empty_table(files.schema, shown), "polars")
     order = _table_order(table, files)
     partition = _as_partition(table.take(pa.array(order)), files, engine)
     serving = Serving(place, files, sources, _span(partition, engine), partition.rows)
@@ -142,7 +144,7 @@ def _load(rows: RowSource, columns: Sequence[str], files: TableFiles, limit: int
 def _table_order(table: pa.Table, files: TableFiles) -> np.ndarray[Any, Any]:
     """Return the positions in table order: time, then key, equal rows as they came."""
     names = [*_time(files), *(name for name in files.entry.key if name in table.column_names)]
-    if not files.entry.time or not table.num_rows:
+    if not files.entry.time:
         return np.arange(table.num_rows)
     nulls = [name for name in names if table.column(name).null_count]
     if nulls:
@@ -172,7 +174,7 @@ def _as_partition(table: pa.Table, files: TableFiles, engine: Engine) -> Partiti
 
 def _span(partition: Partition, engine: Engine) -> tuple[int, int] | None:
     time = partition.schema.time
-    if time is None or not partition.rows:
+    if time is None:
         return None
     times, _ = engine.values(partition.frame[time])
     return int(times[0]), int(times[-1])
@@ -201,7 +203,7 @@ class Serving:
         transformer = feature.transformer
         if isinstance(transformer, SourceTransformer):
             return self._source_state(transformer, engine)
-        if transformer.scope is Scope.NONE or not self._rows:
+        if transformer.scope is Scope.NONE:
             return EMPTY_STATE
         inputs = self._input_fingerprints(feature)
         if transformer.scope is Scope.FIT:

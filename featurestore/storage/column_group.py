@@ -23,7 +23,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError, SchemaError
+from featurestore.errors import (
+    CorruptionError,
+    FeatureStoreError,
+    InvalidInputError,
+    NotFoundError,
+    SchemaError,
+)
 from featurestore.fingerprint import digest
 from featurestore.schema import check_name, normalise_type
 from featurestore.storage.checksum import hashed_file
@@ -309,9 +315,13 @@ def _damage(file: StoredFile, entry: PartitionEntry, names: Sequence[str]) -> It
         raise CorruptionError(
             f"{error.problem} (partition {entry.partition}, columns {list(names)})", error.remedy
         ) from error
+    except pa.ArrowMemoryError:  # an ArrowException too, but no damage
+        raise
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise FeatureStoreError(
+                f"cannot open {file.path}: {error}", "raise the limit of open files (ulimit -n)"
+            ) from error
         raise CorruptionError(
             f"{file.path} (partition {entry.partition}, columns {list(names)}) is damaged: {error}",
             _REMEDY,

@@ -320,16 +320,32 @@ def transformer_from_spec(spec: Mapping[str, Any]) -> Transformer:
             f"the store has a transformer {spec.get('kind')!r} that this package does not know",
             "upgrade featurestore, or import the package that defines it",
         )
-    if spec["version"] > kind.version:
+    version, params = spec.get("version"), spec.get("params")
+    if not isinstance(version, int) or not isinstance(params, Mapping):
+        raise FormatError(f"{spec!r} does not describe a {name}", "run verify")
+    if version > kind.version:
         raise FormatError(
-            f"{kind.__name__} has version {spec['version']} in the store, {kind.version} here",
+            f"{name} has version {version} in the store, {kind.version} here",
             "upgrade featurestore",
         )
     transformer = object.__new__(kind)
     for one in dataclasses.fields(kind):
-        value = decode(spec["params"][one.name]) if one.name in spec["params"] else one.default
+        value = decode(params[one.name]) if one.name in params else _default(one, name)
         object.__setattr__(transformer, one.name, value)
+    # Parameters from a store are checked like those from a caller.
+    check = getattr(transformer, "__post_init__", None)
+    if check is not None:
+        check()
     return transformer
+
+
+def _default(parameter: dataclasses.Field[Any], kind: str) -> Any:
+    """Return a parameter that an older store does not have."""
+    if parameter.default is not dataclasses.MISSING:
+        return parameter.default
+    if parameter.default_factory is not dataclasses.MISSING:
+        return parameter.default_factory()
+    raise FormatError(f"a stored {kind} lacks its parameter {parameter.name!r}", "run verify")
 
 
 def concat_states(states: Sequence[State]) -> State:
