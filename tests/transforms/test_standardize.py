@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.engines.selection import get_engine
-from featurestore.errors import CorruptionError, DefinitionError, MissingColumnError, SchemaError
+from featurestore.errors import CorruptionError, DefinitionError, FormatError, MissingColumnError, SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.testing.partitions import as_floats, cut_table, learn, schema_of, values_of
 from featurestore.transforms.base import Scope, State, transformer_from_spec
@@ -210,9 +210,16 @@ def test_one_state_serves_several_transformers() -> None:
 def test_hostile_specs_do_not_run() -> None:
     for columns in (5, None, {"a": "b"}, [["x"]], True):
         spec = {"kind": "Standardize", "version": 1, "params": {"columns": columns}}
-        transformer = transformer_from_spec(spec)
         with pytest.raises((SchemaError, DefinitionError)):
-            transformer.inputs(schema_of(pa.table({"x": [1.0]})))
+            transformer_from_spec(spec).inputs(schema_of(pa.table({"x": [1.0]})))
+
+
+def test_incomplete_specs_are_refused() -> None:
+    for spec in ({"kind": "Standardize"}, {"kind": "Standardize", "version": 1}, {}):
+        with pytest.raises(FormatError):
+            transformer_from_spec(spec)
+    with pytest.raises(FormatError, match="lacks its parameter"):
+        transformer_from_spec({"kind": "Rolling", "version": 1, "params": {}})
 
 
 def test_large_random_columns_against_numpy() -> None:
