@@ -16,7 +16,8 @@ from featurestore.execution.runner import Build
 from featurestore.execution.sampling import bind_to_sample
 from featurestore.plan.definition import Feature, FeatureDefinition
 from featurestore.plan.projection import project, resident_bytes, workers_within
-from featurestore.plan.staleness import Assessment, Freshness, assess
+from featurestore.plan.readers import changed_columns, readers
+from featurestore.plan.staleness import Assessment, Freshness
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.progress import progress_bars
 from featurestore.report.tables import (
@@ -29,7 +30,6 @@ from featurestore.report.tables import (
 from featurestore.session import Session
 from featurestore.storage.journal import Journal
 from featurestore.storage.records import BASE_GROUP
-from featurestore.transforms.function import Function
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,20 @@ class FeatureSet:
     def add(self, definitions: Sequence[FeatureDefinition], replace: bool) -> BuildReport:
         """Define features, compute what is missing of them and of what they need, and publish."""
         self.session.require_writable()
-        files, features, removed = self._with(definitions, replace)
-        wanted = frozenset(one.group for one in features)
-        return self._build(files, wanted, removed, f"add {_names(features)} to {self.table}")
+        change = self._with(definitions, replace)
+        return self._build(change, f"add {_names(change.features)} to {self.table}")
 
     def define(self, definitions: Sequence[FeatureDefinition], replace: bool) -> None:
         """Publish definitions without values."""
         self.session.require_writable()
-        _, features, removed = self._with(definitions, replace)
-        change = publish_features(self.session.objects, self.table, features, {}, removed)
-        self.session.commit(f"define {_names(features)} of {self.table}", change)
+        change = self._with(definitions, replace)
+        self.session.assessor(change.files).table(self.table)
+        self.session.commit(
+            f"define {_names(change.features)} of {self.table}",
+            publish_features(
+                self.session.objects, change.files, change.features, {}, change.new, change.removed
+            ),
+        )
 
     def drop(self, columns: Sequence[str]) -> None:
         """Remove features; see ``Table.drop``."""
@@ -73,28 +77,44 @@ class FeatureSet:
                 f"column {ingested[0]!r} was ingested and cannot be dropped",
                 "leave it out of datasets instead",
             )
-        for group in groups:
-            _check_droppable(files, group, groups, columns)
-        change = drop_groups(self.table, groups)
-        self.session.commit(f"drop {', '.join(columns)} of {self.table}", change)
+        for group in sorted(groups):
+            left = [name for name in files.groups[group].names if name not in columns]
+            if left:
+                raise InvalidInputError(
+                    f"{left} belong to the same feature as {files.groups[group].names[0]!r}",
+                    "name all columns of the feature, or keep it",
+                )
+        for reader in readers(files.snapshot, self.table, set(columns)):
+            if reader.table != self.table or reader.group not in groups:
+                raise InvalidInputError(str(reader), "drop that feature as well")
+        self.session.commit(
+            f"drop {', '.join(columns)} of {self.table}", drop_groups(files, groups)
+        )
 
     # --- judging -------------------------------------------------------------------------------
 
     def status(self) -> TableStatus:
         """Return how all features stand."""
         files = self.session.files(self.table)
-        found = self._assess(files)
+        found = self.session.assessor(files).table(self.table)
         return TableStatus(
             self.table,
             tuple(_feature_status(one, found[one.group]) for one in files.graph.features()),
         )
 
     def plan(self) -> BuildPlan:
-        """Return what ``build`` would do and cost; computes nothing."""
+        """Return what ``build`` would do and cost; computes nothing.
+
+        Raises
+        ------
+        NotReadyError
+            As ``build``: if a function's code changed, or another table has to be built before.
+        """
         files = self.session.files(self.table)
-        sources = self.session.sources(files)
-        assessments = assess(files, sources)
-        projections = project(files, sources, assessments)
+        assessor = self.session.assessor(files)
+        assessor.require_buildable(self.table, [one.group for one in files.graph.features()])
+        assessments = assessor.table(self.table)
+        projections = project(files, self.session.sources(files), assessments)
         limit = self.session.place.memory_limit
         try:
             workers = workers_within(projections, limit, self.session.executor.workers)
@@ -130,15 +150,17 @@ class FeatureSet:
         groups = set(files.groups_of(tuple(columns))) - {BASE_GROUP}
         if not groups:
             return
-        found = self._assess(files)
+        assessor = self.session.assessor(files)
         for group in sorted(groups):
-            missing = sum(one.freshness is Freshness.MISSING for one in found[group])
-            stale = sum(one.freshness is Freshness.STALE for one in found[group])
+            found = assessor.group(self.table, group)
+            missing = sum(one.freshness is Freshness.MISSING for one in found)
+            stale = sum(one.freshness is Freshness.STALE for one in found)
             if missing or stale:
+                assessor.require_buildable(self.table, _needed(files, frozenset({group})))
                 raise NotReadyError(
                     f"{', '.join(files.groups[group].names)} of table {self.table!r}: {missing} of "
                     f"{len(files.base)} partitions missing, {stale} stale "
-                    f"({', '.join(_reasons(found[group]))})",
+                    f"({', '.join(_reasons(found))})",
                     f"run store.table({self.table!r}).build()",
                 )
 
@@ -148,18 +170,19 @@ class FeatureSet:
         """Compute everything that is missing or stale, and publish it."""
         self.session.require_writable()
         files = self.session.files(self.table)
-        wanted = frozenset(one.group for one in files.graph.features())
-        return self._build(files, wanted, frozenset(), f"build {self.table}")
+        change = _Change(files, files.graph.features(), frozenset(), frozenset())
+        return self._build(change, f"build {self.table}")
 
-    def _build(
-        self, files: TableFiles, wanted: frozenset[str], removed: frozenset[str], operation: str
-    ) -> BuildReport:
+    def _build(self, asked: _Change, operation: str) -> BuildReport:
         started = clock.perf_counter()
+        files = asked.files
         sources = self.session.sources(files)
-        needed = _with_needed(files, wanted)
+        assessor = self.session.assessor(files)
+        needed = _needed(files, frozenset(one.group for one in asked.features))
+        assessor.require_buildable(self.table, needed)
         assessments = {
             group: found if group in needed else ()
-            for group, found in assess(files, sources).items()
+            for group, found in assessor.table(self.table).items()
         }
         projections = project(files, sources, assessments)
         with progress_bars():
@@ -167,10 +190,10 @@ class FeatureSet:
         features = tuple(
             one
             for one in files.graph.features()
-            if one.group in result.entries or one.group in wanted
+            if one.group in result.entries or one.group in asked.new
         )
         change = publish_features(
-            self.session.objects, self.table, features, result.entries, removed
+            self.session.objects, files, features, result.entries, asked.new, asked.removed
         )
         snapshot = self.session.commit(operation, change)
         Journal(self.session.objects, self.table).clear(result.journal_keys)
@@ -186,48 +209,57 @@ class FeatureSet:
             seconds=clock.perf_counter() - started,
         )
 
-    def _with(
-        self, definitions: Sequence[FeatureDefinition], replace: bool
-    ) -> tuple[TableFiles, tuple[Feature, ...], frozenset[str]]:
-        """Return the table with definitions added, their features, and the groups they replace."""
+    def _with(self, definitions: Sequence[FeatureDefinition], replace: bool) -> _Change:
+        """Return the table with definitions added."""
         before = self.session.files(self.table)
-        sources = {
-            name: self.session.files(name, before.snapshot) for name in before.schema.sources
-        }
-        bound, removed = bind_to_sample(definitions, before, sources, self.session.place, replace)
-        known = {one.group: one for one in before.graph.features()}
-        new = tuple(one for one in bound if one.group not in known)
-        files = before.without_groups(removed).with_features(new)
-        return files, tuple(known.get(one.group, one) for one in bound), removed
-
-    def _assess(self, files: TableFiles) -> dict[str, tuple[Assessment, ...]]:
-        return assess(files, self.session.sources(files))
+        bound, removed = bind_to_sample(definitions, before, self.session.place, replace)
+        new = tuple(one for one in bound if one.group not in before.groups)
+        _check_readers_stay(before, new, removed)
+        files = before.with_features(new, removed)
+        return _Change(files, bound, frozenset(one.group for one in new), removed)
 
 
-def _check_droppable(
-    files: TableFiles, group: str, groups: frozenset[str], columns: Sequence[str]
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A table as it will be, and how that differs from what it is.
+
+    Parameters
+    ----------
+    files : TableFiles
+    features : tuple of Feature
+        Those that are to have values afterwards.
+    new, removed : frozenset of str
+        Groups.
+    """
+
+    files: TableFiles
+    features: tuple[Feature, ...]
+    new: frozenset[str]
+    removed: frozenset[str]
+
+
+def _check_readers_stay(
+    before: TableFiles, new: Sequence[Feature], removed: frozenset[str]
 ) -> None:
-    left = [name for name in files.groups[group].names if name not in columns]
-    if left:
-        raise InvalidInputError(
-            f"{left} belong to the same feature as {files.groups[group].names[0]!r}",
-            "name all columns of the feature, or keep it",
-        )
-    users = [one for one in files.graph.dependents(group) if one not in groups]
-    if users:
-        raise InvalidInputError(
-            f"feature {files.groups[users[0]].names[0]!r} reads {files.groups[group].names[0]!r}",
-            "drop that feature as well",
-        )
+    """Refuse to replace a column by none, or by one of another type, while features read it."""
+    old = {field.name: field for group in removed for field in before.groups[group].fields}
+    given = {field.name: field for one in new for field in one.outputs}
+    for reader in readers(before.snapshot, before.name, changed_columns(old, given)):
+        if reader.table != before.name or reader.group not in removed:
+            what = "has another type in" if reader.column in given else "is missing from"
+            raise InvalidInputError(
+                f"{reader}, which {what} the new definition",
+                "keep the column and its type, or drop that feature first",
+            )
 
 
-def _with_needed(files: TableFiles, groups: frozenset[str]) -> frozenset[str]:
-    """Return features' groups and those of all features that they need."""
+def _needed(files: TableFiles, groups: frozenset[str]) -> tuple[str, ...]:
+    """Return features' groups and those of all features that they need, these first."""
     needed = set(groups)
     for feature in reversed(files.graph.features()):
         if feature.group in needed:
             needed.update(files.groups_of(feature.inputs))
-    return frozenset(needed - {BASE_GROUP})
+    return tuple(one.group for one in files.graph.features() if one.group in needed)
 
 
 def _names(features: Sequence[Feature]) -> str:
@@ -250,20 +282,11 @@ def _feature_status(feature: Feature, assessments: Sequence[Assessment]) -> Feat
         sum(one.freshness is kind for one in assessments) for kind in Freshness
     )
     reasons = [one.reason for one in assessments if one.freshness is Freshness.STALE]
-    transformer = feature.transformer
-    if isinstance(transformer, Function) and _code_changed(transformer):
-        # The function in this process is not the one the values were computed by.
-        fresh, stale, reasons = 0, fresh + stale, ["code", *reasons]
     return FeatureStatus(
         feature.names,
-        type(transformer).__name__,
+        type(feature.transformer).__name__,
         fresh,
         stale,
         missing,
         tuple(dict.fromkeys(reasons)),
     )
-
-
-def _code_changed(function: Function) -> bool:
-    current = function.current_code_fingerprint()
-    return current is not None and current != function.function.code

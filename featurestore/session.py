@@ -9,6 +9,7 @@ from featurestore.execution.dask import Executor
 from featurestore.execution.publish import Change
 from featurestore.execution.states import Workplace
 from featurestore.plan.projection import resident_bytes
+from featurestore.plan.staleness import Assessor
 from featurestore.plan.table_files import TableFiles, load_table_files
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.object_store import ObjectStore
@@ -82,13 +83,21 @@ class Session:
         return load_table_files(self.objects, snapshot or self.snapshot(), table)
 
     def sources(self, files: TableFiles) -> dict[str, TableFiles]:
-        """Return the other tables that a table's features read, at the same snapshot."""
-        names = {
-            feature.transformer.source_table
-            for feature in files.graph.features()
-            if isinstance(feature.transformer, SourceTransformer)
-        }
-        return {
-            name: files if name == files.name else self.files(name, files.snapshot)
-            for name in sorted(names)
-        }
+        """Return the tables that a table's features read, directly or not, at the same snapshot."""
+        found: dict[str, TableFiles] = {}
+        waiting = [files]
+        while waiting:
+            for feature in waiting.pop().graph.features():
+                transformer = feature.transformer
+                if isinstance(transformer, SourceTransformer):
+                    name = transformer.source_table
+                    if name not in found:
+                        own = name == files.name
+                        found[name] = files if own else self.files(name, files.snapshot)
+                        waiting.append(found[name])
+        return found
+
+    def assessor(self, files: TableFiles) -> Assessor:
+        """Return the judge of a table's features and of all that they read."""
+        tables = {**self.sources(files), files.name: files}
+        return Assessor(tables, check_code=self.pinned is None)

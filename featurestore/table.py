@@ -21,6 +21,7 @@ from featurestore.features import FeatureSet
 from featurestore.ingest.partitioner import write_partitions
 from featurestore.ingest.sources import open_source
 from featurestore.plan.definition import FeatureDefinition
+from featurestore.plan.lineage import lineage
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.progress import ingest_progress
 from featurestore.report.tables import BuildPlan, BuildReport, TableStatus, TableSummary
@@ -316,6 +317,13 @@ class Table:
     def status(self) -> TableStatus:
         """Return for each feature how many partitions are fresh, stale (and why) or missing."""
         return self._features.status()
+
+    def lineage(self, *columns: str) -> dict[str, str]:
+        """Return for each column the fingerprint of its definition and of all that it reads.
+
+        Two tables, or two versions of one, compute a column alike exactly where these are equal.
+        """
+        return lineage(self._files(), columns)
 
     def drop(self, *columns: str) -> None:
         """Remove features; their files stay until ``gc`` while older versions name them.

@@ -126,12 +126,12 @@ def test_types_are_brought_to_those_of_the_table(table: fs.Table) -> None:
 
 
 def test_an_unknown_feature_names_close_ones(table: fs.Table) -> None:
-    with pytest.raises(MissingColumnError, match="did you mean.*double"):
+    with pytest.raises(MissingColumnError, match=r"did you mean.*double"):
         table.compute(NEW, ["doubel"])
 
 
 def test_null_keys_and_times_are_refused(table: fs.Table) -> None:
-    with pytest.raises(SchemaError, match="'k'.*nulls"):
+    with pytest.raises(SchemaError, match=r"'k'.*nulls"):
         table.compute(NEW.with_columns(k=pl.lit(None, pl.String)), ["double"])
 
 

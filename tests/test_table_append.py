@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -32,7 +33,7 @@ def cut(rows: pl.DataFrame, *hours: int) -> list[pl.DataFrame]:
     """Cut rows before these hours; no time is in two pieces."""
     edges = [-1, *sorted(hours), 10**6]
     time = pl.col("t").to_physical() // HOUR
-    pieces = [rows.filter((time >= a) & (time < b)) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [rows.filter((time >= a) & (time < b)) for a, b in pairwise(edges)]
     return [one for one in pieces if len(one)]
 
 

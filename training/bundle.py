@@ -23,6 +23,7 @@ from featurestore.errors import (
     FormatError,
     InvalidInputError,
     NotFoundError,
+    NotReadyError,
     SchemaError,
 )
 from featurestore.fingerprint import digest
@@ -143,6 +144,8 @@ def predict(
     Raises
     ------
     SourceError, SchemaError, NotFoundError
+    NotReadyError
+        If a feature was redefined since the model was trained.
     """
     import polars as pl
 
@@ -150,6 +153,7 @@ def predict(
     target = None if output is None else _check_output(Path(output).expanduser())
     with progress_bars():
         table = open_table(bundle.config, store)
+        _check_lineage(bundle, table)
         frame = table.compute(new_rows, columns=list(bundle.features))
         predicted = bundle.predict(frame)
     identity = [*table.key, *([table.time] if table.time is not None else [])]
@@ -171,6 +175,19 @@ def predict(
     if target is not None:
         _write(result, target)
     return result
+
+
+def _check_lineage(bundle: RunBundle, table: Any) -> None:
+    """Refuse features that are computed otherwise now than when the model was trained."""
+    trained = bundle.info["lineage"]
+    now = table.lineage(*bundle.features)
+    changed = [name for name in bundle.features if now[name] != trained[name]]
+    if changed:
+        raise NotReadyError(
+            f"{changed} of table {table.name!r} are defined otherwise than when this model was "
+            f"trained, on snapshot {bundle.info['snapshot']}",
+            "train again, or restore the definitions with add(..., replace=True)",
+        )
 
 
 def _info(path: Path) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class DataConfig:
     features: tuple[str, ...] = _key(_COLUMNS)
     label: str = _key(_TEXT)
     where: str | None = _key(_optional(_REFERENCE), default=None)
+    drop_unlabelled: bool = _key(_FLAG, default=False)
     snapshot: str | int | None = _key(_optional(_TEXT_OR_WHOLE), default=None)
     memory_limit: str | int | None = _key(_optional(_TEXT_OR_WHOLE), default=None)
 

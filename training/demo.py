@@ -34,9 +34,6 @@ ARRIVED_AFTER: Final = "2d"
 """The longest delay and flight of the year together take less."""
 NEW_YORK: Final = "America/New_York"
 
-labelled: Final = ~nw.col("late").is_null()
-"""Cancelled flights never arrive, so they have no label."""
-
 WEATHER_COLUMNS: Final = (
     "temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib",
 )  # fmt: skip
@@ -103,11 +100,9 @@ class Demo:
     def _add_history(self, table: fs.Table) -> fs.Table:
         table.add(
             fs.Calendar(parts=("hour", "weekday"), timezone=NEW_YORK),
-            fs.Expression(
-                late=nw.col("arr_delay") > 15,
-                # Not departed within two hours counts as two hours, cancelled or not.
-                waited=nw.col("dep_delay").fill_null(120.0).clip(upper_bound=120.0),
-            ),
+            fs.Expression(late=nw.col("arr_delay") > 15),
+            # Not departed within two hours counts as two hours, cancelled or not.
+            fs.Expression(waited=nw.col("dep_delay").fill_null(120.0).clip(upper_bound=120.0)),
             *(_mean("waited", by, window, KNOWN_AFTER) for by, window in RECENT),
             *(_mean("arr_delay", by, "7d", ARRIVED_AFTER) for by in WEEKLY),
         )
@@ -128,7 +123,7 @@ class Demo:
                 "table": "flights",
                 "features": list(features),
                 "label": "late",
-                "where": "training.demo:labelled",
+                "drop_unlabelled": True,  # cancelled flights never arrive
                 "memory_limit": MEMORY_LIMIT,
             },
             "split": {

@@ -144,7 +144,15 @@ def fit(
         _write_history(folder, model.history)
         draw_curves(folder / "curves.png", model.history)
         train = loaders["train"].part
-        _seal(folder, {"snapshot": train.snapshot_id, "dataset": train.digest, "model": model.file})
+        _seal(
+            folder,
+            {
+                "snapshot": train.snapshot_id,
+                "dataset": train.digest,
+                "model": model.file,
+                "lineage": table.lineage(*config.data.features),
+            },
+        )
     return Run(target, config, train.snapshot_id, metrics)
 
 

@@ -55,11 +55,22 @@ def open_dataset(config: RunConfig, table: Any) -> DatasetLike:
     dataset: DatasetLike = table.dataset(
         features=list(config.data.features),
         label=config.data.label,
-        where=None if config.data.where is None else import_object(config.data.where),
+        where=_rows(config),
         split=split_of(config.split),
         pipeline=pipeline_of(config.pipeline, schema, config.data.features),
     )
     return dataset
+
+
+def _rows(config: RunConfig) -> Any:
+    """Return the condition that rows must meet: ``where``, and a label if unlabelled ones go."""
+    import narwhals as nw
+
+    chosen = None if config.data.where is None else import_object(config.data.where)
+    if not config.data.drop_unlabelled:
+        return chosen
+    labelled = ~nw.col(config.data.label).is_null()
+    return labelled if chosen is None else chosen & labelled
 
 
 def split_of(config: SplitConfig) -> Any:

@@ -136,7 +136,7 @@ class Executor:
         tasks: Sequence[T],
         finished: Callable[[int, R], None],
     ) -> None:
-        from distributed import as_completed
+        from distributed import as_completed, wait
 
         indices: dict[str, int] = {}
 
@@ -157,5 +157,7 @@ class Executor:
                     futures.add(following)
                     queue.add(following)
         finally:
+            # After a failure. What already runs on a worker cannot be taken back: wait for the few
+            # that were handed out, so that nobody writes files after this returns.
             if futures:
-                self._client.cancel(list(futures))
+                wait(list(futures))

@@ -8,13 +8,16 @@ visibly; they are never filled in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from featurestore.errors import ConflictError, NameTakenError
 from featurestore.plan.definition import Feature
-from featurestore.plan.table_files import group_entry
+from featurestore.plan.readers import changed_columns, readers
+from featurestore.plan.table_files import TableFiles, group_entry, schema_of
+from featurestore.schema import Field
 from featurestore.storage.fileset import read_fileset, write_fileset
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import (
@@ -27,6 +30,7 @@ from featurestore.storage.records import (
     group_key,
     table_key,
 )
+from featurestore.transforms.base import SourceTransformer
 
 Change: TypeAlias = Callable[[Snapshot], Mapping[str, "Mapping[str, Any] | None"]]
 
@@ -92,78 +96,115 @@ def _check_later(
 
 def publish_features(
     store: ObjectStore,
-    table: str,
+    files: TableFiles,
     features: Sequence[Feature],
     built: Mapping[str, Mapping[str, PartitionEntry]],
+    new: frozenset[str],
     removed: frozenset[str] = frozenset(),
 ) -> Change:
     """Publish features' definitions and the values that were built.
 
     Parameters
     ----------
+    files : TableFiles
+        The table that the features were bound to.
     features : sequence of Feature
-        New ones, and existing ones that got values.
+        New ones, and existing ones that got values. An existing one that was dropped meanwhile
+        stays dropped.
     built : mapping of str to mapping of str to PartitionEntry
         Group, then partition id.
+    new : frozenset of str
+        Groups that this defines.
     removed : frozenset of str
         Groups that the new ones replace.
     """
+    table = files.name
 
     def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
-        base = read_fileset(store, _group(head, table, BASE_GROUP).fileset)
         groups = {one.group: one for one in head.groups(table)}
-        entries: dict[str, Mapping[str, Any] | None] = {}
-        for group in removed & groups.keys():
-            entries[group_key(table, group)] = None
-        kept = [one for name, one in groups.items() if name not in removed]
-        own = {feature.group for feature in features}
-        taken = {name for one in kept if one.group not in own for name in one.names}
-        available = taken | {name for feature in features for name in feature.names}
-        for feature in features:
-            _check_applies(feature, table, taken, available)
-            before = groups.get(feature.group)
+        base = read_fileset(store, _group(head, table, BASE_GROUP).fileset)
+        present = [one for one in features if one.group in groups or one.group in new]
+        own = {one.group for one in present}
+        before = _fields(groups.values())
+        kept = _fields(one for one in groups.values() if one.group not in own | removed)
+        after = {**kept, **{field.name: field for one in present for field in one.outputs}}
+        for feature in present:
+            _check_applies(feature, files, head, kept, after)
+        _check_unread(head, table, changed_columns(before, after), own | removed)
+        entries: dict[str, Mapping[str, Any] | None] = {
+            group_key(table, group): None for group in removed & groups.keys()
+        }
+        for feature in present:
             values = dict(built.get(feature.group, {}))
-            if before is not None:
-                old = {one.partition: one for one in read_fileset(store, before.fileset)}
-                values = {**old, **values}
+            entry = groups.get(feature.group, group_entry(table, feature))
+            old = {one.partition: one for one in read_fileset(store, entry.fileset)}
+            values = {**old, **values}
             ordered = [values[one.partition] for one in base if one.partition in values]
-            fresh = group_entry(table, feature) if before is None else before
             fileset = write_fileset(store, ordered) if ordered else None
-            entries[group_key(table, feature.group)] = _with_fileset(fresh, fileset).to_json()
+            entries[group_key(table, feature.group)] = _with_fileset(entry, fileset).to_json()
         return entries
 
     return change
 
 
-def _check_applies(feature: Feature, table: str, taken: set[str], available: set[str]) -> None:
-    clash = taken.intersection(feature.names)
+def _fields(groups: Iterable[GroupEntry]) -> dict[str, Field]:
+    return {field.name: field for group in groups for field in group.fields}
+
+
+def _check_applies(
+    feature: Feature,
+    files: TableFiles,
+    head: Snapshot,
+    kept: Mapping[str, Field],
+    after: Mapping[str, Field],
+) -> None:
+    """Refuse a feature whose names were taken, or whose inputs are no longer what it was bound to."""
+    clash = kept.keys() & set(feature.names)
     if clash:
         raise ConflictError(
-            f"column {min(clash)!r} was added to {table!r} by someone else meanwhile",
+            f"column {min(clash)!r} was added to {files.name!r} by someone else meanwhile",
             "choose another name, or drop theirs",
         )
-    gone = set(feature.inputs) - available
-    if gone:
-        raise ConflictError(
-            f"column {min(gone)!r} of {table!r}, which {feature.names[0]!r} reads, was dropped "
-            "meanwhile",
-            "define it again, or drop this feature",
-        )
+    read = [(files.name, files.schema[name], after.get(name)) for name in feature.inputs]
+    transformer = feature.transformer
+    if isinstance(transformer, SourceTransformer):
+        source = transformer.source_table
+        then = files.schema.source(source)
+        now = {field.name: field for field in schema_of(head, files.name).source(source)}
+        columns = transformer.source_inputs(files.schema)
+        read += [(source, then[name], now.get(name)) for name in columns]
+    for table, wanted, found in read:
+        if found != wanted:
+            raise ConflictError(
+                f"column {wanted.name!r} of {table!r}, which {feature.names[0]!r} reads, was "
+                f"{'dropped' if found is None else 'replaced by one of another type'} meanwhile",
+                "define the feature again, or drop it",
+            )
 
 
-def drop_groups(table: str, groups: frozenset[str]) -> Change:
+def _check_unread(
+    head: Snapshot, table: str, columns: set[str], except_groups: AbstractSet[str]
+) -> None:
+    """Refuse that columns go, or change their type, while a feature that stays reads them."""
+    for reader in readers(head, table, columns):
+        if reader.table != table or reader.group not in except_groups:
+            raise ConflictError(f"{reader}, and was added meanwhile", "drop that feature first")
+
+
+def drop_groups(files: TableFiles, groups: frozenset[str]) -> Change:
     """Publish that features are gone."""
+    table = files.name
+    columns = {name for group in groups for name in files.groups[group].names}
 
     def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
-        kept = [one for one in head.groups(table) if one.group not in groups]
-        dropped = {name for one in head.groups(table) if one.group in groups for name in one.names}
-        for one in kept:
-            needed = dropped.intersection(one.inputs)
-            if needed:
-                raise ConflictError(
-                    f"{one.names[0]!r} was added meanwhile and reads {min(needed)!r}",
-                    "drop that feature first",
-                )
+        others = _fields(one for one in head.groups(table) if one.group not in groups)
+        replaced = columns & others.keys()
+        if replaced:
+            raise ConflictError(
+                f"column {min(replaced)!r} of {table!r} was replaced meanwhile",
+                "drop it again if the new one should go as well",
+            )
+        _check_unread(head, table, columns, groups)
         return {group_key(table, group): None for group in groups}
 
     return change

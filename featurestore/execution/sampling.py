@@ -7,7 +7,7 @@ costs a moment, not a build.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -40,7 +40,6 @@ SAMPLE_ROWS: Final = 1000
 def bind_to_sample(
     definitions: Sequence[FeatureDefinition],
     files: TableFiles,
-    sources: Mapping[str, TableFiles],
     place: Workplace,
     replacing: bool,
 ) -> tuple[tuple[Feature, ...], frozenset[str]]:
@@ -52,7 +51,6 @@ def bind_to_sample(
         May use each other's outputs, in any order.
     files : TableFiles
         The table as it is.
-    sources : mapping of str to TableFiles
     place : Workplace
     replacing : bool
         Whether features that give columns of the same names go.
@@ -130,22 +128,16 @@ class _Trial:
 
     def bind(self, definition: FeatureDefinition) -> Feature:
         """Return the feature, its output types found by running it if they are not known."""
+        for one in self.files.graph.features():
+            if one.definition.is_what_was_asked(definition):
+                return one
+        definition = definition.with_names(self.schema)
         transformer = definition.transformer
-        if isinstance(transformer, Function) and not self._is_known(definition):
+        if isinstance(transformer, Function):
             inputs = transformer.inputs(self.schema)
             transformer = transformer.bind(self._with(inputs), self.engine)
             definition = replace(definition, transformer=transformer)
-        known = self._known(definition)
-        return known if known is not None else bind(definition, self.schema)
-
-    def _is_known(self, definition: FeatureDefinition) -> bool:
-        return self._known(definition) is not None
-
-    def _known(self, definition: FeatureDefinition) -> Feature | None:
-        for one in self.files.graph.features():
-            if one.definition.fingerprint == definition.fingerprint:
-                return one
-        return None
+        return bind(definition, self.schema)
 
     def admit(self, feature: Feature) -> None:
         """Try a new feature on the sample, and let further ones use its outputs."""

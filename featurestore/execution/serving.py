@@ -8,21 +8,28 @@ table gets if these rows are appended.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.engines.protocol import Engine
-from featurestore.errors import DefinitionError, MemoryLimitError, NotReadyError, SchemaError
+from featurestore.errors import DefinitionError, MemoryLimitError, SchemaError
 from featurestore.execution.collecting import convert, empty_table, to_arrow
 from featurestore.execution.states import Available, StateRequest, Workplace, prepare_states
-from featurestore.execution.tasks import SourceRows, gather_source, require_state, with_row_count
+from featurestore.execution.tasks import SourceRows, require_state, source_parts, with_row_count
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
 from featurestore.plan.projection import resident_bytes
-from featurestore.plan.states import StateNeed, Summary, fit_needs, source_need, summary_key
+from featurestore.plan.staleness import Assessor
+from featurestore.plan.states import (
+    SourceSummaries,
+    StateNeed,
+    Summary,
+    fit_needs,
+    source_need,
+    summary_key,
+)
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
 from featurestore.storage.states import StateStore
@@ -32,6 +39,7 @@ from featurestore.transforms.base import (
     Scope,
     SourceTransformer,
     State,
+    Transformer,
 )
 from featurestore.units import format_bytes
 
@@ -75,14 +83,15 @@ def compute_features(
     shown = tuple(dict.fromkeys((*files.entry.key, *_time(files), *columns)))
     wanted = [name for one in features for name in one.inputs if _is_base(files, name)]
     wanted += [name for name in shown if _is_base(files, name)]
+    wanted += [name for one in features for name in _own_source_columns(one, files)]
     table = _load(rows, with_row_count(wanted, files.schema), files, place.memory_limit)
     if not table.num_rows:
         return convert(empty_table(files.schema, shown), "polars")
     order = _table_order(table, files)
     partition = _as_partition(table.take(pa.array(order)), files, engine)
-    serving = Serving(place, files, sources, _span(partition, engine), partition.rows)
+    serving = Serving(place, files, sources, partition, engine)
     for feature in features:
-        state = serving.state(feature, engine)
+        state = serving.state(feature)
         made = feature.transformer.apply(partition, state, engine)
         partition = partition.replace(made, files.schema)
     result = to_arrow(partition, shown, engine)
@@ -100,6 +109,14 @@ def _needed(files: TableFiles, columns: Sequence[str]) -> list[Feature]:
         if feature.group in needed:
             needed.update(files.groups_of(feature.inputs))
     return [one for one in files.graph.features() if one.group in needed]
+
+
+def _own_source_columns(feature: Feature, files: TableFiles) -> tuple[str, ...]:
+    """Return what a feature that joins its own table reads there of the new rows."""
+    transformer = feature.transformer
+    if isinstance(transformer, SourceTransformer) and transformer.source_table == files.name:
+        return transformer.source_inputs(files.schema)
+    return ()
 
 
 def _is_base(files: TableFiles, column: str) -> bool:
@@ -181,57 +198,49 @@ def _span(partition: Partition, engine: Engine) -> tuple[int, int] | None:
 
 
 class Serving:
-    """Finds the states for a virtual partition that begins at a time."""
+    """Finds the states for a virtual partition of new rows, which begins at their oldest time."""
 
     def __init__(
         self,
         place: Workplace,
         files: TableFiles,
         sources: Mapping[str, TableFiles],
-        span: tuple[int, int] | None,
-        rows: int,
+        partition: Partition,
+        engine: Engine,
     ) -> None:
         self._place = place
         self._files = files
         self._sources = sources
-        self._span = span
-        self._rows = rows
+        self._partition = partition
+        self._engine = engine
+        self._span = _span(partition, engine)
         self._states = StateStore(place.store)
+        # Stored definitions are served as they were stored, whatever the code is in this process.
+        self._assessor = Assessor({**sources, files.name: files}, check_code=False)
 
-    def state(self, feature: Feature, engine: Engine) -> State:
-        """Return the state a feature's ``apply`` gets for the new rows."""
+    def state(self, feature: Feature) -> State:
+        """Return the state a feature's ``apply`` gets for the new rows.
+
+        Raises
+        ------
+        NotReadyError
+            If values that it is made of are missing or stale.
+        """
         transformer = feature.transformer
         if isinstance(transformer, SourceTransformer):
-            return self._source_state(transformer, engine)
+            return self._source_state(feature, transformer)
         if transformer.scope is Scope.NONE:
             return EMPTY_STATE
-        inputs = self._input_fingerprints(feature)
+        inputs = self._assessor.prints(self._files.name, feature.inputs)
         if transformer.scope is Scope.FIT:
             need = fit_needs(feature, self._files, inputs)
         else:
             need = self._prefix_need(feature, inputs)
-        return self._prepared(need, feature, Available(self._files, {}), feature.inputs)
-
-    def _input_fingerprints(self, feature: Feature) -> list[str]:
-        found = []
-        for one in self._files.base:
-            stored = self._files.stored_fingerprint(feature.inputs, one.partition)
-            if stored is None:
-                raise NotReadyError(
-                    f"{feature.names[0]!r} learns from {list(feature.inputs)}, which are not built "
-                    f"in partition {one.partition}",
-                    f"run store.table({self._files.name!r}).build()",
-                )
-            found.append(stored)
-        return found
+        return self._prepared(need, transformer, self._files, feature.inputs)
 
     def _prefix_need(self, feature: Feature, inputs: Sequence[str]) -> StateNeed:
         """Return the summaries of all rows older than the new ones, as far back as matters."""
-        if self._span is None:
-            raise DefinitionError(
-                f"{feature.names[0]!r} looks at earlier rows, and these have no time",
-                "only tables with a time column can serve it",
-            )
+        assert self._span is not None  # a feature that looks back is refused without a time column
         start = self._span[0]
         reach = feature.transformer.reach(self._files.schema)
         members = []
@@ -248,38 +257,57 @@ class Serving:
         key = fingerprint(_SERVED, [one.key for one in members])
         return StateNeed(key, key, tuple(members))
 
-    def _source_state(self, transformer: SourceTransformer, engine: Engine) -> State:
+    def _source_state(self, feature: Feature, transformer: SourceTransformer) -> State:
         source = self._sources[transformer.source_table]
         columns = transformer.source_inputs(self._files.schema)
-        start, stop = self._span if self._span is not None else (None, None)
-        virtual = _virtual_entry(self._rows, start, stop)
-        need = source_need(transformer, self._files.schema, virtual, source)
-        carry = self._prepared(
-            replace(need, fingerprint=""), transformer, Available(source, {}), columns
+        prints = self._assessor.prints(source.name, columns)
+        need = source_need(
+            transformer,
+            self._files.schema,
+            _virtual_entry(self._partition.rows, self._span),
+            SourceSummaries.of(transformer, source.base, prints),
         )
+        self._assessor.require_built(source.name, columns, need.rows)
+        carry = self._prepared(need, transformer, source, columns)
         rows = SourceRows(
             tuple(Available(source, {}).at(one, columns) for one in need.rows),
             columns,
             source.schema,
         )
-        return gather_source(transformer, carry, rows, self._place.store, engine)
+        parts = source_parts(transformer, rows, self._place.store, self._engine)
+        if source.name == self._files.name:
+            self._require_later(feature)
+            parts.append(transformer.rows(self._partition, self._engine))
+        return transformer.gather(carry, parts)
+
+    def _require_later(self, feature: Feature) -> None:
+        newest = max(
+            (one.time_max for one in self._files.base if one.time_max is not None), default=None
+        )
+        if self._span is None or (newest is not None and self._span[0] <= newest):
+            raise DefinitionError(
+                f"{feature.names[0]!r} joins its own table, and the new rows do not come after it",
+                f"give rows newer than those of table {self._files.name!r}",
+            )
 
     def _prepared(
         self,
         need: StateNeed,
-        owner: Feature | SourceTransformer,
-        table: Available,
+        transformer: Transformer,
+        files: TableFiles,
         columns: tuple[str, ...],
     ) -> State:
         if not need.key:
             return EMPTY_STATE
-        transformer = owner.transformer if isinstance(owner, Feature) else owner
-        request = StateRequest(transformer, table, columns, [need])
+        members = [one.partition for one in need.members]
+        self._assessor.require_built(files.name, columns, members)
+        request = StateRequest(transformer, Available(files, {}), columns, [need])
         prepare_states([request], self._place, self._place.executor)
         return require_state(self._states, need.key)
 
 
-def _virtual_entry(rows: int, start: int | None, stop: int | None) -> PartitionEntry:
+def _virtual_entry(rows: int, span: tuple[int, int] | None) -> PartitionEntry:
+    start, stop = span if span is not None else (None, None)
     return PartitionEntry(
         partition=_SERVED,
         rows=rows,

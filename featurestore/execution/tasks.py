@@ -119,12 +119,19 @@ def apply_partition(task: ApplyTask) -> dict[str, PartitionEntry]:
     partition = task.source.read(store, engine, with_row_count(wanted, task.schema), task.schema)
     written: dict[str, PartitionEntry] = {}
     for work in task.work:
-        state = load_state(work, store, engine)
-        columns = work.feature.transformer.apply(partition, state, engine)
-        entry = _write(task, work, columns, partition.rows, store, engine)
+        # In a function of its own, so that one feature's values are gone before the next's come.
+        entry = _compute(task, work, partition, store, engine)
         journal.record(work.journal_key, entry)
         written[work.feature.group] = entry
     return written
+
+
+def _compute(
+    task: ApplyTask, work: ApplyWork, partition: Partition, store: ObjectStore, engine: Engine
+) -> PartitionEntry:
+    state = load_state(work, store, engine)
+    columns = work.feature.transformer.apply(partition, state, engine)
+    return _write(task, work, columns, partition.rows, store, engine)
 
 
 def load_state(work: ApplyWork, store: ObjectStore, engine: Engine) -> State:
@@ -136,22 +143,17 @@ def load_state(work: ApplyWork, store: ObjectStore, engine: Engine) -> State:
         return state
     transformer = work.feature.transformer
     assert isinstance(transformer, SourceTransformer)
-    return gather_source(transformer, state, work.rows, store, engine)
+    return transformer.gather(state, source_parts(transformer, work.rows, store, engine))
 
 
-def gather_source(
-    transformer: SourceTransformer,
-    carry: State,
-    rows: SourceRows,
-    store: ObjectStore,
-    engine: Engine,
-) -> State:
-    """Return what a source transformer needs: the carry and the rows of the other table."""
-    parts = [
+def source_parts(
+    transformer: SourceTransformer, rows: SourceRows, store: ObjectStore, engine: Engine
+) -> list[State]:
+    """Return the other table's partitions, each reduced to what the transformer needs of it."""
+    return [
         transformer.rows(one.read(store, engine, rows.columns, rows.schema), engine)
         for one in rows.partitions
     ]
-    return transformer.gather(carry, parts)
 
 
 def require_state(states: StateStore, key: str) -> State:

@@ -49,6 +49,8 @@ class Source:
         Column types that replace those found.
     target : tuple of Field, optional
         The columns that a table already has: the source must have the same, losslessly castable.
+    extra : bool
+        Whether columns beside ``target`` are passed over instead of refused.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class Source:
         inputs: Sequence[Input],
         types: Types | None = None,
         target: tuple[Field, ...] | None = None,
+        extra: bool = False,
     ) -> None:
         self._inputs = tuple(inputs)
         self._types = dict(types or {})
         self._target = target
+        self._extra = extra
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
@@ -71,6 +75,9 @@ class Source:
             If inputs disagree, a type cannot be stored, or a column has no type.
         """
         columns = [_columns(one) for one in self._inputs]
+        if self._target is not None and self._extra:
+            wanted = {one.name for one in self._target}
+            columns = [{n: one for n, one in found.items() if n in wanted} for found in columns]
         first = self._inputs[0].name
         for one, found in zip(self._inputs, columns, strict=True):
             _same_names(columns[0], found, first, one.name)
@@ -133,6 +140,10 @@ class Source:
         The new source shares scratch space with this one; close either.
         """
         return Source(self._inputs, self._types, target)
+
+    def selecting(self, target: tuple[Field, ...]) -> Source:
+        """Return some columns of the same rows, as given types; all others are passed over."""
+        return Source(self._inputs, self._types, target, extra=True)
 
     def pieces(
         self, columns: Sequence[str] | None = None, batch_bytes: int = BATCH_BYTES

@@ -228,5 +228,5 @@ def _late(clock: _Clock, rows: int, schema: TableSchema, after: int | None) -> L
         f"{clock.late} of {rows} rows have a {schema.time!r} from {time_text(clock.first, type_)} "
         f"to {time_text(clock.latest_late, type_)}, not after the table's newest, "
         f"{time_text(after, type_)}",
-        "append only newer rows; to change older ones, replace their time range",
+        "append only newer rows; to change older ones, ingest the table anew",
     )

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from featurestore.errors import DefinitionError
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import Scope, Transformer, transformer_from_spec
+from featurestore.transforms.base import (
+    Scope,
+    SourceTransformer,
+    Transformer,
+    transformer_from_spec,
+)
+from featurestore.transforms.selectors import Selector, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +30,14 @@ class FeatureDefinition:
         For scope ``fit``: all rows of the table, or those with ``start <= time < stop`` (ISO 8601
         text, or integers for an integer time). There is no default: a statistic over rows that a
         model is later validated on is a leak.
+    asked : str
+        Fingerprint of the definition as it was given, where that had selectors: stored values are
+        of the columns it selected then, whatever columns come later. ``""`` if it had none.
     """
 
     transformer: Transformer
     fit_on: str | tuple[str | int, str | int] | None = None
+    asked: str = ""
 
     def __post_init__(self) -> None:
         fitted = self.transformer.scope is Scope.FIT
@@ -54,7 +64,7 @@ class FeatureDefinition:
 
     def to_json(self) -> dict[str, Json]:
         fit_on = list(self.fit_on) if isinstance(self.fit_on, tuple) else self.fit_on
-        return {"transformer": self.transformer.spec(), "fit_on": fit_on}
+        return {"transformer": self.transformer.spec(), "fit_on": fit_on, "asked": self.asked}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FeatureDefinition:
@@ -62,12 +72,32 @@ class FeatureDefinition:
         return cls(
             transformer_from_spec(value["transformer"]),
             tuple(fit_on) if isinstance(fit_on, list) else fit_on,
+            value["asked"],
         )
 
     @property
     def fingerprint(self) -> str:
         fit_on = list(self.fit_on) if isinstance(self.fit_on, tuple) else self.fit_on
         return fingerprint("feature", self.transformer.fingerprint(), fit_on)
+
+    def is_what_was_asked(self, definition: FeatureDefinition) -> bool:
+        """Whether ``definition``, which may have selectors, is the one this was made of."""
+        return definition.fingerprint in (self.asked, self.fingerprint)
+
+    def with_names(self, schema: TableSchema) -> FeatureDefinition:
+        """Return the definition with its selectors replaced by the columns they select now."""
+        transformer = self.transformer
+        seen = schema
+        if isinstance(transformer, SourceTransformer):
+            seen = schema.source(transformer.source_table)
+        values = {one.name: getattr(transformer, one.name) for one in fields(transformer)}
+        if not any(isinstance(value, Selector) for value in values.values()):
+            return self
+        named = object.__new__(type(transformer))
+        for name, value in values.items():
+            fixed = resolve(value, seen) if isinstance(value, Selector) else value
+            object.__setattr__(named, name, fixed)
+        return FeatureDefinition(named, self.fit_on, self.asked or self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -39,14 +39,6 @@ class FeatureGraph:
         """Return the groups that hold these columns, each once, in order of first mention."""
         return tuple(dict.fromkeys(self.owners[column] for column in columns))
 
-    def dependents(self, group: str) -> tuple[str, ...]:
-        """Return the groups that need this one, directly or not."""
-        found = {group}
-        for feature in self.features():
-            if found & set(self.groups_of(feature.inputs)):
-                found.add(feature.group)
-        return tuple(sorted(found - {group}))
-
 
 def build_graph(base: Sequence[Field], features: Sequence[Feature]) -> FeatureGraph:
     """Return the graph of a table's features.

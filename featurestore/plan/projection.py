@@ -1,12 +1,13 @@
 """What a build will cost in bytes, known before it starts.
 
-A task holds one partition's inputs, the rows and states of other tables, what the transformer needs
-on top, and its outputs. Sizes come from what was recorded when files were written.
+A task holds the inputs of all features it computes in one partition, and for one feature after the
+other the rows of another table, what the transformer needs on top, and its outputs. Sizes come from what was recorded when files were written.
 """
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Projection:
     output_bytes : int
         Decoded size of what will be written.
     peak_bytes : int
-        Of the largest task.
+        Of the largest task, while it computes this feature.
     largest : str
         The partition that needs it; ``""`` if there is none.
     """
@@ -58,63 +59,76 @@ def project(
 ) -> list[Projection]:
     """Return the cost of each feature that is not fresh everywhere, in order of building."""
     found = []
-    for feature in files.graph.features():
-        todo = [
-            position
-            for position, one in enumerate(assessments[feature.group])
-            if one.freshness is not Freshness.FRESH
-        ]
-        if not todo:
-            continue
-        costs = {
-            position: _task_bytes(
-                feature, files, sources, assessments[feature.group][position], position
+    for level in files.graph.levels:
+        todo = {feature: _unfinished(assessments[feature.group]) for feature in level}
+        # One task reads the inputs of all features of its level, and then computes one by one.
+        read: dict[int, dict[str, int]] = defaultdict(dict)
+        for feature, positions in todo.items():
+            for position in positions:
+                read[position].update(_input_bytes(feature, files, position))
+        for feature, positions in todo.items():
+            if not positions:
+                continue
+            costs = {
+                position: sum(read[position].values())
+                + _own_bytes(feature, files, sources, assessments, position)
+                for position in positions
+            }
+            largest = max(costs, key=lambda position: costs[position])
+            rows = sum(files.base[position].rows for position in positions)
+            found.append(
+                Projection(
+                    feature,
+                    len(positions),
+                    rows,
+                    rows * sum(_width(one) for one in feature.outputs),
+                    costs[largest],
+                    files.base[largest].partition,
+                )
             )
-            for position in todo
-        }
-        largest = max(costs, key=lambda position: costs[position])
-        rows = sum(files.base[position].rows for position in todo)
-        found.append(
-            Projection(
-                feature,
-                len(todo),
-                rows,
-                rows * sum(_width(one) for one in feature.outputs),
-                costs[largest],
-                files.base[largest].partition,
-            )
-        )
     return found
 
 
-def _task_bytes(
-    feature: Feature,
-    files: TableFiles,
-    sources: Mapping[str, TableFiles],
-    assessment: Assessment,
-    position: int,
-) -> int:
+def _unfinished(assessments: Sequence[Assessment]) -> list[int]:
+    return [
+        position
+        for position, one in enumerate(assessments)
+        if one.freshness is not Freshness.FRESH
+    ]
+
+
+def _input_bytes(feature: Feature, files: TableFiles, position: int) -> dict[str, int]:
+    """Return the size of each input column in a partition; estimated where it is not built yet."""
     base = files.base[position]
-    inputs = 0
+    sizes = {}
     for name in feature.inputs:
         entry = files.entries[files.graph.owners[name]].get(base.partition)
         known = None if entry is None else entry.column_bytes.get(name)
-        inputs += base.rows * _width(files.schema[name]) if known is None else known
+        sizes[name] = base.rows * _width(files.schema[name]) if known is None else known
+    return sizes
+
+
+def _own_bytes(
+    feature: Feature,
+    files: TableFiles,
+    sources: Mapping[str, TableFiles],
+    assessments: Mapping[str, tuple[Assessment, ...]],
+    position: int,
+) -> int:
+    """Return what a feature needs beside the inputs: another table's rows, its work, its outputs."""
+    other = 0
     if isinstance(feature.transformer, SourceTransformer):
         source = sources[feature.transformer.source_table]
         columns = feature.transformer.source_inputs(files.schema)
-        for one in assessment.need.rows:
-            entries = source.entries[source.graph.owners[columns[0]]]
-            inputs += sum(
-                source.entries[source.graph.owners[name]][source.base[one].partition].column_bytes[
-                    name
-                ]
-                for name in columns
-                if source.base[one].partition in entries
-            )
-    outputs = base.rows * sum(_width(one) for one in feature.outputs)
+        owners = [(name, source.entries[source.graph.owners[name]]) for name in columns]
+        for one in assessments[feature.group][position].need.rows:
+            partition = source.base[one].partition
+            other += sum(entries[partition].column_bytes[name] for name, entries in owners)
+    rows = files.base[position].rows
+    inputs = sum(_input_bytes(feature, files, position).values())
+    outputs = rows * sum(_width(one) for one in feature.outputs)
     # Outputs exist twice for a moment: as the engine's columns and as Arrow being written.
-    return inputs + feature.transformer.memory(files.schema, base.rows, inputs) + 2 * outputs
+    return other + feature.transformer.memory(files.schema, rows, inputs + other) + 2 * outputs
 
 
 def _width(field: Field) -> int:
@@ -148,7 +162,7 @@ def workers_within(projections: Sequence[Projection], memory_limit: int, workers
             f"{', '.join(worst.feature.names)} needs {format_bytes(worst.peak_bytes)} for "
             f"partition {worst.largest} beside {format_bytes(reserved)} already in use, the memory "
             f"limit is {format_bytes(memory_limit)}",
-            f"raise memory_limit to {format_bytes(reserved + worst.peak_bytes)}, or ingest with a "
+            f"raise memory_limit to at least {reserved + worst.peak_bytes} bytes, or ingest with a "
             "smaller partition_bytes",
         )
     return int(min(workers, fitting))

@@ -1,21 +1,25 @@
 """Fresh, stale or missing: what each feature's values are against what they should be.
 
-For every feature and partition the provenance its values *would* have if built now is computed from
-fingerprints alone, reading no data. Values whose stored provenance equals it are fresh.
+For every feature and partition the provenance its values *would* have if everything were built now
+is computed from fingerprints alone, reading no data. Values whose stored provenance equals it are
+fresh. What a feature reads of its own or another table counts with the provenance that *it* would
+have, so staleness reaches everything that depends on it, across tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from featurestore.errors import DependencyCycleError, NotReadyError
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
-from featurestore.plan.states import StateNeed, state_needs
+from featurestore.plan.states import SourceSummaries, StateNeed, state_needs
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP, Provenance
 from featurestore.transforms.base import Scope, SourceTransformer
+from featurestore.transforms.function import Function
 
 
 class Freshness(StrEnum):
@@ -24,6 +28,9 @@ class Freshness(StrEnum):
     FRESH = "fresh"
     STALE = "stale"
     MISSING = "missing"
+
+
+CODE = "code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,8 @@ class Assessment:
     freshness : Freshness
     reason : str
         Why it is stale: ``"input"``, ``"fit scope"``, ``"earlier rows"``, ``"other table"``,
-        ``"parameter"``; else ``""``.
+        ``"parameter"``, ``"code"``; else ``""``. Missing values whose function changed have
+        ``"code"`` too.
     provenance : Provenance
         What its values will be computed from.
     need : StateNeed
@@ -47,53 +55,167 @@ class Assessment:
     need: StateNeed
 
 
-def assess(
-    files: TableFiles, sources: Mapping[str, TableFiles]
-) -> dict[str, tuple[Assessment, ...]]:
-    """Return for each feature's group an assessment per partition, in table order.
+class Assessor:
+    """Judges the features of some tables at one snapshot, each of them once.
 
     Parameters
     ----------
-    files : TableFiles
-    sources : mapping of str to TableFiles
-        The other tables that source transformers read.
+    tables : mapping of str to TableFiles
+        Tables, and all others that their features read, directly or not.
+    check_code : bool
+        Whether a function that computes something else in this process than when its feature was
+        defined makes the values stale. Not for old versions, which are what they are.
     """
-    expected: dict[str, list[str]] = {
-        BASE_GROUP: [one.provenance.fingerprint for one in files.base]
-    }
-    found: dict[str, tuple[Assessment, ...]] = {}
-    for feature in files.graph.features():
-        inputs = _input_fingerprints(feature, files, expected)
-        transformer = feature.transformer
-        source = (
-            sources[transformer.source_table]
-            if isinstance(transformer, SourceTransformer)
-            else None
-        )
-        needs = state_needs(feature, files, inputs, source)
-        assessments = []
+
+    def __init__(self, tables: Mapping[str, TableFiles], check_code: bool = True) -> None:
+        self._tables = tables
+        self._check_code = check_code
+        self._found: dict[tuple[str, str], tuple[Assessment, ...]] = {}
+        self._features = {
+            (files.name, feature.group): feature
+            for files in tables.values()
+            for feature in files.graph.features()
+        }
+        self._path: list[tuple[str, str]] = []
+
+    def table(self, name: str) -> dict[str, tuple[Assessment, ...]]:
+        """Return for each feature's group an assessment per partition, in table order.
+
+        Raises
+        ------
+        DependencyCycleError
+            If features of several tables need each other.
+        """
+        features = self._tables[name].graph.features()
+        return {feature.group: self.group(name, feature.group) for feature in features}
+
+    def group(self, table: str, group: str) -> tuple[Assessment, ...]:
+        """Return the assessments of one feature."""
+        at = table, group
+        if at not in self._found:
+            if at in self._path:
+                raise self._cycle(at)
+            self._path.append(at)
+            self._found[at] = self._assess(self._tables[table], self._features[at])
+            self._path.pop()
+        return self._found[at]
+
+    def prints(self, table: str, columns: Sequence[str]) -> list[str]:
+        """Return the fingerprint that columns have, or will have once built, per partition."""
+        files = self._tables[table]
+        parts = {
+            group: self._group_prints(table, group)
+            for group in sorted(files.groups_of(tuple(columns)))
+        }
+        return [
+            fingerprint("columns", [[group, found[position]] for group, found in parts.items()])
+            for position in range(len(files.base))
+        ]
+
+    def require_built(self, table: str, columns: Sequence[str], positions: Sequence[int]) -> None:
+        """Refuse columns that are missing or stale in one of some partitions.
+
+        Raises
+        ------
+        NotReadyError
+        """
+        files = self._tables[table]
+        for group in files.groups_of(tuple(columns)):
+            if group == BASE_GROUP:
+                continue
+            found = self.group(table, group)
+            for position in positions:
+                if found[position].freshness is not Freshness.FRESH:
+                    raise NotReadyError(
+                        f"columns {list(files.groups[group].names)} of table {table!r} are not "
+                        f"built in partition {files.base[position].partition} "
+                        f"({found[position].reason or found[position].freshness})",
+                        f"run store.table({table!r}).build() first",
+                    )
+
+    def require_buildable(self, table: str, groups: Sequence[str]) -> None:
+        """Refuse features that a build of this table alone cannot make fresh.
+
+        Raises
+        ------
+        NotReadyError
+            If a function's code changed, or another table has to be built before.
+        """
+        files = self._tables[table]
+        for group in groups:
+            feature = self._features[table, group]
+            found = self.group(table, group)
+            if any(one.reason == CODE for one in found):
+                raise NotReadyError(
+                    f"the function of {list(feature.names)} in table {table!r} computes something "
+                    "else now than when the feature was defined",
+                    "define it again with replace=True",
+                )
+            transformer = feature.transformer
+            if isinstance(transformer, SourceTransformer):
+                needs = [one.need for one in found if one.freshness is not Freshness.FRESH]
+                rows = {position for need in needs for position in need.rows}
+                carried = {one.partition for need in needs for one in need.members}
+                self.require_built(
+                    transformer.source_table,
+                    transformer.source_inputs(files.schema),
+                    sorted(rows | carried),
+                )
+
+    # --- one feature -------------------------------------------------------------------------------
+
+    def _group_prints(self, table: str, group: str) -> list[str]:
+        if group == BASE_GROUP:
+            return [one.provenance.fingerprint for one in self._tables[table].base]
+        return [
+            # Nobody knows yet what changed code will give: it equals nothing that is stored.
+            fingerprint(CODE, one.provenance.fingerprint)
+            if one.reason == CODE
+            else one.provenance.fingerprint
+            for one in self.group(table, group)
+        ]
+
+    def _assess(self, files: TableFiles, feature: Feature) -> tuple[Assessment, ...]:
+        inputs = self.prints(files.name, feature.inputs)
+        needs = state_needs(feature, files, inputs, self._source(files, feature))
+        changed = self._check_code and _code_changed(feature)
+        definition = feature.definition.fingerprint
+        found = []
         for position, entry in enumerate(files.base):
-            provenance = Provenance(
-                feature.definition.fingerprint, inputs[position], needs[position].fingerprint
-            )
+            wanted = Provenance(definition, inputs[position], needs[position].fingerprint)
             stored = files.entries[feature.group].get(entry.partition)
             freshness, reason = _compare(
-                feature, None if stored is None else stored.provenance, provenance
+                feature, None if stored is None else stored.provenance, wanted
             )
-            assessments.append(Assessment(freshness, reason, provenance, needs[position]))
-        found[feature.group] = tuple(assessments)
-        expected[feature.group] = [one.provenance.fingerprint for one in assessments]
-    return found
+            if changed:
+                freshness = Freshness.MISSING if stored is None else Freshness.STALE
+                reason = CODE
+            found.append(Assessment(freshness, reason, wanted, needs[position]))
+        return tuple(found)
+
+    def _source(self, files: TableFiles, feature: Feature) -> SourceSummaries | None:
+        transformer = feature.transformer
+        if not isinstance(transformer, SourceTransformer):
+            return None
+        table = transformer.source_table
+        prints = self.prints(table, transformer.source_inputs(files.schema))
+        return SourceSummaries.of(transformer, self._tables[table].base, prints)
+
+    def _cycle(self, at: tuple[str, str]) -> DependencyCycleError:
+        loop = [*self._path[self._path.index(at) :], at]
+        names = [f"{one[0]}.{self._features[one].names[0]}" for one in loop]
+        return DependencyCycleError(
+            f"features need each other: {' needs '.join(names)}",
+            "break the cycle by renaming an output",
+        )
 
 
-def _input_fingerprints(
-    feature: Feature, files: TableFiles, expected: Mapping[str, list[str]]
-) -> list[str]:
-    groups = sorted(files.groups_of(feature.inputs))
-    return [
-        fingerprint("columns", [[group, expected[group][position]] for group in groups])
-        for position in range(len(files.base))
-    ]
+def _code_changed(feature: Feature) -> bool:
+    transformer = feature.transformer
+    if not isinstance(transformer, Function):
+        return False
+    current = transformer.current_code_fingerprint()
+    return current is not None and current != transformer.function.code
 
 
 def _compare(

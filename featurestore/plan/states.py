@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from featurestore.errors import DefinitionError, NotReadyError
+from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
 from featurestore.plan.table_files import TableFiles
@@ -82,7 +82,7 @@ def state_needs(
     feature: Feature,
     files: TableFiles,
     inputs: Sequence[str],
-    source: TableFiles | None,
+    source: SourceSummaries | None,
 ) -> list[StateNeed]:
     """Return what a feature needs in each partition.
 
@@ -92,13 +92,13 @@ def state_needs(
     files : TableFiles
     inputs : sequence of str
         For each partition the fingerprint its inputs have, or will have after the build.
-    source : TableFiles, optional
+    source : SourceSummaries, optional
         The other table of a source transformer.
     """
     transformer = feature.transformer
     if isinstance(transformer, SourceTransformer):
         assert source is not None
-        return _source_needs(transformer, files, source)
+        return [source_need(transformer, files.schema, one, source) for one in files.base]
     if transformer.scope is Scope.PREFIX:
         return _prefix_needs(transformer, files.base, inputs, transformer.reach(files.schema))
     if transformer.scope is Scope.FIT:
@@ -193,7 +193,7 @@ class SourceSummaries:
     ----------
     base : sequence of PartitionEntry
     prints : sequence of str
-        Fingerprint of the columns it reads, per partition.
+        Fingerprint that the columns it reads have, or will have once built, per partition.
     summaries : sequence of Summary
     chains : sequence of str
         ``chains[n]`` is the key of the carry of the first n partitions.
@@ -206,28 +206,27 @@ class SourceSummaries:
 
     @classmethod
     def of(
-        cls, transformer: SourceTransformer, schema: TableSchema, source: TableFiles
+        cls,
+        transformer: SourceTransformer,
+        base: Sequence[PartitionEntry],
+        prints: Sequence[str],
     ) -> SourceSummaries:
-        columns = transformer.source_inputs(schema)
-        prints = [_stored(source, columns, one, transformer) for one in source.base]
         summaries: list[Summary] = []
         chains = [""]
-        for position, one in enumerate(source.base):
+        for position, one in enumerate(base):
             summaries.append(Summary(summary_key(transformer, prints[position]), position))
             following = chain_key(chains[-1], summaries[-1].key)
             chains.append(following if one.rows else chains[-1])
-        return cls(source.base, prints, summaries, chains)
+        return cls(base, prints, summaries, chains)
 
 
 def source_need(
     transformer: SourceTransformer,
     schema: TableSchema,
     entry: PartitionEntry,
-    source: TableFiles | SourceSummaries,
+    source: SourceSummaries,
 ) -> StateNeed:
     """Return what a source transformer needs of the other table for one partition."""
-    if isinstance(source, TableFiles):
-        source = SourceSummaries.of(transformer, schema, source)
     if not entry.rows:
         return StateNeed()
     window = transformer.source_window(schema, entry.time_min, entry.time_max)
@@ -247,13 +246,6 @@ def source_need(
     )
 
 
-def _source_needs(
-    transformer: SourceTransformer, files: TableFiles, source: TableFiles
-) -> list[StateNeed]:
-    summaries = SourceSummaries.of(transformer, files.schema, source)
-    return [source_need(transformer, files.schema, one, summaries) for one in files.base]
-
-
 def _below(base: Sequence[PartitionEntry], lower: int | None) -> int:
     """Return how many leading partitions lie wholly below ``lower``."""
     if lower is None:
@@ -268,19 +260,3 @@ def _below(base: Sequence[PartitionEntry], lower: int | None) -> int:
 
 def _begins_by(entry: PartitionEntry, upper: int | None) -> bool:
     return upper is None or entry.time_min is None or entry.time_min <= upper
-
-
-def _stored(
-    source: TableFiles,
-    columns: tuple[str, ...],
-    entry: PartitionEntry,
-    transformer: SourceTransformer,
-) -> str:
-    found = source.stored_fingerprint(columns, entry.partition)
-    if found is None:
-        raise NotReadyError(
-            f"{type(transformer).__name__} reads columns {list(columns)} of table "
-            f"{source.name!r}, which are not built in partition {entry.partition}",
-            f"run store.table({source.name!r}).build() first",
-        )
-    return found

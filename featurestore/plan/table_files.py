@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature, FeatureDefinition
 from featurestore.plan.graph import FeatureGraph, build_graph
 from featurestore.schema import TableSchema
@@ -57,43 +56,42 @@ class TableFiles:
     def groups_of(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         return self.graph.groups_of(columns)
 
-    def with_features(self, features: tuple[Feature, ...]) -> TableFiles:
-        """Return the table as it will be with further features, none of them built."""
-        entries = {**self.entries, **{one.group: {} for one in features}}
-        groups = {**self.groups, **{one.group: group_entry(self.name, one) for one in features}}
-        fields = tuple(field for one in features for field in one.outputs)
-        base = groups[BASE_GROUP].fields
-        graph = build_graph(base, (*self.graph.features(), *features))
-        return TableFiles(
-            self.snapshot, self.entry, self.schema.with_fields(fields), self.base, groups,
-            entries, graph,
-        )  # fmt: skip
+    def with_features(
+        self, features: tuple[Feature, ...], removed: frozenset[str] = frozenset()
+    ) -> TableFiles:
+        """Return the table as it will be with further features, none built, and without others.
 
-    def without_groups(self, removed: frozenset[str]) -> TableFiles:
-        """Return the table as it will be without some features."""
-        groups = {name: one for name, one in self.groups.items() if name not in removed}
+        Raises
+        ------
+        MissingColumnError, DependencyCycleError
+            If a feature that stays or comes reads what is not there, or itself.
+        """
+        kept = {name: one for name, one in self.groups.items() if name not in removed}
         gone = {name for group in removed for name in self.groups[group].names}
         fields = tuple(one for one in self.schema.fields if one.name not in gone)
-        features = tuple(one for one in self.graph.features() if one.group not in removed)
+        schema = TableSchema(fields, self.schema.key, self.schema.time, self.schema.sources)
+        staying = tuple(one for one in self.graph.features() if one.group not in removed)
+        entries = {name: one for name, one in self.entries.items() if name not in removed}
         return TableFiles(
             self.snapshot,
             self.entry,
-            TableSchema(fields, self.schema.key, self.schema.time, self.schema.sources),
+            schema.with_fields(tuple(field for one in features for field in one.outputs)),
             self.base,
-            groups,
-            {name: one for name, one in self.entries.items() if name not in removed},
-            build_graph(groups[BASE_GROUP].fields, features),
+            {**kept, **{one.group: group_entry(self.name, one) for one in features}},
+            {**entries, **{one.group: {} for one in features}},
+            build_graph(kept[BASE_GROUP].fields, (*staying, *features)),
         )
 
-    def stored_fingerprint(self, columns: tuple[str, ...], partition: str) -> str | None:
-        """Return the fingerprint of columns' stored values in a partition; None if not built."""
-        parts = []
-        for group in sorted(self.groups_of(columns)):
-            entry = self.entries[group].get(partition)
-            if entry is None:
-                return None
-            parts.append([group, entry.provenance.fingerprint])
-        return fingerprint("columns", parts)
+
+def schema_of(snapshot: Snapshot, table: str) -> TableSchema:
+    """Return a table's schema; among its sources is the table itself, as it was ingested.
+
+    Features are left out there: one that reads its own table could otherwise need itself.
+    """
+    own = snapshot.schema(table)
+    base = snapshot.groups(table)[0]
+    sources = {**own.sources, table: TableSchema(base.fields, own.key, own.time)}
+    return TableSchema(own.fields, own.key, own.time, sources)
 
 
 def group_entry(table: str, feature: Feature) -> GroupEntry:
@@ -116,7 +114,7 @@ def load_table_files(store: ObjectStore, snapshot: Snapshot, table: str) -> Tabl
     NotFoundError
         If the snapshot has no such table.
     """
-    schema = snapshot.schema(table)
+    schema = schema_of(snapshot, table)
     groups = {one.group: one for one in snapshot.groups(table)}
     filesets = {name: read_fileset(store, one.fileset) for name, one in groups.items()}
     features = tuple(_feature(one) for one in groups.values() if one.definition is not None)

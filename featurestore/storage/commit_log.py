@@ -27,7 +27,6 @@ from typing import Any, Final
 from featurestore.errors import (
     ConflictError,
     CorruptionError,
-    FormatError,
     InvalidInputError,
     NameTakenError,
     NotFoundError,
@@ -130,15 +129,17 @@ class CommitLog:
 
         Raises
         ------
+        NotFoundError
+            If there is none.
         FormatError
-            If there is none, or a newer package wrote it.
+            If a newer package wrote it.
         CorruptionError
             If ``store.json`` is damaged.
         """
         try:
             data = store.read(STORE_FILE)
         except NotFoundError as error:
-            raise FormatError(
+            raise NotFoundError(
                 f"there is no store at {store.url}: {STORE_FILE} is missing",
                 "check the path, or create a store there",
             ) from error

@@ -121,6 +121,4 @@ def assert_same_rows(found: pl.DataFrame, expected: pl.DataFrame) -> None:
     means = [name for name in found.columns if name in MEANS]
     assert found.columns == expected.columns
     assert_frame_equal(found.drop(means), expected.drop(means), check_exact=True)
-    assert_frame_equal(
-        found.select(means), expected.select(means), rel_tol=1e-12, abs_tol=1e-12
-    )
+    assert_frame_equal(found.select(means), expected.select(means), rel_tol=1e-12, abs_tol=1e-12)

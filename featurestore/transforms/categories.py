@@ -20,7 +20,7 @@ from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer, encode
-from featurestore.transforms.column_names import normalise_rename, output_names
+from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
 from featurestore.transforms.value_counts import (
     check_countable,
@@ -81,7 +81,7 @@ class Categorify(Transformer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", normalise_selection(self.columns))
-        object.__setattr__(self, "rename", normalise_rename(self.rename))
+        object.__setattr__(self, "rename", normalise_renaming(self.rename) or ())
         sizes = (1 if self.max_size is None else self.max_size, self.min_count)
         if any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sizes):
             raise DefinitionError(
@@ -103,7 +103,8 @@ class Categorify(Transformer):
         return tuple(Field(name, pa.int32()) for name in self._names(self.inputs(schema)).values())
 
     def _names(self, columns: tuple[str, ...]) -> dict[str, str]:
-        return output_names(columns, self.prefix, self.suffix, dict(self.rename))
+        names = output_names(columns, self.prefix, self.rename, "Categorify", self.suffix)
+        return dict(zip(columns, names, strict=True))
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
         return summarize_counts(partition, self.inputs(partition.schema), engine)

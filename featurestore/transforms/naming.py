@@ -1,6 +1,8 @@
-"""Names of output columns: predictable defaults, which ``prefix`` and ``rename`` change.
+"""Names of output columns: predictable defaults, which ``prefix``, ``suffix`` and ``rename`` change.
 
-``rename`` maps default names to new ones and wins over ``prefix``, which goes before the others.
+``rename`` maps default names to new ones and wins over ``prefix`` and ``suffix``, which go around the
+others. A transformer with one output per input has the inputs' names as defaults, so that a pipeline
+step replaces the column.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def normalise_renaming(rename: Renaming) -> tuple[tuple[str, str], ...] | None:
 
 
 def output_names(
-    defaults: Sequence[str], prefix: str | None, rename: Renaming, kind: str
+    defaults: Sequence[str], prefix: str | None, rename: Renaming, kind: str, suffix: str = ""
 ) -> tuple[str, ...]:
     """Return the names of a transformer's outputs.
 
@@ -44,6 +46,7 @@ def output_names(
     rename : mapping or pairs, optional
     kind : str
         The transformer, for messages.
+    suffix : str
 
     Raises
     ------
@@ -62,7 +65,7 @@ def output_names(
             f"{kind} renames {unknown}, which it does not produce",
             f"its outputs are {list(defaults)}",
         )
-    names = tuple(new.get(name, f"{prefix or ''}{name}") for name in defaults)
+    names = tuple(new.get(name, f"{prefix or ''}{name}{suffix}") for name in defaults)
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DefinitionError(

@@ -20,8 +20,8 @@ from featurestore.errors import DefinitionError, SchemaError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer, encode
-from featurestore.transforms.column_names import normalise_rename, output_names
 from featurestore.transforms.moments import Moments, blocks, combine_moments, summarize_moments
+from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, numeric, resolve
 from featurestore.transforms.value_counts import (
     check_countable,
@@ -82,7 +82,7 @@ class Standardize(Transformer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", normalise_selection(self.columns))
-        object.__setattr__(self, "rename", normalise_rename(self.rename))
+        object.__setattr__(self, "rename", normalise_renaming(self.rename) or ())
 
     @property
     def scope(self) -> Scope:
@@ -96,7 +96,9 @@ class Standardize(Transformer):
         return tuple(Field(names[one], _scaled_type(schema[one].type)) for one in names)
 
     def _names(self, schema: TableSchema) -> dict[str, str]:
-        return output_names(self.inputs(schema), self.prefix, self.suffix, dict(self.rename))
+        columns = self.inputs(schema)
+        names = output_names(columns, self.prefix, self.rename, type(self).__name__, self.suffix)
+        return dict(zip(columns, names, strict=True))
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
         return summarize_moments(partition, self.inputs(partition.schema), engine)
@@ -201,7 +203,7 @@ class Impute(Transformer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", normalise_selection(self.columns))
-        object.__setattr__(self, "rename", normalise_rename(self.rename))
+        object.__setattr__(self, "rename", normalise_renaming(self.rename) or ())
         if self.strategy not in STRATEGIES:
             raise DefinitionError(
                 f"{self.strategy!r} is not a strategy of Impute", f"choose from {list(STRATEGIES)}"
@@ -239,7 +241,9 @@ class Impute(Transformer):
         return tuple(fields)
 
     def _names(self, schema: TableSchema) -> dict[str, str]:
-        return output_names(self.inputs(schema), self.prefix, self.suffix, dict(self.rename))
+        columns = self.inputs(schema)
+        names = output_names(columns, self.prefix, self.rename, type(self).__name__, self.suffix)
+        return dict(zip(columns, names, strict=True))
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
         columns = self.inputs(partition.schema)

@@ -278,3 +278,17 @@ def test_csv_is_parsed_as_what_the_table_holds(tmp_path):
     path.write_text("zip,x\n01234,1\n")
     target = (Field("zip", pa.string()), Field("x", pa.float32()))
     assert rows_of(open_source(path).conforming(target)) == [{"zip": "01234", "x": 1.0}]
+
+
+def test_selecting_passes_over_what_is_not_wanted() -> None:
+    from featurestore.schema import Field
+
+    rows = pa.table({"a": pa.array([1, 2], pa.int32()), "junk": pa.nulls(2), "b": pa.nulls(2)})
+    wanted = (Field("b", pa.string()), Field("a", pa.int64()))
+    with open_source(rows) as source:
+        chosen = source.selecting(wanted)
+        found = pa.Table.from_batches(list(chosen.batches()))
+        assert found.schema == pa.schema([("b", pa.string()), ("a", pa.int64())])
+        assert found.to_pydict() == {"b": [None, None], "a": [1, 2]}
+        with pytest.raises(SchemaError, match="lacks columns"):
+            _ = source.selecting((Field("c", pa.int64()),)).fields

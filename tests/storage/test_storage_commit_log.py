@@ -92,7 +92,7 @@ class TestLife:
             CommitLog.create(store)
 
     def test_no_store(self, store: ObjectStore) -> None:
-        with pytest.raises(FormatError, match=r"store\.json is missing"):
+        with pytest.raises(NotFoundError, match=r"store\.json is missing"):
             CommitLog.open(store)
 
     def test_a_newer_format(self, store: ObjectStore) -> None:

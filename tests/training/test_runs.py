@@ -21,11 +21,13 @@ from click.testing import CliRunner
 
 from featurestore.errors import (
     CorruptionError,
+    DefinitionError,
     FeatureStoreError,
     FormatError,
     InvalidInputError,
     NameTakenError,
     NotFoundError,
+    NotReadyError,
     SchemaError,
 )
 from featurestore.store import FeatureStore
@@ -376,6 +378,20 @@ def test_a_condition_selects_rows(
     assert run.metrics["parts"]["train"]["rows"] == expected
 
 
+def test_rows_without_a_label_are_left_out_when_asked(tmp_path: Path) -> None:
+    # One label in four is missing, in every part.
+    known = pl.col("day") % 4 != 0
+    gone = rows(ROWS, 0, 5).with_columns(pl.when(known).then(pl.col("late")).alias("late"))
+    path = tmp_path / "store"
+    FeatureStore.create(path).ingest("t", gone, key="id", time="day", partition_bytes="40kB")
+    model = {"kind": "xgboost", "params": {"nthread": 2}}
+    with pytest.raises(DefinitionError, match="is_null"):
+        fit(configuration(path, tmp_path / "p", model=model), tmp_path / "a")
+    wanted = configuration(path, tmp_path / "p", data={"drop_unlabelled": True}, model=model)
+    parts = fit(wanted, tmp_path / "b").metrics["parts"]
+    assert sum(one["rows"] for one in parts.values()) == ROWS - gone["late"].null_count() < ROWS
+
+
 def test_a_model_that_holds_code_is_refused(tmp_path: Path) -> None:
     import keras
 
@@ -387,3 +403,32 @@ def test_a_model_that_holds_code_is_refused(tmp_path: Path) -> None:
     unsafe.save(tmp_path / FILE)
     with pytest.raises(CorruptionError, match="cannot be loaded safely"):
         KerasModel.load(tmp_path, numbered_part(1).schema)
+
+
+def test_a_feature_redefined_since_training_is_refused(tmp_path: Path) -> None:
+    import narwhals as nw
+
+    from featurestore import Expression
+
+    path = tmp_path / "store"
+    table = FeatureStore.create(path).ingest(
+        "t", rows(ROWS, 0, 3), key="id", time="day", partition_bytes="40kB"
+    )
+    table.add(Expression(score=nw.col("x") * 2))
+    content = configuration(
+        path,
+        tmp_path / "p",
+        data={"features": ["score", "colour"]},
+        model={"kind": "xgboost", "params": {"nthread": 2}},
+    )
+    run = fit(content, tmp_path / "run")
+    new = rows(50, ROWS, 4)
+    before = predict(run.path, new)
+    table.append(rows(100, ROWS, 9))
+    table.build()
+    assert predict(run.path, rows(50, ROWS + 100, 4)).height == before.height
+    table.add(Expression(score=nw.col("x") * -2), replace=True)
+    with pytest.raises(NotReadyError, match="'score'.*defined otherwise"):
+        predict(run.path, rows(50, ROWS + 100, 4))
+    table.add(Expression(score=nw.col("x") * 2), replace=True)
+    assert predict(run.path, rows(50, ROWS + 100, 4)).height == before.height

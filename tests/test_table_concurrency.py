@@ -1,0 +1,263 @@
+"""Several writers at once: what lands, what is refused, and that nothing is filled in silently."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import featurestore as fs
+from featurestore.errors import ConflictError, InvalidInputError, NameTakenError, NotReadyError
+from featurestore.storage.commit_log import CommitLog
+from featurestore.testing.tables import observations
+
+ROWS = observations(300).sort("t", "k")
+MORE = observations(60, 5, start=150).sort("t", "k")
+DOUBLE = fs.Expression(double=nw.col("x") * 2)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> fs.FeatureStore:
+    store = fs.FeatureStore.create(tmp_path / "store", workers=1)
+    store.ingest("rows", ROWS, key="k", time="t", partition_bytes=2500)
+    return store
+
+
+@pytest.fixture
+def table(store: fs.FeatureStore) -> fs.Table:
+    return store.table("rows")
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """Let something else happen right before the next commit, when its work is done."""
+    waiting: list[Callable[[], Any]] = []
+    commit = CommitLog.commit
+
+    def later(log: CommitLog, *given: Any) -> Any:
+        while waiting:
+            waiting.pop()()
+        return commit(log, *given)
+
+    monkeypatch.setattr(CommitLog, "commit", later)
+    yield waiting.append
+    assert not waiting
+
+
+def another(table: fs.Table) -> fs.Table:
+    """The same table, opened once more."""
+    return fs.FeatureStore.open(table._session.objects.url, workers=1).table(table.name)
+
+
+def test_rows_appended_during_an_add_are_visibly_missing(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    old = table.partitions
+    meanwhile(lambda: another(table).append(MORE))
+    report = table.add(DOUBLE, fs.Lag("double", 1))
+    assert report.computed == 2 * old
+    new = table.partitions - old
+    assert new > 0
+    for one in table.status().features:
+        assert (one.fresh, one.stale, one.missing) == (old, 0, new)
+    with pytest.raises(NotReadyError, match="missing"):
+        table.read("double")
+    assert table.build().computed == 2 * new
+    x = pl.concat([ROWS, MORE]).select("k", double=pl.col("x") * 2)
+    expected = x.select("double", double_lag_1=pl.col("double").shift(1).over("k"))
+    assert_frame_equal(table.read(["double", "double_lag_1"]), expected)
+
+
+def test_a_feature_added_during_an_append_is_missing_on_the_new_rows(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    old = table.partitions
+    meanwhile(lambda: another(table).add(DOUBLE))
+    table.append(MORE)
+    assert table.status()["double"].fresh == old
+    assert table.status()["double"].missing == table.partitions - old > 0
+    table.build()
+    assert table.read("double")["double"].null_count() == pl.concat([ROWS, MORE])["x"].null_count()
+
+
+def test_two_adds_of_different_features_both_land(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    meanwhile(lambda: another(table).add(fs.Expression(other=nw.col("n") + 1)))
+    table.add(DOUBLE)
+    assert table.status().is_fresh
+    assert set(table.read().columns) == {*ROWS.columns, "double", "other"}
+
+
+def test_the_same_feature_added_twice_is_one(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    meanwhile(lambda: another(table).add(DOUBLE))
+    table.add(DOUBLE)
+    assert len(table.status().features) == 1
+    assert_frame_equal(table.read("double"), ROWS.select(double=pl.col("x") * 2))
+    assert fs.FeatureStore.open(table._session.objects.url).verify().ok
+
+
+def test_two_features_of_one_name_are_a_conflict(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    meanwhile(lambda: another(table).add(fs.Expression(double=nw.col("n") * 2)))
+    with pytest.raises(ConflictError, match=r"'double' was added.*meanwhile"):
+        table.add(DOUBLE)
+    assert_frame_equal(table.read("double"), ROWS.select(double=pl.col("n") * 2))
+
+
+def test_what_a_new_feature_reads_is_dropped_meanwhile(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    table.add(DOUBLE)
+    meanwhile(lambda: another(table).drop("double"))
+    with pytest.raises(ConflictError, match=r"'double' of 'rows', which 'double_lag_1' reads"):
+        table.add(fs.Lag("double", 1))
+    assert table.columns == tuple(ROWS.columns)
+
+
+def test_what_a_new_feature_reads_changes_its_type_meanwhile(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    table.add(DOUBLE)
+    other = fs.Expression(double=nw.col("n"))
+    meanwhile(lambda: another(table).add(other, replace=True))
+    with pytest.raises(ConflictError, match="another type"):
+        table.add(fs.Lag("double", 1))
+
+
+def test_a_reader_is_added_while_its_input_is_dropped(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    table.add(DOUBLE)
+    meanwhile(lambda: another(table).add(fs.Lag("double", 1)))
+    with pytest.raises(ConflictError, match=r"'double_lag_1'.*reads 'double'"):
+        table.drop("double")
+    assert table.status().is_fresh
+
+
+def test_a_reader_in_another_table_is_added_while_its_input_is_dropped(
+    store: fs.FeatureStore, table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    left = store.ingest("left", ROWS.select("k", "t"), key="k", time="t")
+    table.add(DOUBLE)
+    meanwhile(lambda: another(left).add(fs.AsOfJoin("rows", columns="double")))
+    with pytest.raises(ConflictError, match=r"'double' of table 'left' reads 'double'"):
+        table.drop("double")
+    meanwhile(lambda: (another(left).drop("double"), another(table).drop("double")))
+    with pytest.raises(ConflictError, match=r"'double' of 'rows', which 'two' reads"):
+        left.add(fs.AsOfJoin("rows", columns="double", rename={"double": "two"}))
+
+
+def test_a_feature_dropped_during_a_build_stays_dropped(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    table.add(DOUBLE, fs.Expression(other=nw.col("n") + 1))
+    table.append(MORE)
+    meanwhile(lambda: another(table).drop("double"))
+    table.build()
+    assert table.columns == (*ROWS.columns, "other")
+    assert table.status().is_fresh
+
+
+def test_a_feature_replaced_while_it_is_dropped_stays(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    table.add(DOUBLE)
+    meanwhile(lambda: another(table).add(fs.Expression(double=nw.col("n")), replace=True))
+    with pytest.raises(ConflictError, match="replaced meanwhile"):
+        table.drop("double")
+    assert_frame_equal(table.read("double"), ROWS.select(double="n"))
+
+
+def test_two_appends_of_the_same_rows_land_once(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    meanwhile(lambda: another(table).append(MORE))
+    with pytest.raises(ConflictError, match="another append"):
+        table.append(MORE)
+    assert table.rows == len(ROWS) + len(MORE)
+
+
+def test_two_tables_of_one_name(store: fs.FeatureStore, meanwhile: Callable[..., None]) -> None:
+    url = store._session.objects.url
+    meanwhile(lambda: fs.FeatureStore.open(url).ingest("twin", ROWS.head(5)))
+    with pytest.raises(NameTakenError, match="'twin' exists"):
+        store.ingest("twin", ROWS)
+    assert store.table("twin").rows == 5
+
+
+def test_threads_add_at_once() -> None:
+    store = fs.FeatureStore.create(f"memory://{uuid.uuid4().hex}", workers=1)
+    table = store.ingest("rows", ROWS, key="k", time="t", partition_bytes=2500)
+    barrier = threading.Barrier(6)
+
+    def add(number: int) -> str:
+        barrier.wait()
+        try:
+            name = f"f{number // 2}"  # each name twice, with different definitions
+            table.add(fs.Expression(**{name: nw.col("x") * number}))
+        except (ConflictError, InvalidInputError) as error:
+            return type(error).__name__
+        return "added"
+
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = list(pool.map(add, range(6)))
+    assert outcomes.count("added") == 3
+    assert set(outcomes) <= {"added", "ConflictError", "NameTakenError"}
+    found = table.read(["f0", "f1", "f2"])
+    for name in found.columns:
+        numbers = (2 * int(name[1]), 2 * int(name[1]) + 1)
+        assert any(found[name].equals(ROWS["x"] * number, null_equal=True) for number in numbers)
+    assert store.verify().ok
+
+
+APPEND = """
+import sys
+import polars as pl
+import featurestore as fs
+table = fs.FeatureStore.open(sys.argv[1], workers=1).table("rows")
+rows = pl.read_parquet(sys.argv[2])
+for _, piece in rows.group_by("t", maintain_order=True):
+    table.append(piece)
+"""
+
+
+def test_another_process_appends_while_this_one_adds(table: fs.Table, tmp_path: Path) -> None:
+    path = tmp_path / "more.parquet"
+    rows = MORE.head(24)
+    rows.write_parquet(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", APPEND, table._session.objects.url, str(path)],
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as other:
+        number = 0
+        while other.poll() is None:
+            table.add(fs.Expression(**{f"f{number}": nw.col("x") * number}))
+            number += 1
+        assert other.stderr is not None
+        assert other.returncode == 0, other.stderr.read()
+    assert table.rows == len(ROWS) + len(rows)
+    status = table.status()
+    assert len(status.features) == number > 1
+    for one in status.features:
+        assert one.fresh + one.missing == table.partitions
+    table.build()
+    x = pl.concat([ROWS, rows])["x"]
+    for column, values in table.read([f"f{n}" for n in range(number)]).to_dict().items():
+        assert values.equals(x * int(column[1:]), null_equal=True)
+    assert fs.FeatureStore.open(table._session.objects.url).verify().ok
