@@ -14,6 +14,8 @@ from featurestore.errors import InvalidInputError, MemoryLimitError, NotReadyErr
 from featurestore.execution.publish import drop_groups, publish_features
 from featurestore.execution.runner import Build
 from featurestore.execution.sampling import bind_to_sample
+from featurestore.execution.states import Available, StateRequest, prepare_states
+from featurestore.execution.tasks import require_state
 from featurestore.plan.definition import Feature, FeatureDefinition
 from featurestore.plan.projection import project, resident_bytes, workers_within
 from featurestore.plan.readers import changed_columns, readers
@@ -30,6 +32,8 @@ from featurestore.report.tables import (
 from featurestore.session import Session
 from featurestore.storage.journal import Journal
 from featurestore.storage.records import BASE_GROUP
+from featurestore.storage.states import StateStore
+from featurestore.transforms.base import EMPTY_STATE, Scope, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,25 @@ class FeatureSet:
                     f"({', '.join(_reasons(found))})",
                     f"run store.table({self.table!r}).build()",
                 )
+
+    def cardinalities(self, files: TableFiles, columns: Sequence[str]) -> dict[str, int]:
+        """Return how many codes each stored categorical column among these may take."""
+        found: dict[str, int] = {}
+        assessor = self.session.assessor(files)
+        for feature in files.graph.features():
+            if not set(feature.names) & set(columns) or not files.base:
+                continue
+            state: State = EMPTY_STATE
+            if feature.transformer.scope is Scope.FIT:
+                need = assessor.group(self.table, feature.group)[0].need
+                request = StateRequest(
+                    feature.transformer, Available(files, {}), feature.inputs, [need]
+                )
+                # Kept from the build, unless it was cleared away since.
+                prepare_states([request], self.session.place, self.session.executor)
+                state = require_state(StateStore(self.session.objects), need.key)
+            found.update(feature.transformer.cardinalities(state))
+        return {name: count for name, count in found.items() if name in columns}
 
     # --- building ------------------------------------------------------------------------------
 

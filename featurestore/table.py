@@ -318,6 +318,10 @@ class Table:
         """Return for each feature how many partitions are fresh, stale (and why) or missing."""
         return self._features.status()
 
+    def cardinalities(self, *columns: str) -> dict[str, int]:
+        """Return for each column that holds codes of a stored vocabulary how many there may be."""
+        return self._features.cardinalities(self._files(), columns)
+
     def lineage(self, *columns: str) -> dict[str, str]:
         """Return for each column the fingerprint of its definition and of all that it reads.
 
@@ -401,6 +405,7 @@ class Table:
             engine_name=place.engine,
             memory_limit=place.memory_limit,
             executor=place.executor,
+            cardinalities=self._features.cardinalities(files, columns),
         )
 
 

@@ -7,6 +7,7 @@ values must be equal to the last bit.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def in_ten(rows: pl.DataFrame) -> list[pl.DataFrame]:
     allowed = np.flatnonzero(times[1:] != times[:-1]) + 1
     cuts = [allowed[len(allowed) * n // 10] for n in range(1, 10)]
     edges = [0, *(int(one) for one in cuts), len(rows)]
-    return [rows[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [rows[a:b] for a, b in pairwise(edges)]
 
 
 SEEN: dict[str, pl.DataFrame] = {}

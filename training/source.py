@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from featurestore.dataset.batch import DatasetPart, DatasetSchema
@@ -57,7 +57,12 @@ def open_dataset(config: RunConfig, table: Any) -> DatasetLike:
         label=config.data.label,
         where=_rows(config),
         split=split_of(config.split),
-        pipeline=pipeline_of(config.pipeline, schema, config.data.features),
+        pipeline=pipeline_of(
+            config.pipeline,
+            schema,
+            config.data.features,
+            stored=table.cardinalities(*config.data.features),
+        ),
     )
     return dataset
 
@@ -83,11 +88,16 @@ def split_of(config: SplitConfig) -> Any:
     return HashSplit(valid=config.valid, test=test, by=config.by, seed=config.seed)
 
 
-def pipeline_of(config: PipelineConfig, schema: TableSchema, features: Sequence[str]) -> Any:
+def pipeline_of(
+    config: PipelineConfig,
+    schema: TableSchema,
+    features: Sequence[str],
+    stored: Collection[str] = (),
+) -> Any:
     """Return the pipeline that ``[pipeline]`` describes: categories, then imputing, then scaling.
 
     ``true`` means every feature that fits: strings are categorified; numbers are imputed and
-    standardized.
+    standardized. Features that are stored as codes of a vocabulary (``stored``) are left alone.
 
     Raises
     ------
@@ -102,10 +112,11 @@ def pipeline_of(config: PipelineConfig, schema: TableSchema, features: Sequence[
     columns = [schema[name] for name in features]
     strings = tuple(one.name for one in columns if one.is_string)
     categories = _chosen("categorify", config.categorify, strings, features)
-    numbers = tuple(one.name for one in columns if one.is_numeric and one.name not in categories)
+    codes = {*categories, *stored}
+    numbers = tuple(one.name for one in columns if one.is_numeric and one.name not in codes)
     imputed = _chosen("impute", config.impute, numbers, features)
     scaled = _chosen("standardize", config.standardize, numbers, features)
-    both = sorted(set(categories) & {*imputed, *scaled})
+    both = sorted(codes & {*imputed, *scaled})
     if both:
         raise DefinitionError(
             f"[pipeline] makes {both} both categories and numbers",

@@ -12,6 +12,8 @@ from functools import cached_property
 from threading import RLock
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from featurestore.dataset.assembly import dataset_schema, unknown_label
 from featurestore.dataset.batch import DatasetSchema
 from featurestore.dataset.columns import DatasetColumns, dataset_columns, refuse_future
@@ -226,7 +228,13 @@ class Dataset:
     @cached_property
     def _model_schema(self) -> DatasetSchema:
         columns = self._columns
-        cardinalities = self._fitted_pipeline.cardinalities()
+        # Stored codes stay codes unless a step made something else of them.
+        stored = {
+            name: count
+            for name, count in self._view.cardinalities.items()
+            if name in columns.outputs and columns.outputs[name].type == pa.int32()
+        }
+        cardinalities = {**stored, **self._fitted_pipeline.cardinalities()}
         return dataset_schema(columns.model, columns.label, columns.outputs, cardinalities)
 
     # --- pieces ----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ complete. The view holds metadata only; it can be handed to workers in other pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -69,6 +69,8 @@ class TableView:
         ``"polars"`` or ``"cudf"``.
     memory_limit : int
         Bytes.
+    cardinalities : mapping of str to int
+        The number of codes of each stored categorical column.
     executor : Executor
         Runs tasks over partitions; in this process by default.
     """
@@ -81,6 +83,7 @@ class TableView:
     engine_name: str
     memory_limit: int
     executor: Executor = field(default_factory=Executor, compare=False)
+    cardinalities: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def engine(self) -> Engine:

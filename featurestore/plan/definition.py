@@ -64,7 +64,8 @@ class FeatureDefinition:
 
     def to_json(self) -> dict[str, Json]:
         fit_on = list(self.fit_on) if isinstance(self.fit_on, tuple) else self.fit_on
-        return {"transformer": self.transformer.spec(), "fit_on": fit_on, "asked": self.asked}
+        asked = {"asked": self.asked} if self.asked else {}
+        return {"transformer": self.transformer.spec(), "fit_on": fit_on, **asked}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FeatureDefinition:
@@ -72,7 +73,7 @@ class FeatureDefinition:
         return cls(
             transformer_from_spec(value["transformer"]),
             tuple(fit_on) if isinstance(fit_on, list) else fit_on,
-            value["asked"],
+            value.get("asked", ""),
         )
 
     @property

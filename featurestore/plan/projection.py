@@ -91,9 +91,7 @@ def project(
 
 def _unfinished(assessments: Sequence[Assessment]) -> list[int]:
     return [
-        position
-        for position, one in enumerate(assessments)
-        if one.freshness is not Freshness.FRESH
+        position for position, one in enumerate(assessments) if one.freshness is not Freshness.FRESH
     ]
 
 

@@ -428,7 +428,32 @@ def test_a_feature_redefined_since_training_is_refused(tmp_path: Path) -> None:
     table.build()
     assert predict(run.path, rows(50, ROWS + 100, 4)).height == before.height
     table.add(Expression(score=nw.col("x") * -2), replace=True)
-    with pytest.raises(NotReadyError, match="'score'.*defined otherwise"):
+    with pytest.raises(NotReadyError, match=r"'score'.*defined otherwise"):
         predict(run.path, rows(50, ROWS + 100, 4))
     table.add(Expression(score=nw.col("x") * 2), replace=True)
     assert predict(run.path, rows(50, ROWS + 100, 4)).height == before.height
+
+
+def test_codes_stored_in_the_table_are_categories(tmp_path: Path) -> None:
+    from featurestore import Categorify
+    from training.stored_pipeline import load_pipeline
+
+    path = tmp_path / "store"
+    table = FeatureStore.create(path).ingest(
+        "t", rows(ROWS, 0, 3), key="id", time="day", partition_bytes="40kB"
+    )
+    table.add(Categorify("colour", suffix="_code"), fit_on=(0, 2000))
+    assert table.cardinalities("colour_code", "x") == {"colour_code": 5}
+    content = configuration(
+        path,
+        tmp_path / "p",
+        data={"features": ["x", "colour_code"]},
+        model={"kind": "xgboost", "params": {"nthread": 2}},
+    )
+    run = fit(content, tmp_path / "run")
+    schema = load_pipeline(run.path).model_schema
+    assert [(one.name, str(one.role), one.cardinality) for one in schema.columns[:2]] == [
+        ("x", "numeric", None),
+        ("colour_code", "categorical", 5),
+    ]
+    assert predict(run.path, rows(50, ROWS, 4)).height == 50

@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.engines.selection import get_engine
-from featurestore.errors import CorruptionError, DefinitionError, FormatError, MissingColumnError, SchemaError
+from featurestore.errors import (
+    CorruptionError,
+    DefinitionError,
+    FormatError,
+    MissingColumnError,
+    SchemaError,
+)
 from featurestore.schema import Field, TableSchema
 from featurestore.testing.partitions import as_floats, cut_table, learn, schema_of, values_of
 from featurestore.transforms.base import Scope, State, transformer_from_spec
