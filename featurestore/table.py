@@ -174,7 +174,7 @@ class Table:
         Parameters
         ----------
         columns : str or sequence of str, optional
-            All scalar columns if not given; features must be built.
+            All columns if not given; features must be built.
         rows : slice, optional
             Positions in the table; step 1.
         as_ : {"polars", "pandas", "arrow", "narwhals", "cudf"}

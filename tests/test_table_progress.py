@@ -46,7 +46,7 @@ def test_everything_on_a_terminal_cleans_up_after_itself(
     assert capfd.readouterr().out == ""
 
 
-def test_each_step_begins_advances_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_step_begins_advances_and_ends() -> None:
     events: list[Event] = []
     with observed_by(events.append):
         table = worked()
@@ -74,8 +74,8 @@ def test_each_step_begins_advances_and_ends(monkeypatch: pytest.MonkeyPatch) -> 
             assert isinstance(event, StepFinished)
             del running[event.step]
     assert running == {}
-    assert "ingest rows" in labels
-    assert "append to rows" in labels
+    assert "ingest rows: write" in labels
+    assert "append to rows: write" in labels
     assert "double" in labels
     assert "double_mean_1d" in labels
     assert "summarize" in labels

@@ -65,5 +65,5 @@ def test_a_cycle_is_named_in_order(features: list[Feature], data: st.DataObject)
 
 
 def test_a_column_that_is_nowhere() -> None:
-    with pytest.raises(MissingColumnError, match=r"'n2'\n.*did you mean \['n1'\]"):
-        build_graph(BASE, [feature("n1", "a"), feature("m", "n2")])
+    with pytest.raises(MissingColumnError, match=r"'speed2'\n.*did you mean \['speed'\]"):
+        build_graph(BASE, [feature("speed", "a"), feature("m", "speed2")])
