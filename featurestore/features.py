@@ -16,8 +16,9 @@ from featurestore.execution.runner import Build
 from featurestore.execution.sampling import bind_to_sample
 from featurestore.execution.states import Available, StateRequest, prepare_states
 from featurestore.execution.tasks import require_state
+from featurestore.limits import resident_bytes
 from featurestore.plan.definition import Feature, FeatureDefinition
-from featurestore.plan.projection import project, resident_bytes, workers_within
+from featurestore.plan.projection import project, workers_within
 from featurestore.plan.readers import changed_columns, readers
 from featurestore.plan.staleness import Assessment, Freshness
 from featurestore.plan.table_files import TableFiles

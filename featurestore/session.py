@@ -8,7 +8,7 @@ from featurestore.errors import InvalidInputError, MemoryLimitError
 from featurestore.execution.dask import Executor
 from featurestore.execution.publish import Change
 from featurestore.execution.states import Workplace
-from featurestore.plan.projection import resident_bytes
+from featurestore.limits import resident_bytes
 from featurestore.plan.staleness import Assessor
 from featurestore.plan.table_files import TableFiles, load_table_files
 from featurestore.storage.commit_log import CommitLog

@@ -11,7 +11,8 @@ import pytest
 
 from featurestore.errors import FormatError, InvalidInputError
 from featurestore.execution.events import step
-from featurestore.profiling.sampler import Measurement, Sample, measure, resident_bytes
+from featurestore.limits import resident_bytes
+from featurestore.profiling.sampler import Measurement, Sample, measure
 from featurestore.profiling.timeline import Phase, Timeline, profile
 
 MIB = 2**20

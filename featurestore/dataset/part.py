@@ -25,7 +25,7 @@ from featurestore.errors import InvalidInputError, MemoryLimitError
 from featurestore.execution.collecting import check_kind, convert, empty_table, to_arrow
 from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import fingerprint
-from featurestore.plan.projection import resident_bytes
+from featurestore.limits import resident_bytes
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import Partition
 from featurestore.units import format_bytes

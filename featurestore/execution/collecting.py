@@ -15,7 +15,7 @@ from featurestore.execution.importing import require
 from featurestore.execution.reading import PartitionSource
 from featurestore.execution.states import Workplace
 from featurestore.execution.tasks import with_row_count
-from featurestore.plan.projection import resident_bytes
+from featurestore.limits import resident_bytes
 from featurestore.schema import TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.transforms.base import Partition

@@ -19,8 +19,8 @@ from featurestore.execution.collecting import convert, empty_table, to_arrow
 from featurestore.execution.states import Available, StateRequest, Workplace, prepare_states
 from featurestore.execution.tasks import SourceRows, require_state, source_parts, with_row_count
 from featurestore.fingerprint import fingerprint
+from featurestore.limits import resident_bytes
 from featurestore.plan.definition import Feature
-from featurestore.plan.projection import resident_bytes
 from featurestore.plan.staleness import Assessor
 from featurestore.plan.states import (
     SourceSummaries,

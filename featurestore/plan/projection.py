@@ -6,15 +6,14 @@ other the rows of another table, what the transformer needs on top, and its outp
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
 from featurestore.errors import MemoryLimitError
+from featurestore.limits import resident_bytes
 from featurestore.plan.definition import Feature
 from featurestore.plan.staleness import Assessment, Freshness
 from featurestore.plan.table_files import TableFiles
@@ -164,13 +163,3 @@ def workers_within(projections: Sequence[Projection], memory_limit: int, workers
             "smaller partition_bytes",
         )
     return int(min(workers, fitting))
-
-
-def resident_bytes() -> int:
-    """Return the memory this process holds now (Linux; elsewhere its peak)."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

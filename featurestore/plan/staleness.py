@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from featurestore.errors import DependencyCycleError, NotReadyError
 from featurestore.fingerprint import fingerprint
@@ -18,7 +19,7 @@ from featurestore.plan.definition import Feature
 from featurestore.plan.states import SourceSummaries, StateNeed, state_needs
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP, Provenance
-from featurestore.transforms.base import Scope, SourceTransformer
+from featurestore.transforms.base import Scope, SourceTransformer, UnknownTransformer
 from featurestore.transforms.function import Function
 
 
@@ -30,7 +31,8 @@ class Freshness(StrEnum):
     MISSING = "missing"
 
 
-CODE = "code"
+CODE: Final = "code"
+UNKNOWN: Final = "unknown here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,10 @@ class Assessor:
         for group in groups:
             feature = self._features[table, group]
             found = self.group(table, group)
+            if isinstance(feature.transformer, UnknownTransformer) and any(
+                one.freshness is not Freshness.FRESH for one in found
+            ):
+                raise feature.transformer.problem
             if any(one.reason == CODE for one in found):
                 raise NotReadyError(
                     f"the function of {list(feature.names)} in table {table!r} computes something "
@@ -177,6 +183,8 @@ class Assessor:
 
     def _assess(self, files: TableFiles, feature: Feature) -> tuple[Assessment, ...]:
         inputs = self.prints(files.name, feature.inputs)
+        if isinstance(feature.transformer, UnknownTransformer):
+            return _assess_unknown(files, feature, inputs)
         needs = state_needs(feature, files, inputs, self._source(files, feature))
         changed = self._check_code and _code_changed(feature)
         definition = feature.definition.fingerprint
@@ -208,6 +216,24 @@ class Assessor:
             f"features need each other: {' needs '.join(names)}",
             "break the cycle by renaming an output",
         )
+
+
+def _assess_unknown(
+    files: TableFiles, feature: Feature, inputs: Sequence[str]
+) -> tuple[Assessment, ...]:
+    """Judge values whose definition is not known here: by their inputs alone."""
+    found = []
+    for position, entry in enumerate(files.base):
+        stored = files.entries[feature.group].get(entry.partition)
+        if stored is None:
+            definition = files.groups[feature.group].definition_fingerprint
+            missing = Provenance(definition, inputs[position])
+            found.append(Assessment(Freshness.MISSING, UNKNOWN, missing, StateNeed()))
+            continue
+        same = stored.provenance.inputs == inputs[position]
+        freshness, reason = (Freshness.FRESH, "") if same else (Freshness.STALE, "input")
+        found.append(Assessment(freshness, reason, stored.provenance, StateNeed()))
+    return tuple(found)
 
 
 def _code_changed(feature: Feature) -> bool:

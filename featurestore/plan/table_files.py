@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from featurestore.errors import FormatError
 from featurestore.plan.definition import Feature, FeatureDefinition
 from featurestore.plan.graph import FeatureGraph, build_graph
 from featurestore.schema import TableSchema
@@ -17,6 +18,7 @@ from featurestore.storage.records import (
     Snapshot,
     TableEntry,
 )
+from featurestore.transforms.base import UnknownTransformer
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,5 +133,10 @@ def load_table_files(store: ObjectStore, snapshot: Snapshot, table: str) -> Tabl
 
 def _feature(group: GroupEntry) -> Feature:
     assert group.definition is not None
-    definition = FeatureDefinition.from_json(group.definition)
+    try:
+        definition = FeatureDefinition.from_json(group.definition)
+    except FormatError as error:
+        # Of a package that is not imported here: its values can be read all the same.
+        stored = group.definition["transformer"]
+        definition = FeatureDefinition(UnknownTransformer(stored, error))
     return Feature(group.group, definition, group.inputs, group.fields)

