@@ -154,10 +154,7 @@ def log(store: str, last: int) -> None:
 
     Example: featurestore log golden --last 5
     """
-    from featurestore.report.tables import text_table
-
-    rows = [(one.version, one.created, one.operation) for one in _open(store).history()[-last:]]
-    click.echo(text_table(("version", "created", "operation"), rows))
+    click.echo(_open(store).history(last))
 
 
 @main.command()

@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from featurestore.errors import InvalidInputError, NameTakenError, NotFoundError
 from featurestore.execution.dask import Executor
@@ -16,7 +16,7 @@ from featurestore.ingest.partitioner import write_partitions
 from featurestore.ingest.sources import open_source
 from featurestore.limits import memory_limit as resolve_memory_limit
 from featurestore.report.progress import ingest_progress
-from featurestore.report.tables import StoreSummary
+from featurestore.report.tables import History, StoreSummary
 from featurestore.schema import check_name
 from featurestore.session import Session
 from featurestore.storage.backends import open_object_store
@@ -24,6 +24,9 @@ from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.records import BASE_GROUP, GroupEntry, Snapshot, TableEntry
 from featurestore.table import Table
 from featurestore.units import Duration, parse_bytes
+
+if TYPE_CHECKING:
+    from featurestore.storage.maintenance import GcReport, VerifyReport
 
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -202,15 +205,24 @@ class FeatureStore:
 
     # --- versions ------------------------------------------------------------------------------------------
 
-    def history(self) -> Any:
-        """Return every version: number, time, operation and id, oldest first."""
-        return self._session.log.history()
+    def history(self, last: int | None = None) -> History:
+        """Return the versions, or the ``last`` ones, oldest first: number, time, operation, id."""
+        return History(self._session.log.history(last))
 
     def tag(self, name: str, version: int | None = None) -> None:
         """Name a version (the newest if not given), so that it is kept and can be checked out."""
         self._session.require_writable()
         snapshot = self._session.log.head() if version is None else self._session.log.read(version)
         self._session.log.tag(check_name(name, "tag"), snapshot.version)
+
+    def untag(self, name: str) -> None:
+        """Remove a tag; its version may go with the next ``gc``. One that is not there is no error."""
+        self._session.require_writable()
+        self._session.log.untag(check_name(name, "tag"))
+
+    def tags(self) -> dict[str, int]:
+        """Return the version of each tag."""
+        return self._session.log.tags()
 
     def checkout(self, version: int | str) -> FeatureStore:
         """Return the store as it was, read-only.
@@ -250,31 +262,53 @@ class FeatureStore:
 
     # --- care ------------------------------------------------------------------------------------------------
 
-    def verify(self, full: bool = True) -> Any:
-        """Check every file of the current version; ``full`` reads every byte.
+    def verify(self, full: bool = True, all_versions: bool = False) -> VerifyReport:
+        """Check files against their sizes and checksums.
+
+        Parameters
+        ----------
+        full : bool
+            Read every byte; else only sizes and existence.
+        all_versions : bool
+            Every kept version, tags, states and journals; else the version this store is at.
 
         Returns
         -------
         VerifyReport
             With ``ok`` and ``faults``.
         """
-        from featurestore.storage.maintenance import verify
+        from featurestore.storage.maintenance import verify, verify_store
 
+        if all_versions:
+            return verify_store(self._session.log, full=full)
         return verify(self._session.objects, self._session.snapshot(), full=full)
 
-    def gc(self, safety_age: str = "1d", dry_run: bool = False) -> Any:
+    def gc(
+        self, safety_age: str = "1d", keep_versions: int = 10, dry_run: bool = False
+    ) -> GcReport:
         """Remove files that no kept version names, none younger than ``safety_age``.
+
+        Parameters
+        ----------
+        safety_age : str
+            Longer than any ingest or build takes.
+        keep_versions : int
+            How many of the newest versions stay readable; tagged ones always do.
+        dry_run : bool
+            Only say what would be removed.
 
         Returns
         -------
         GcReport
-            What was, or with ``dry_run`` would be, removed.
+            What was, or would be, removed.
         """
         from featurestore.storage.maintenance import gc
 
         self._session.require_writable()
         age = Duration.parse(safety_age).nanoseconds / 1e9
-        return gc(self._session.log, safety_age_seconds=age, dry_run=dry_run)
+        return gc(
+            self._session.log, safety_age_seconds=age, keep_versions=keep_versions, dry_run=dry_run
+        )
 
     def __repr__(self) -> str:
         return str(self.summary())

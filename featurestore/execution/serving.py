@@ -31,6 +31,7 @@ from featurestore.plan.states import (
     summary_key,
 )
 from featurestore.plan.table_files import TableFiles
+from featurestore.schema import Field
 from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import (
@@ -49,9 +50,12 @@ class RowSource(Protocol):
 
     @property
     def schema(self) -> pa.Schema:
-        """Its columns; tensors are fixed-size lists."""
+        """Its columns; tensors are flat fixed-size lists."""
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def selecting(self, target: tuple[Field, ...]) -> RowSource:
+        """Return these columns of the same rows, as these types; all others are passed over."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all rows, in order."""
 
 
@@ -129,15 +133,10 @@ def _time(files: TableFiles) -> tuple[str, ...]:
 
 def _load(rows: RowSource, columns: Sequence[str], files: TableFiles, limit: int) -> pa.Table:
     """Read the new rows' columns, in the table's types; further columns are passed over."""
-    missing = [name for name in columns if name not in rows.schema.names]
-    if missing:
-        raise SchemaError(
-            f"the new rows lack column {missing[0]!r}, which {files.name!r} needs for these features",
-            f"give the columns {list(columns)}",
-        )
+    chosen = rows.selecting(tuple(files.schema[name] for name in columns))
     budget, size = max(limit - resident_bytes(), 0), 0
     batches = []
-    for batch in rows.batches(columns=list(columns)):
+    for batch in chosen.batches():
         size += batch.nbytes
         if _COPIES * size > budget:
             raise MemoryLimitError(
@@ -146,16 +145,7 @@ def _load(rows: RowSource, columns: Sequence[str], files: TableFiles, limit: int
                 "give them in several files, oldest first, or raise memory_limit",
             )
         batches.append(batch)
-    found = pa.schema([rows.schema.field(name) for name in rows.schema.names if name in columns])
-    table = pa.Table.from_batches(batches, schema=found).select(list(columns))
-    target = empty_table(files.schema, columns).schema
-    try:
-        return table.cast(target)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SchemaError(
-            f"the new rows do not fit the types of table {files.name!r}: {error}",
-            f"give them as {', '.join(f'{one.name}: {one.type}' for one in target)}",
-        ) from error
+    return pa.Table.from_batches(batches, schema=chosen.schema)
 
 
 def _table_order(table: pa.Table, files: TableFiles) -> np.ndarray[Any, Any]:

@@ -266,7 +266,7 @@ def _disagreement(
         )
     return SchemaError(
         f"column {name!r} is {a} in {first_name} but {b} in {second_name}",
-        remedy if first_name != "the table" else f"cast it to {a} before appending",
+        remedy if first_name != "the table" else f"cast it to {a}",
     )
 
 

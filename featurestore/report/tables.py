@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 from featurestore.units import format_bytes
 
@@ -119,6 +119,42 @@ class StoreSummary:
 
     def to_html(self) -> str:
         return html_table(f"{self.url} at version {self.version}", self._HEAD, self._rows())
+
+
+class Version(Protocol):
+    """What a history needs of a version."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def created(self) -> str: ...
+
+    @property
+    def operation(self) -> str: ...
+
+    @property
+    def id(self) -> str: ...
+
+
+class History(tuple[Any, ...]):
+    """Versions, oldest first; a tuple that prints as a table."""
+
+    __slots__ = ()
+    _HEAD: ClassVar = ("version", "created", "operation", "id")
+
+    def _rows(self) -> list[tuple[object, ...]]:
+        versions: Sequence[Version] = self
+        return [(one.version, one.created, one.operation, one.id) for one in versions]
+
+    def __str__(self) -> str:
+        return text_table(self._HEAD, self._rows())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table("history", self._HEAD, self._rows())
 
 
 @dataclass(frozen=True, slots=True)
