@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.dataset.dataset import Dataset
 from featurestore.dataset.view import TableView
-from featurestore.errors import InvalidInputError
+from featurestore.errors import InvalidInputError, SchemaError
 from featurestore.execution.collecting import collect_rows, dask_frame
 from featurestore.execution.publish import append_partitions
 from featurestore.execution.serving import compute_features
@@ -200,6 +200,21 @@ class Table:
         names = self.columns if columns is None else tuple(columns)
         view = self._view(names)
         return dask_frame(view.partitions, self._session.place, view.schema, names)
+
+    def tensor(self, column: str) -> tuple[Any, ...]:
+        """Return a tensor column as read-only ``zarr.Array``s, one per partition; reads nothing yet.
+
+        Raises
+        ------
+        SchemaError
+            If it is no tensor column.
+        NotReadyError
+            If values are missing or stale.
+        """
+        if not self.schema[column].is_tensor:
+            raise SchemaError(f"column {column!r} is no tensor", "use read() for scalar columns")
+        view = self._view([column])
+        return tuple(one.zarr(self._session.objects, column) for one in view.partitions)
 
     def compute(self, source: Any, columns: Sequence[str]) -> Any:
         """Return features of rows that are not in the table, as if they came right after it.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import narwhals as nw
 
@@ -125,6 +126,12 @@ class PartitionSource:
             name: self._read_tensor(store, engine, name) for name in columns if name not in scalars
         }
         return Partition(_side_by_side(frames, engine).select(scalars), schema, tensors)
+
+    def zarr(self, store: ObjectStore, column: str) -> Any:
+        """Return a tensor column of this partition as a read-only ``zarr.Array``."""
+        from featurestore.storage.tensor_group import open_tensor
+
+        return open_tensor(store, self._entry(column)[1], column)
 
     def _read_tensor(self, store: ObjectStore, engine: Engine, name: str) -> Array:
         from featurestore.storage.tensor_group import read_tensor

@@ -191,6 +191,11 @@ class LocalStore:
                 self._io.unlink(target)
             self._prune(os.path.dirname(target))
 
+    def zarr_store(self) -> Any:
+        from zarr.storage import LocalStore as ZarrStore
+
+        return ZarrStore(self.root, read_only=True)
+
     # --- pieces --------------------------------------------------------------------------------
 
     @contextmanager

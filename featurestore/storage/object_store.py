@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +82,6 @@ class ObjectStore(Protocol):
 
     def local_path(self, path: str) -> Path | None:
         """Return where a file lies on this machine's file system, for memory maps; else None."""
+
+    def zarr_store(self) -> Any:
+        """Return the same files as a read-only store of zarr-python."""

@@ -143,6 +143,11 @@ class RemoteStore:
         # The order is that of most services already; sorting makes it so for all.
         yield from sorted(found, key=lambda one: one.path)
 
+    def zarr_store(self) -> Any:
+        from zarr.storage import ObjectStore as ZarrStore
+
+        return ZarrStore(self._client, read_only=True)
+
     def local_path(self, path: str) -> Path | None:
         check_path(path)
         return None

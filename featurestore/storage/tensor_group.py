@@ -233,6 +233,20 @@ def read_tensor(
     return out
 
 
+def open_tensor(store: ObjectStore, entry: PartitionEntry, name: str) -> Any:
+    """Return a tensor column of one partition as a read-only ``zarr.Array``, nothing read yet.
+
+    Raises
+    ------
+    NotFoundError
+        If the group has no such tensor.
+    """
+    import zarr
+
+    folder = _tensor_files(entry, name)[0].path.rpartition("/")[0]
+    return zarr.open_array(store.zarr_store(), path=folder, mode="r")
+
+
 def _read_chunk(
     store: ObjectStore, file: StoredFile, start: int, target: memoryview, whole: bool
 ) -> None:
