@@ -85,12 +85,50 @@ def auc(label: HostArray, score: HostArray) -> float:
     return wins / (positives * negatives)
 
 
-def _binary(label: HostArray, probability: HostArray) -> dict[str, float]:
-    if not np.isin(label, (0, 1)).all():
+def require_labels(task: str, label: HostArray | None, classes: int | None, where: str) -> None:
+    """Refuse labels that do not fit the task.
+
+    Parameters
+    ----------
+    task : str
+    label : array [rows]
+    classes : int, optional
+        How many there are; for ``multiclass``.
+    where : str
+        Whose labels they are, in words.
+
+    Raises
+    ------
+    InvalidInputError
+        If a binary label is not 0 or 1, a class is not a whole number from 0 to ``classes - 1``, or
+        a number to predict is infinite.
+
+    Examples
+    --------
+    >>> require_labels("multiclass", np.array([0, 1, 2]), 3, "training")
+    """
+    if label is None:
+        return
+    if task == "regression":
+        bad = ~np.isfinite(label.astype(np.float32))
+        wanted, remedy = "finite float32 numbers", "clip them, or leave these rows out with where="
+    elif task == "binary":
+        bad = ~np.isin(label, (0, 1))
+        wanted = "0 and 1"
+        remedy = "make it 0 and 1, or set task to 'regression' or 'multiclass'"
+    else:
+        bad = ~np.isin(label, np.arange(classes or 0))
+        wanted = f"whole numbers from 0 to {(classes or 0) - 1}"
+        remedy = "set classes, or number the classes from 0"
+    if bad.any():
         raise InvalidInputError(
-            f"a binary label holds {np.unique(label)[:5].tolist()}",
-            "make it 0 and 1, or set task to 'regression' or 'multiclass'",
+            f"{where}: a {task} label holds {np.unique(label[bad])[:5].tolist()}, not only {wanted}",
+            remedy,
         )
+
+
+def _binary(label: HostArray, probability: HostArray) -> dict[str, float]:
+    require_labels("binary", label, None, "the judged rows")
     clipped = np.clip(probability, _CLIP, 1 - _CLIP)
     loss = -np.where(label == 1, np.log(clipped), np.log1p(-clipped)).mean()
     return {

@@ -40,11 +40,12 @@ from featurestore.fingerprint import Json, digest
 from featurestore.report.progress import progress_bars
 from training.config import RunConfig
 from training.loading.loader import Loader
-from training.metrics import evaluate
+from training.metrics import evaluate, require_labels
 from training.source import open_dataset, open_table, task_of
 from training.stored_pipeline import save_pipeline
 
 RUN_VERSION: Final = 1
+_CHECKED_ROWS: Final = 1 << 16
 _PACKAGES: Final = (
     "featurestore", "numpy", "polars", "pyarrow", "narwhals", "zarr", "dask", "keras",
     "tensorflow", "tensorflow-cpu", "xgboost", "xgboost-cpu",
@@ -191,6 +192,10 @@ def _loaders(config: RunConfig, dataset: Any) -> dict[str, Loader]:
 
 
 def _train(config: RunConfig, task: str, loaders: Mapping[str, Loader]) -> Model:
+    for part, loader in loaders.items():
+        for start in range(0, loader.rows, _CHECKED_ROWS):
+            label = loader.pack.read(start, min(start + _CHECKED_ROWS, loader.rows)).label
+            require_labels(task, label, config.model.classes, f"the {part} part")
     return model_class(config.model.kind).fit(config, task, loaders["train"], loaders["valid"])  # type: ignore[no-any-return]
 
 

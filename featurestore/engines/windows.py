@@ -14,7 +14,7 @@ the partitioning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -328,9 +328,6 @@ class Windows:
             return count, xp.ones(count.shape[0], dtype=xp.bool_)
         valid = count >= max(min_count, 2 if name == "std" else 1)
         return canonical(xp, getattr(self, name)(), valid), valid
-
-    def statistics(self, names: Sequence[str], min_count: int) -> dict[str, tuple[Array, Array]]:
-        return {name: self.statistic(name, min_count) for name in names}
 
 
 def canonical(xp: Any, values: Array, valid: Array) -> Array:

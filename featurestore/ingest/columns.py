@@ -51,6 +51,8 @@ def field_of(name: str, type_: pa.DataType, where: str) -> Field:
         return Field(name, normalise_type(type_))
     except SchemaError as error:
         remedy = "cast the column to a number, string, time, or list of those, or leave it out"
+        if not name:
+            raise SchemaError(f"a column of {where} has no name", "give it one") from error
         if pa.types.is_struct(type_):
             remedy = "make each member a column of its own before ingest, or leave the column out"
         raise SchemaError(
@@ -187,7 +189,7 @@ def conform(column: pa.Array, field: Field, where: str) -> pa.Array:
                 pc.cast(_elements(column, field, where), field.type), target.list_size
             )
         if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
+            column = _decoded(column)
         return pc.cast(column, target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SchemaError(
@@ -195,6 +197,14 @@ def conform(column: pa.Array, field: Field, where: str) -> pa.Array:
             f"fit {type_text(field)} exactly: {error}",
             f"cast the column to {type_text(field)} before ingest",
         ) from error
+
+
+def _decoded(column: Any) -> pa.Array:
+    """Return a dictionary column's values; Polars' categories are views, which Arrow cannot take."""
+    values = column.dictionary
+    if pa.types.is_string_view(values.type):
+        values = pc.cast(values, pa.string())
+    return pc.take(values, column.indices)
 
 
 def _complete(column: pa.Array) -> bool:

@@ -7,6 +7,7 @@ Nulls: in columns of numbers, booleans and times, an empty field and the usual s
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from featurestore.ingest.formats import bounded, readable
 
 _BLOCK: Final = 4 << 20
 _NAME: Final = re.compile(r".*\.(csv|tsv|txt)(\.gz)?", re.IGNORECASE)
+_ENCODING: Final = "write it as UTF-8: iconv -f LATIN1 -t UTF-8 (or -f UTF-16), or as Parquet"
 _BAD_VALUE: Final = re.compile(
     r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)", re.DOTALL
 )
@@ -42,10 +44,34 @@ class CsvFile:
         self.name = str(path)
         self._path = path
         self._tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
+        self._require_text()
         with self._open(pcsv.ConvertOptions()) as reader:
             self.types: pa.Schema = reader.schema
+        self._require_columns()
         # The block being parsed, the one read ahead, and the parsed fields.
         self.reading_bytes = 4 * _BLOCK if _is_gzip(path) else 4 * min(_BLOCK, path.stat().st_size)
+
+    def _require_text(self) -> None:
+        """Refuse another encoding, or another separator, before the parser says what it makes of it."""
+        opened = gzip.open if _is_gzip(self._path) else open
+        with readable(self._path, "CSV"), opened(self._path, "rb") as file:
+            header = file.readline(_BLOCK)
+        if header[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise SourceError(f"{self.name} is UTF-16 text, not UTF-8", _ENCODING)
+        used = b"\t" if self._tabs else b","
+        if used not in header and any(one in header for one in (b";", b"\t", b"|", b",")):
+            raise SourceError(
+                f"{self.name} has no {'tab' if self._tabs else 'comma'} in its header "
+                f"{header[:60]!r}: it has another separator",
+                "separate by commas, or by tabs and name it .tsv, or convert it to Parquet",
+            )
+
+    def _require_columns(self) -> None:
+        binary = [one.name for one in self.types if pa.types.is_binary(one.type)]
+        if binary:
+            raise SourceError(
+                f"{self.name} is not UTF-8: columns {binary} hold other bytes", _ENCODING
+            )
 
     @contextmanager
     def _open(self, convert: pcsv.ConvertOptions) -> Iterator[pcsv.CSVStreamingReader]:
@@ -98,12 +124,24 @@ class CsvFile:
         line = f"row {row} (the header is row 1), " if row else ""
         return SourceError(
             f"{self.name}: {line}column {column!r} does not parse as {type_}: {what}",
-            f"correct the value, or say what the column is: types={{{column!r}: 'string'}}, or "
-            "convert the file to Parquet",
+            _ENCODING
+            if "UTF8" in what
+            else f"correct the value, or say what the column is: types={{{column!r}: "
+            f"{'float64' if _is_number(what) else 'string'!r}}}, or convert the file to Parquet",
         )
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+
+def _is_number(what: str) -> bool:
+    """Whether the value at the end of Arrow's message, in quotes, is a number."""
+    found = re.search(r"'([^']*)'\s*$", what)
+    try:
+        float(found[1] if found else "")
+    except ValueError:
+        return False
+    return True
 
 
 def _is_gzip(path: Path) -> bool:

@@ -104,7 +104,8 @@ class Source:
             raise SchemaError(
                 f"column {name!r} of {self._label()} has no value where its type is looked for "
                 "(CSV: the first 4 MiB of each file)",
-                f"say what it is: types={{{name!r}: 'float64'}}, or leave the column out",
+                f"give it a type (ingest and append take types={{{name!r}: 'float64'}}), or leave the "
+                "column out",
             )
         return result
 

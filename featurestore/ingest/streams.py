@@ -65,9 +65,12 @@ class PandasFrame:
         if not frame.columns.is_unique:
             repeated = sorted(set(frame.columns[frame.columns.duplicated()]))
             raise SchemaError(f"columns {repeated} of {name} occur more than once", "rename them")
-        with _streaming(name):
-            # From all rows at once: a slice might hold nothing but nulls.
-            self.types: pa.Schema = pa.Schema.from_pandas(frame, preserve_index=False)
+        # From all rows at once: a slice might hold nothing but nulls.
+        self.types: pa.Schema = pa.schema([self._typed(column) for column in frame.columns])
+
+    def _typed(self, column: str) -> pa.Field:
+        with _streaming(f"column {column!r} of {self.name}"):
+            return pa.Schema.from_pandas(self._frame[[column]], preserve_index=False).field(0)
 
     def batches(
         self, columns: Sequence[str], types: pa.Schema, batch_bytes: int
@@ -164,6 +167,13 @@ def open_stream(value: Any, name: str, scratch: Path | None) -> Table | PandasFr
     if pandas is not None and isinstance(value, pandas.DataFrame):
         return PandasFrame(value, name)
     if polars is not None and isinstance(value, polars.DataFrame):
+        objects = [column for column, type_ in value.schema.items() if type_ == polars.Object]
+        if objects:
+            # Polars would hand over the objects' addresses as binary values.
+            raise SchemaError(
+                f"columns {objects} of {name} hold Python objects",
+                "turn them into numbers, strings or lists, or leave them out",
+            )
         return Table(value, name)
     if polars is not None and isinstance(value, polars.LazyFrame):
         raise SourceError(

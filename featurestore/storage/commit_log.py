@@ -49,6 +49,7 @@ STORE_FILE: Final = "store.json"
 HINT_FILE: Final = "latest.json"
 _HINT_EVERY: Final = 32
 _ATTEMPTS: Final = 300
+_FOLDERS: Final = ("data", "filesets", "journal", "snapshots", "states", "tags", "tmp")
 
 Change = Callable[[Snapshot], Mapping[str, Mapping[str, Any] | None]]
 
@@ -108,8 +109,9 @@ class CommitLog:
         Raises
         ------
         NameTakenError
-            If there is one already.
+            If there is one already, or its folders are taken by other files.
         """
+        _require_room(store)
         content: dict[str, Json] = {
             "format": FORMAT_VERSION,
             "id": secrets.token_hex(8),
@@ -441,3 +443,15 @@ def _filesets(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
 
 def _now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+
+
+def _require_room(store: ObjectStore) -> None:
+    """Refuse a place whose files could be taken for a store's own, and be removed as such."""
+    for folder in _FOLDERS:
+        found = next(iter(store.list(folder)), None)
+        # A store that somebody makes at this moment is reported as such.
+        if found is not None and not store.exists(STORE_FILE):
+            raise NameTakenError(
+                f"{store.url} is no store and holds {found.path} already",
+                "create the store in a directory that is empty or does not exist",
+            )

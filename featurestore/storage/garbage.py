@@ -8,7 +8,8 @@ What is kept:
 * the journal of a table while any of its entries is younger than the safety age (its build is
   alive), with all files the entries name. The entries of a dead journal go; the files they name go
   with the next collection;
-* states (a cache) that are younger than ``state_age_seconds``.
+* states (a cache) that are younger than ``state_age_seconds``;
+* every file whose name this package does not give: somebody put it there.
 
 Versions that are let go keep their number, time and operation, only their entries go: their names
 must stay taken, see ``commit_log``. Each fileset is read once, however many versions share it. If
@@ -21,6 +22,7 @@ let go; a version tagged meanwhile is restored, and the run stops if a journal c
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,6 +41,13 @@ from featurestore.storage.states import STATES
 from featurestore.units import format_bytes
 
 DAY: Final = 86_400.0
+_SHOWN: Final = 20
+_PARTITION: Final = r"/[^/]+/[^/]+/[^/]+-[0-9a-f]{12}(\.parquet|\.\d+\.zarr/.+)"
+_OURS: Final = re.compile(
+    rf"{DATA}{_PARTITION}|{FILESETS}/[0-9a-f]{{24}}\.arrow|{STATES}/[^/]+\.arrow"
+    rf"|{STAGING}/\d+-[0-9a-f]+|{JOURNAL}/[^/]+/[^/]+\.json"
+)
+_VERSION: Final = re.compile(rf"{SNAPSHOTS}/(\d+)\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,9 @@ class GcReport:
             f"{verb} {len(self.removed)} files ({format_bytes(self.bytes)}) and let "
             f"{len(self.expired)} versions go; {len(self.kept)} versions are kept"
         )
-        return "\n".join([head, *(f"  {one.path} ({one.reason})" for one in self.removed)])
+        lines = [f"  {one.path} ({one.reason})" for one in self.removed[:_SHOWN]]
+        more = len(self.removed) - len(lines)
+        return "\n".join([head, *lines, *([f"  and {more} more"] if more else [])])
 
 
 def gc(
@@ -147,7 +158,7 @@ def _old_files(store: ObjectStore, before: float) -> list[ObjectInfo]:
         info
         for directory in (DATA, FILESETS, STATES, STAGING)
         for info in store.list(directory)
-        if info.modified < before
+        if info.modified < before and _OURS.fullmatch(info.path)
     ]
 
 
@@ -187,7 +198,7 @@ class _Journals:
 
     @classmethod
     def read(cls, store: ObjectStore, before: float) -> _Journals:
-        infos = list(store.list(JOURNAL))
+        infos = [one for one in store.list(JOURNAL) if _OURS.fullmatch(one.path)]
         alive = frozenset(one.path.split("/")[1] for one in infos if one.modified >= before)
         files: set[str] = set()
         for info in infos:
@@ -213,9 +224,9 @@ class _Versions:
     def choose(cls, log: CommitLog, before: float, keep_versions: int) -> _Versions:
         newest = log.newest_version()
         young = {
-            int(info.path.removeprefix(SNAPSHOTS + "/").removesuffix(".json"))
+            int(match[1])
             for info in log.store.list(SNAPSHOTS)
-            if info.modified >= before
+            if info.modified >= before and (match := _VERSION.fullmatch(info.path))
         }
         tagged = set(log.tags().values()) - {0}
         files = {version: log.read_file(version) for version in range(1, newest + 1)}

@@ -31,6 +31,7 @@ from featurestore.errors import (
     CorruptionError,
     DiskFullError,
     FeatureStoreError,
+    InvalidInputError,
     NotFoundError,
     UnsupportedError,
 )
@@ -366,6 +367,10 @@ def _error(error: OSError, path: str, action: str) -> FeatureStoreError:
     code = error.errno
     if code in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(problem, "free space or raise the quota; gc removes unused files")
+    if code == errno.ENOTDIR and action not in ("read", "look at"):
+        return InvalidInputError(
+            f"{problem}: something above it is a file", "name a directory for the store"
+        )
     if code in (errno.ENOENT, errno.ENOTDIR):
         return NotFoundError(f"there is no file {path}", "run verify if the store names it")
     if code == errno.ELOOP:

@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 
 from featurestore.engines.protocol import Array, Engine
 from featurestore.errors import DefinitionError
-from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer, encode
+from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
 from featurestore.transforms.value_counts import (
     check_countable,
     combine_counts,
+    counts_fingerprint,
     most_frequent_first,
     summarize_counts,
 )
@@ -142,7 +142,7 @@ class Categorify(Transformer):
         return {names[one]: FIRST_CODE + state[one].num_rows for one in names}
 
     def state_fingerprint(self) -> str:
-        return fingerprint("value counts", 1, encode(self.columns))
+        return counts_fingerprint(self.columns)
 
 
 def _encode(partition: Partition, column: str, vocabulary: pa.Table, engine: Engine) -> Array:

@@ -27,9 +27,13 @@ import pyarrow as pa
 
 from featurestore.engines.protocol import Array, Engine
 from featurestore.errors import CorruptionError
-from featurestore.transforms.base import Partition, State
+from featurestore.fingerprint import fingerprint
+from featurestore.transforms.base import Partition, State, encode
+from featurestore.transforms.selectors import Selection
 
 TABLE: Final = "moments"
+# Raise it whenever the moments of the same rows change: kept states are found by it.
+_VERSION: Final = 1
 _BLOCK: Final = 16_384
 _SAMPLE: Final = 4096
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
@@ -115,6 +119,11 @@ class Moments:
         return Moments(
             self.columns, counts, mean, m2, smallest, np.maximum(self.largest, other.largest)
         )
+
+
+def moments_fingerprint(columns: Selection) -> str:
+    """Return the fingerprint of a state of moments, whichever transformer learns it."""
+    return fingerprint("moments", _VERSION, encode(columns))
 
 
 def summarize_moments(partition: Partition, columns: Sequence[str], engine: Engine) -> State:

@@ -17,15 +17,21 @@ import pyarrow as pa
 
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError, SchemaError
-from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer, encode
-from featurestore.transforms.moments import Moments, blocks, combine_moments, summarize_moments
+from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
+from featurestore.transforms.moments import (
+    Moments,
+    blocks,
+    combine_moments,
+    moments_fingerprint,
+    summarize_moments,
+)
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, numeric, resolve
 from featurestore.transforms.value_counts import (
     check_countable,
     combine_counts,
+    counts_fingerprint,
     most_frequent_first,
     summarize_counts,
 )
@@ -148,7 +154,7 @@ class Standardize(Transformer):
         return 16 * rows
 
     def state_fingerprint(self) -> str:
-        return _moments_fingerprint(self.columns)
+        return moments_fingerprint(self.columns)
 
 
 @dataclass(frozen=True)
@@ -295,13 +301,8 @@ class Impute(Transformer):
 
     def state_fingerprint(self) -> str:
         if self.strategy == "mean":
-            return _moments_fingerprint(self.columns)
-        return fingerprint("value counts", 1, encode(self.columns))
-
-
-def _moments_fingerprint(columns: Selection) -> str:
-    # Standardize and Impute(strategy="mean") learn the same moments, whatever they call outputs.
-    return fingerprint("moments", 1, encode(columns))
+            return moments_fingerprint(self.columns)
+        return counts_fingerprint(self.columns)
 
 
 def _numeric_columns(columns: Selection, schema: TableSchema, transformer: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ not with the rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import narwhals as nw
 import pyarrow as pa
@@ -16,10 +17,14 @@ import pyarrow.compute as pc
 
 from featurestore.engines.protocol import Engine
 from featurestore.errors import CorruptionError, SchemaError
+from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field
-from featurestore.transforms.base import Partition, State
+from featurestore.transforms.base import Partition, State, encode
+from featurestore.transforms.selectors import Selection
 
-_COUNT = "__fs_count"
+_COUNT: Final = "__fs_count"
+# Raise it whenever the counts of the same rows change: kept states are found by it.
+_VERSION: Final = 1
 
 
 def check_countable(one: Field, transformer: str) -> None:
@@ -37,6 +42,11 @@ def check_countable(one: Field, transformer: str) -> None:
             f"{transformer} counts distinct values; column {one.name!r} is {kind}",
             "choose string, integer or boolean columns, or cast it",
         )
+
+
+def counts_fingerprint(columns: Selection) -> str:
+    """Return the fingerprint of a state of counts, whichever transformer learns it."""
+    return fingerprint("value counts", _VERSION, encode(columns))
 
 
 def summarize_counts(partition: Partition, columns: Sequence[str], engine: Engine) -> State:

@@ -344,3 +344,42 @@ def test_a_source_that_changes_between_the_passes(ingest, tmp_path):
 def test_every_refusal_is_of_the_tree():
     with pytest.raises(FeatureStoreError):
         open_source(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "k,t\né,1\n".encode("latin-1"), r"x.csv is not UTF-8: columns \['k'\].*iconv"),
+        ("x.csv", "k,t\né,1\n".encode("utf-16"), "x.csv is UTF-16 text.*iconv"),
+        ("x.csv", b"k;t\na;1,5\n", "no comma in its header b'k;t.*another separator.*commas"),
+        ("x.tsv", b"k,t\na,1\n", "no tab in its header.*another separator"),
+    ],
+)
+def test_text_of_another_kind(ingest, tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    refused(ingest, SourceError, tmp_path / name, message)
+
+
+def test_bytes_that_are_no_text_far_into_a_file(ingest, tmp_path):
+    lines = b"k,t\n" + b"".join(b"%07d,1\n" % i for i in range(600_000)) + b"\xe9,2\n"
+    (tmp_path / "x.csv").write_bytes(lines)
+    options = {"types": {"k": "string"}}
+    with pytest.raises(SourceError, match=r"row 600002 .*UTF8 data(?s:.*)iconv"):
+        list(open_source(tmp_path / "x.csv", **options).batches())
+
+
+def test_a_late_number_of_another_kind_says_float(tmp_path):
+    lines = "k\n" + "1234567\n" * 600_000 + "1.5\n"
+    (tmp_path / "x.csv").write_text(lines)
+    with pytest.raises(SourceError, match=r"types=\{'k': 'float64'\}"):
+        list(open_source(tmp_path / "x.csv").batches())
+    found = open_source(tmp_path / "x.csv", types={"k": "float64"})
+    assert sum(one.num_rows for one in found.batches()) == 600_001
+
+
+def test_columns_that_cannot_be_named_or_held(ingest):
+    refused(ingest, SchemaError, pa.table({"": [1]}), "has no name")
+    objects = pl.DataFrame({"k": pl.Series([object()], dtype=pl.Object)})
+    refused(ingest, SchemaError, objects, r"columns \['k'\] of the source hold Python objects")
+    mixed = pd.DataFrame({"k": [1, 2], "o": pd.Series([1, "a"], dtype=object)})
+    refused(ingest, SourceError, mixed, "column 'o' of the source cannot be read as Arrow")

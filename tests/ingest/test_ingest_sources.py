@@ -292,3 +292,12 @@ def test_selecting_passes_over_what_is_not_wanted() -> None:
         assert found.to_pydict() == {"b": [None, None], "a": [1, 2]}
         with pytest.raises(SchemaError, match="lacks columns"):
             _ = source.selecting((Field("c", pa.int64()),)).fields
+
+
+@pytest.mark.parametrize("type_", [pl.Categorical, pl.Enum(["a", "b"])])
+def test_categories_of_polars_are_strings(type_) -> None:
+    frame = pl.DataFrame({"k": pl.Series(["b", None, "a"], dtype=type_)})
+    source = open_source(frame)
+    assert source.schema.field("k").type == pa.string()
+    [batch] = source.batches()
+    assert batch.column(0).to_pylist() == ["b", None, "a"]

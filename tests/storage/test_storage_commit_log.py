@@ -244,8 +244,10 @@ class TestSize:
         def entry(key: int, value: int) -> dict[str, Any]:
             return {"value": value, "definition": f"{key:0400d}"}
 
-        store = CountingStore(_memory())
-        log = CommitLog.create(store)
+        memory = _memory()
+        CommitLog.create(memory)
+        store = CountingStore(memory)
+        log = CommitLog.open(store)
         log.commit("many", lambda head: {f"group:t:{i}": entry(i, 0) for i in range(2000)})
         complete = store.created[-1]
         store.created.clear()

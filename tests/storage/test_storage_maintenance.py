@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError
+from featurestore.errors import CorruptionError, InvalidInputError, NameTakenError, NotFoundError
 from featurestore.schema import Field
 from featurestore.storage import fileset, garbage
 from featurestore.storage.backends import open_object_store
@@ -399,3 +399,45 @@ class TestGc:
     def test_nonsense_is_refused(self, local: LocalStore, options: dict[str, Any]) -> None:
         with pytest.raises(InvalidInputError):
             gc(CommitLog.create(local), **options)
+
+
+def test_gc_leaves_files_alone_that_the_store_did_not_name(tmp_path: Path) -> None:
+    log = CommitLog.create(LocalStore(tmp_path))
+    foreign = [
+        "data/raw/mine.parquet",
+        "data/raw/2024/part-000.parquet",
+        "data/notes.txt",
+        "filesets/mine.arrow",
+        "states/notes.txt",
+        "journal/monday.md",
+        "tmp/draft.txt",
+        "snapshots/readme",
+    ]
+    for path in foreign:
+        log.store.write(path, b"mine")
+        os.utime(tmp_path / path, (1, 1))
+    assert gc(log, safety_age_seconds=0).removed == ()
+    assert all((tmp_path / path).read_bytes() == b"mine" for path in foreign)
+
+
+def test_a_store_is_not_created_among_other_files(tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "raw.csv"
+    raw.parent.mkdir()
+    raw.write_text("a")
+    with pytest.raises(NameTakenError, match=r"data/raw\.csv"):
+        CommitLog.create(LocalStore(tmp_path))
+    assert [one for one in tmp_path.rglob("*") if one.is_file()] == [raw]
+
+
+def test_a_store_is_not_created_on_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a")
+    with pytest.raises(InvalidInputError, match="is a file"):
+        CommitLog.create(LocalStore(tmp_path / "file"))
+
+
+def test_a_long_gc_report_is_cut() -> None:
+    removed = tuple(garbage.Garbage(f"data/{n}", 1, "why") for n in range(500))
+    lines = str(garbage.GcReport(True, removed, (), (1,))).splitlines()
+    assert lines[0].startswith("would remove 500 files")
+    assert lines[-1] == "  and 480 more"
+    assert len(lines) == 22

@@ -235,6 +235,17 @@ def test_a_model_of_ones_own(store: Path, tmp_path: Path, monkeypatch: pytest.Mo
         ({"pipeline": {"categorify": ["x"], "standardize": ["x"]}}, "both categories and numbers"),
         ({"pipeline": {"impute": False}}, "columns .'gaps'. hold NaN"),
         ({"data": {"label": "id", "features": ["x"]}}, "class or a number"),
+        (
+            {
+                "data": {"label": "id", "features": ["x"]},
+                "model": {"task": "multiclass", "classes": 3},
+            },
+            r"the train part: a multiclass label holds \[3, 4, 5, 6\].* from 0 to 2",
+        ),
+        (
+            {"data": {"label": "delay", "features": ["x"]}, "model": {"task": "binary"}},
+            "the train part: a binary label holds",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_said_and_leaves_nothing(

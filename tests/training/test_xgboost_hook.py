@@ -165,3 +165,21 @@ def test_what_xgboost_cannot_hold_is_refused(cache: Path) -> None:
         feature_columns(wide)
     with pytest.raises(DefinitionError, match="without features"):
         feature_columns(DatasetSchema((Input("y", Role.LABEL, "float32"),)))
+
+
+def test_infinities_are_refused_by_column(cache: Path) -> None:
+    part = numbered_part(50)
+    part.inputs["numeric"][20, 1] = np.inf
+    one = Loader(part, 8, cache=cache)
+    name = one.schema.numeric[1]
+    with pytest.raises(InvalidInputError, match=rf"columns \['{name}'\] hold infinity"):
+        dmatrix(one)
+    with pytest.raises(InvalidInputError, match="hold infinity"):
+        predict_batches(xgboost.Booster(), iter([one.pack.read(0, 50)]), one.schema)
+
+
+def test_an_infinite_label_is_refused(cache: Path) -> None:
+    part = numbered_part(50)
+    part.label = np.full(50, np.inf, np.float32)
+    with pytest.raises(InvalidInputError, match="the label holds infinity"):
+        dmatrix(Loader(part, 8, cache=cache))

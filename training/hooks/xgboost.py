@@ -65,7 +65,13 @@ def feature_columns(schema: DatasetSchema) -> tuple[list[str], list[str]]:
 
 
 def page(batch: Batch, schema: DatasetSchema) -> HostArray:
-    """Return the inputs of some rows as one new float32 array ``[rows, columns]``."""
+    """Return the inputs of some rows as one new float32 array ``[rows, columns]``.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value is infinite, or too large for float32: XGBoost takes none of these.
+    """
     out = np.empty((batch.rows, len(feature_columns(schema)[0])), dtype=np.float32)
     position = numeric = 0
     for one in schema.columns:
@@ -79,7 +85,26 @@ def page(batch: Batch, schema: DatasetSchema) -> HostArray:
             values = batch.inputs[one.name].reshape(batch.rows, width)
         out[:, position : position + width] = values
         position += width
+    infinite = np.atleast_1d(np.isinf(out).any(axis=0))
+    if infinite.any():
+        names = [
+            name for name, bad in zip(feature_columns(schema)[0], infinite, strict=True) if bad
+        ]
+        raise InvalidInputError(
+            f"columns {names[:5]} hold infinity or values beyond float32, which XGBoost does not take",
+            "clip them or make them null with fs.Expression, or leave the columns out",
+        )
     return out
+
+
+def _label(values: HostArray) -> HostArray:
+    label = values.astype(np.float32)
+    if not np.isfinite(label).all():
+        raise InvalidInputError(
+            "the label holds infinity or values beyond float32, which XGBoost does not take",
+            "clip it, or leave these rows out with where=",
+        )
+    return label
 
 
 class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
@@ -112,7 +137,7 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
             return False
         stop = min(start + self._page_rows, self._loader.rows)
         batch = self._loader.pack.read(start, stop)
-        label = {} if batch.label is None else {"label": batch.label.astype(np.float32)}
+        label = {} if batch.label is None else {"label": _label(batch.label)}
         input_data(
             data=page(batch, self._loader.schema),
             feature_names=self._names,

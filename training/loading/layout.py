@@ -27,6 +27,8 @@ PACK_VERSION: Final = 1
 BLOCK_ROWS: Final = 8192
 MANIFEST: Final = "manifest.json"
 LABEL: Final = "label"
+# Under which the label stands among the inputs; no column can be called that.
+LABEL_KEY: Final = ""
 _SUPPORTED: Final = frozenset(
     ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
      "float16", "float32", "float64"]
@@ -121,13 +123,13 @@ class ArrayLayout:
 
 
 def pack_layout(schema: DatasetSchema, rows: int) -> dict[str, ArrayLayout]:
-    """Return the arrays of a pack: ``inputs/<name>`` each, and ``label`` under the key ``""``."""
+    """Return the arrays of a pack: ``inputs/<name>`` each, and ``label`` under ``LABEL_KEY``."""
     layout = {
         name: ArrayLayout(f"inputs/{_directory(name, number)}", dtype, shape, rows)
         for number, (name, (dtype, shape)) in enumerate(schema.array_specs().items())
     }
     if schema.label is not None:
-        layout[""] = ArrayLayout(LABEL, schema.label.dtype, schema.label.shape, rows)
+        layout[LABEL_KEY] = ArrayLayout(LABEL, schema.label.dtype, schema.label.shape, rows)
     return layout
 
 

@@ -29,6 +29,7 @@ from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema, HostAr
 from featurestore.errors import CorruptionError, FeatureStoreError, InvalidInputError
 from training.loading.buffers import aligned_empty
 from training.loading.layout import (
+    LABEL_KEY,
     MANIFEST,
     ArrayLayout,
     decode_manifest,
@@ -39,7 +40,6 @@ from training.loading.order import Rows
 from training.loading.pack_writer import scratch_name, write_pack
 
 CACHE_VARIABLE: Final = "FEATURESTORE_CACHE"
-LABEL_KEY: Final = ""
 
 
 def cache_directory(cache: str | Path | None = None) -> Path:
@@ -128,11 +128,6 @@ class Pack:
     def row_bytes(self) -> int:
         """Bytes of one row over all arrays, label included."""
         return sum(one.row_bytes for one in self._layout.values())
-
-    @property
-    def disk_bytes(self) -> int:
-        """Bytes of the pack's data files."""
-        return sum(one.file_bytes for one in self._layout.values())
 
     def read(self, start: int, stop: int) -> Batch:
         """Return rows ``[start, stop)`` in table order, as arrays of their own."""

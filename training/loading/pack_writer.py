@@ -28,6 +28,7 @@ from featurestore.fingerprint import Json
 from featurestore.units import format_bytes
 from training.loading.layout import (
     GROUP_JSON,
+    LABEL_KEY,
     MANIFEST,
     PACK_VERSION,
     ArrayLayout,
@@ -138,7 +139,7 @@ def _arrays(batch: Batch, layout: dict[str, ArrayLayout], rows: int) -> dict[str
     """Return a partition's arrays as the pack stores them, after checking what they are."""
     found: dict[str, Any] = dict(batch.inputs)
     if batch.label is not None:
-        found[""] = batch.label
+        found[LABEL_KEY] = batch.label
     if set(found) != set(layout):
         raise SchemaError(
             f"a dataset part gave arrays {sorted(found)} where its schema says {sorted(layout)}"
