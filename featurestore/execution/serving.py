@@ -23,12 +23,12 @@ from featurestore.limits import resident_bytes
 from featurestore.plan.definition import Feature
 from featurestore.plan.staleness import Assessor
 from featurestore.plan.states import (
+    Learner,
     SourceSummaries,
     StateNeed,
     Summary,
     fit_needs,
     source_need,
-    summary_key,
 )
 from featurestore.plan.table_files import TableFiles
 from featurestore.schema import Field
@@ -233,6 +233,7 @@ class Serving:
         assert self._span is not None  # a feature that looks back is refused without a time column
         start = self._span[0]
         reach = feature.transformer.reach(self._files.schema)
+        learner = Learner(feature.transformer, self._files.schema, feature.inputs)
         members = []
         for position, one in enumerate(self._files.base):
             if one.time_min is None or one.time_max is None or one.time_min >= start:
@@ -240,8 +241,7 @@ class Serving:
             if reach is not None and one.time_max < start - reach:
                 continue
             cut = None if one.time_max < start else (one.time_min, start)
-            key = summary_key(feature.transformer, inputs[position], cut)
-            members.append(Summary(key, position, cut))
+            members.append(Summary(learner.summary_key(inputs[position], cut), position, cut))
         if not members:
             return StateNeed()
         key = fingerprint(_SERVED, [one.key for one in members])
@@ -255,7 +255,7 @@ class Serving:
             transformer,
             self._files.schema,
             _virtual_entry(self._partition.rows, self._span),
-            SourceSummaries.of(transformer, source.base, prints),
+            SourceSummaries.of(Learner(transformer, source.schema, columns), source.base, prints),
         )
         self._assessor.require_built(source.name, columns, need.rows)
         carry = self._prepared(need, transformer, source, columns)

@@ -16,7 +16,7 @@ from typing import Final
 from featurestore.errors import DependencyCycleError, NotReadyError
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
-from featurestore.plan.states import SourceSummaries, StateNeed, state_needs
+from featurestore.plan.states import Learner, SourceSummaries, StateNeed, state_needs
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP, Provenance
 from featurestore.transforms.base import Scope, SourceTransformer, UnknownTransformer
@@ -206,8 +206,11 @@ class Assessor:
         if not isinstance(transformer, SourceTransformer):
             return None
         table = transformer.source_table
-        prints = self.prints(table, transformer.source_inputs(files.schema))
-        return SourceSummaries.of(transformer, self._tables[table].base, prints)
+        columns = transformer.source_inputs(files.schema)
+        source = self._tables[table]
+        return SourceSummaries.of(
+            Learner(transformer, source.schema, columns), source.base, self.prints(table, columns)
+        )
 
     def _cycle(self, at: tuple[str, str]) -> DependencyCycleError:
         loop = [*self._path[self._path.index(at) :], at]

@@ -65,12 +65,33 @@ class StateNeed:
     rows: tuple[int, ...] = ()
 
 
-def summary_key(
-    transformer: Transformer, inputs: str, time_range: tuple[int, int] | None = None
-) -> str:
-    """Return the key of a transformer's summary of a partition whose inputs have a fingerprint."""
-    cut = None if time_range is None else list(time_range)
-    return fingerprint("summary", transformer.state_fingerprint(), inputs, cut)
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A transformer that summarises some columns of a table: what all keys of its states share.
+
+    Parameters
+    ----------
+    transformer : Transformer
+    schema : TableSchema
+        Of the table that is summarised: its key and time are what a transformer groups and orders
+        by unless told otherwise, so two tables of equal bytes do not share states.
+    columns : tuple of str
+    """
+
+    transformer: Transformer
+    schema: TableSchema
+    columns: tuple[str, ...]
+
+    def summary_key(self, inputs: str, time_range: tuple[int, int] | None = None) -> str:
+        """Return the key of the summary of a partition whose columns have a fingerprint."""
+        return fingerprint(
+            "summary",
+            self.transformer.state_fingerprint(),
+            list(self.columns),
+            [list(self.schema.key), self.schema.time],
+            inputs,
+            None if time_range is None else list(time_range),
+        )
 
 
 def chain_key(key: str, summary: str) -> str:
@@ -100,7 +121,8 @@ def state_needs(
         assert source is not None
         return [source_need(transformer, files.schema, one, source) for one in files.base]
     if transformer.scope is Scope.PREFIX:
-        return _prefix_needs(transformer, files.base, inputs, transformer.reach(files.schema))
+        learner = Learner(transformer, files.schema, feature.inputs)
+        return _prefix_needs(learner, files.base, inputs)
     if transformer.scope is Scope.FIT:
         return [fit_needs(feature, files, inputs)] * len(files.base)
     if transformer.scope is Scope.NONE:
@@ -112,11 +134,9 @@ def state_needs(
 
 
 def _prefix_needs(
-    transformer: Transformer,
-    base: Sequence[PartitionEntry],
-    inputs: Sequence[str],
-    reach: int | None,
+    learner: Learner, base: Sequence[PartitionEntry], inputs: Sequence[str]
 ) -> list[StateNeed]:
+    reach = learner.transformer.reach(learner.schema)
     needs: list[StateNeed] = []
     members: list[Summary] = []
     chain = ""
@@ -127,7 +147,7 @@ def _prefix_needs(
             chain = fingerprint("prefix", [one.key for one in members])
         needs.append(StateNeed(chain, chain, tuple(members)) if members else StateNeed())
         if entry.rows:
-            summary = Summary(summary_key(transformer, inputs[position]), position)
+            summary = Summary(learner.summary_key(inputs[position]), position)
             members.append(summary)
             chain = chain_key(chain, summary.key)
             newest = entry.time_max
@@ -140,8 +160,9 @@ def _reaches(entry: PartitionEntry, since: int) -> bool:
 
 def fit_needs(feature: Feature, files: TableFiles, inputs: Sequence[str]) -> StateNeed:
     """Return the one state that a fitted feature needs in every partition."""
+    learner = Learner(feature.transformer, files.schema, feature.inputs)
     members = tuple(
-        Summary(summary_key(feature.transformer, inputs[position], cut), position, cut)
+        Summary(learner.summary_key(inputs[position], cut), position, cut)
         for position, cut in fit_scope(feature, files.schema, files.base)
     )
     key = fingerprint("fit", feature.transformer.fingerprint(), [one.key for one in members])
@@ -206,15 +227,12 @@ class SourceSummaries:
 
     @classmethod
     def of(
-        cls,
-        transformer: SourceTransformer,
-        base: Sequence[PartitionEntry],
-        prints: Sequence[str],
+        cls, learner: Learner, base: Sequence[PartitionEntry], prints: Sequence[str]
     ) -> SourceSummaries:
         summaries: list[Summary] = []
         chains = [""]
         for position, one in enumerate(base):
-            summaries.append(Summary(summary_key(transformer, prints[position]), position))
+            summaries.append(Summary(learner.summary_key(prints[position]), position))
             following = chain_key(chains[-1], summaries[-1].key)
             chains.append(following if one.rows else chains[-1])
         return cls(base, prints, summaries, chains)
