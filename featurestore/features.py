@@ -62,11 +62,14 @@ class FeatureSet:
         """Publish definitions without values."""
         self.session.require_writable()
         change = self._with(definitions, replace)
+        new = tuple(one for one in change.features if one.group in change.new)
+        if not new:
+            return  # a script that runs again defines nothing
         self.session.assessor(change.files).table(self.table)
         self.session.commit(
-            f"define {_names(change.features)} of {self.table}",
+            f"define {_names(new)} of {self.table}",
             publish_features(
-                self.session.objects, change.files, change.features, {}, change.new, change.removed
+                self.session.objects, change.files, new, {}, change.new, change.removed
             ),
         )
 

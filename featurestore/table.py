@@ -8,6 +8,7 @@ unless the store is a checkout.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from featurestore.dataset.dataset import Dataset
@@ -342,7 +343,8 @@ class Table:
 
         Two tables, or two versions of one, compute a column alike exactly where these are equal.
         """
-        return lineage(self._files(), columns)
+        files = self._files()
+        return lineage(files, self._session.sources(files), columns)
 
     def drop(self, *columns: str) -> None:
         """Remove features; their files stay until ``gc`` while older versions name them.
@@ -390,8 +392,16 @@ class Table:
         NotReadyError
             If values of these columns are missing or stale.
         """
+        # One snapshot for all that the dataset will ever read.
+        files = self._files()
         return Dataset(
-            self._view, self.schema, features, label, where=where, split=split, pipeline=pipeline
+            partial(self._view_of, files),
+            files.schema,
+            features,
+            label,
+            where=where,
+            split=split,
+            pipeline=pipeline,
         )
 
     # --- pieces --------------------------------------------------------------------------------
@@ -404,8 +414,10 @@ class Table:
         return self._session.files(self._name)
 
     def _view(self, columns: Sequence[str]) -> TableView:
+        return self._view_of(self._files(), columns)
+
+    def _view_of(self, files: TableFiles, columns: Sequence[str]) -> TableView:
         """Return a view of columns whose values are all fresh."""
-        files = self._files()
         for name in columns:
             files.schema[name]
         self._features.require_fresh(files, columns)
@@ -421,6 +433,7 @@ class Table:
             memory_limit=place.memory_limit,
             executor=place.executor,
             cardinalities=self._features.cardinalities(files, columns),
+            lineage=lineage(files, self._session.sources(files), columns),
         )
 
 

@@ -151,7 +151,7 @@ def fit(
                 "snapshot": train.snapshot_id,
                 "dataset": train.digest,
                 "model": model.file,
-                "lineage": table.lineage(*config.data.features),
+                "lineage": {name: dataset.lineage[name] for name in config.data.features},
             },
         )
     return Run(target, config, train.snapshot_id, metrics)

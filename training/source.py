@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from featurestore.dataset.batch import DatasetPart, DatasetSchema
@@ -29,6 +29,9 @@ class DatasetLike(Protocol):
 
     @property
     def pipeline(self) -> Any: ...
+
+    @property
+    def lineage(self) -> Mapping[str, str]: ...
 
 
 def open_table(config: RunConfig, store: str | None = None) -> Any:

@@ -7,7 +7,7 @@ learnt is kept in the store, so the next dataset like it finds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -152,6 +152,11 @@ class Dataset:
             )
             for fold in folds
         )  # fmt: skip
+
+    @property
+    def lineage(self) -> Mapping[str, str]:
+        """For each column that it reads, the fingerprint of what it is computed from."""
+        return dict(self._view.lineage)
 
     # --- columns ---------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.engines.protocol import Engine
 from featurestore.execution.tasks import require_state, with_row_count
-from featurestore.fingerprint import fingerprint
+from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import TableSchema
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import EMPTY_STATE, Partition, Scope, State, Transformer
@@ -34,9 +34,9 @@ class Step:
     before, after : TableSchema
         The columns it sees, and those there are once it was applied.
     columns : tuple of str
-        Columns of the table it depends on, through earlier steps too.
+        Columns of the table it learns from, through earlier steps too.
     needs : tuple of int
-        Positions of the earlier steps it depends on, directly or not.
+        Positions of the earlier steps that what it learns depends on, directly or not.
     """
 
     transformer: Transformer
@@ -44,6 +44,17 @@ class Step:
     after: TableSchema
     columns: tuple[str, ...]
     needs: tuple[int, ...]
+
+    def names(self) -> list[Json]:
+        """Return what its rules (a selector, the time column) stand for among its columns.
+
+        A specification has the rule only, and the same rule means other columns elsewhere.
+        """
+        learnt, read = (
+            list(self.transformer.learns_from(self.before)),
+            list(self.transformer.inputs(self.before)),
+        )
+        return [learnt, read, list(self.before.key), self.before.time]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +140,7 @@ def _steps(pipeline: Pipeline, inputs: TableSchema) -> tuple[Step, ...]:
         Step(transformer, before, after, columns, tuple(sorted(needs)))
         for transformer, before, after, columns, needs in zip(
             pipeline.steps, schemas[:-1], schemas[1:],
-            pipeline.reads(inputs), pipeline.needs(inputs), strict=True,
+            pipeline.learns_from(inputs), pipeline.needs(inputs), strict=True,
         )
     )  # fmt: skip
 
@@ -149,7 +160,8 @@ def _fit_level(
     }
     done = {
         position: FittedStep(
-            step, fingerprint("fit", step.transformer.fingerprint(), members[position])
+            step,
+            fingerprint("fit", step.transformer.fingerprint(), step.names(), members[position]),
         )
         for position, step in batch.items()
     }
@@ -183,6 +195,7 @@ def _summary_key(
     return fingerprint(
         "pipeline summary",
         step.transformer.state_fingerprint(),
+        step.names(),
         [[fitted[one].step.transformer.fingerprint(), fitted[one].key] for one in step.needs],
         source.provenance(step.columns),
         "all" if within.everything else within.fingerprint,

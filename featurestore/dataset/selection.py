@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import narwhals as nw
 import pyarrow as pa
 
-from featurestore.engines.hashing import hash_columns
+from featurestore.engines.hashing import HASH_VERSION, hash_columns
 from featurestore.engines.protocol import Array, Engine
 from featurestore.errors import DefinitionError
 from featurestore.execution.tasks import select_rows
@@ -220,7 +220,8 @@ class Selection:
     @property
     def fingerprint(self) -> str:
         """Equal fingerprints select equal rows of equal tables."""
-        return fingerprint("selection", self.to_json())
+        kernel = None if self.hashed is None else HASH_VERSION
+        return fingerprint("selection", self.to_json(), kernel)
 
 
 def cut(

@@ -71,6 +71,8 @@ class TableView:
         Bytes.
     cardinalities : mapping of str to int
         The number of codes of each stored categorical column.
+    lineage : mapping of str to str
+        Fingerprint of what each column is computed from.
     executor : Executor
         Runs tasks over partitions; in this process by default.
     """
@@ -84,6 +86,7 @@ class TableView:
     memory_limit: int
     executor: Executor = field(default_factory=Executor, compare=False)
     cardinalities: Mapping[str, int] = field(default_factory=dict)
+    lineage: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def engine(self) -> Engine:

@@ -23,6 +23,9 @@ import narwhals as nw
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import InvalidInputError
 
+HASH_VERSION: Final = 1
+"""Part of what is kept under a selection by hash: raise it should the values ever have to change."""
+
 _GAMMA: Final = 0x9E3779B97F4A7C15
 _FNV_OFFSET: Final = 0xCBF29CE484222325
 _FNV_PRIME: Final = 0x100000001B3

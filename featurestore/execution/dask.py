@@ -31,8 +31,8 @@ class Executor:
     Parameters
     ----------
     workers : int, optional
-        Threads in this process; the number of CPUs this process may use if not given. Ignored with
-        a client.
+        Tasks at once: threads in this process, or tasks on a client's workers together. If not
+        given, the CPUs this process may use, or all threads of the client.
     client : distributed.Client, optional
         Where to run instead.
     """
@@ -40,15 +40,16 @@ class Executor:
     def __init__(self, workers: int | None = None, client: Any = None) -> None:
         if workers is not None and workers < 1:
             raise InvalidInputError(f"workers must be at least 1, not {workers}")
-        self._workers = workers if workers is not None else len(os.sched_getaffinity(0))
+        self._limit = workers
         self._client = client
 
     @property
     def workers(self) -> int:
         """How many tasks run at once, at most."""
         if self._client is None:
-            return self._workers
-        return max(1, int(sum(self._client.nthreads().values())))
+            return _cpus() if self._limit is None else self._limit
+        threads = max(1, int(sum(self._client.nthreads().values())))
+        return threads if self._limit is None else min(threads, self._limit)
 
     def limited_to(self, workers: int) -> Executor:
         """Return an executor that runs at most ``workers`` tasks at once, never more than this."""
@@ -105,7 +106,7 @@ class Executor:
 
             if self._client is not None:
                 self._on_cluster(function, tasks, finished)
-            elif len(tasks) <= 1 or self._workers == 1:
+            elif len(tasks) <= 1 or self.workers == 1:
                 for index, task in enumerate(tasks):
                     finished(index, function(task))
             else:
@@ -127,7 +128,7 @@ class Executor:
         # Dask re-raises the first failure at once and leaves running tasks behind: leaving the
         # pool's context waits for them, so that nobody writes files after this returns.
         graph = {("task", i): (partial(function, task),) for i, task in enumerate(tasks)}
-        with ThreadPoolExecutor(self._workers) as pool, Callback(posttask=posttask):
+        with ThreadPoolExecutor(self.workers) as pool, Callback(posttask=posttask):
             get(graph, list(graph), pool=pool)
 
     def _on_cluster(
@@ -145,8 +146,10 @@ class Executor:
             indices[future.key] = index
             return future
 
+        # Two per thread keep the workers busy between tasks; a limit is a limit on memory.
+        at_once = 2 * self.workers if self._limit is None else self.workers
         pending = iter(enumerate(tasks))
-        queue = as_completed([submit(*one) for one in islice(pending, 2 * self.workers)])
+        queue = as_completed([submit(*one) for one in islice(pending, at_once)])
         futures = set(queue.futures)
         try:
             for future in queue:
@@ -161,3 +164,10 @@ class Executor:
             # that were handed out, so that nobody writes files after this returns.
             if futures:
                 wait(list(futures))
+
+
+def _cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

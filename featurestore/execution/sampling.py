@@ -31,7 +31,6 @@ from featurestore.transforms.base import (
     SourceTransformer,
     Transformer,
 )
-from featurestore.transforms.function import Function
 from featurestore.transforms.independence import check_partition_independent
 
 SAMPLE_ROWS: Final = 1000
@@ -132,12 +131,9 @@ class _Trial:
             if one.definition.is_what_was_asked(definition):
                 return one
         definition = definition.with_names(self.schema)
-        transformer = definition.transformer
-        if isinstance(transformer, Function):
-            inputs = transformer.inputs(self.schema)
-            transformer = transformer.bind(self._with(inputs), self.engine)
-            definition = replace(definition, transformer=transformer)
-        return bind(definition, self.schema)
+        sample = self._with(definition.transformer.inputs(self.schema))
+        transformer = definition.transformer.bound(sample, self.engine)
+        return bind(replace(definition, transformer=transformer), self.schema)
 
     def admit(self, feature: Feature) -> None:
         """Try a new feature on the sample, and let further ones use its outputs."""
@@ -197,7 +193,7 @@ def _joined(sample: Partition, more: Partition) -> Partition:
 
 def _is_foreign(transformer: Transformer) -> bool:
     """Whether its code is not this package's, whose transformers have proofs of their own."""
-    return isinstance(transformer, Function) or not type(transformer).__module__.startswith(
+    return transformer.code() is not None or not type(transformer).__module__.startswith(
         "featurestore."
     )
 

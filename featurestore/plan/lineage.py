@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.table_files import TableFiles
-from featurestore.storage.records import BASE_GROUP
+from featurestore.transforms.base import SourceTransformer
 
 
-def lineage(files: TableFiles, columns: Sequence[str]) -> dict[str, str]:
+def lineage(
+    files: TableFiles, sources: Mapping[str, TableFiles], columns: Sequence[str]
+) -> dict[str, str]:
     """Return for each column the fingerprint of its definition and of its inputs' in turn.
 
     Equal fingerprints mean the same computation on the same ingested columns; rows may differ.
-    Columns of other tables count by name.
+
+    Parameters
+    ----------
+    files : TableFiles
+    sources : mapping of str to TableFiles
+        The tables that features read, directly or not.
+    columns : sequence of str
     """
+    found: dict[tuple[str, str], str] = {}
+    features = {
+        (one.name, name): feature
+        for one in (files, *sources.values())
+        for feature in one.graph.features()
+        for name in feature.names
+    }
+
+    def trace(table: TableFiles, column: str) -> str:
+        at = (table.name, column)
+        if at not in found:
+            feature = features.get(at)
+            if feature is None:
+                found[at] = fingerprint("ingested", column)
+            else:
+                inputs = [trace(table, name) for name in feature.inputs]
+                transformer = feature.transformer
+                if isinstance(transformer, SourceTransformer):
+                    source = sources[transformer.source_table]
+                    names = transformer.source_inputs(table.schema)
+                    inputs += [trace(source, name) for name in names]
+                found[at] = fingerprint(feature.definition.fingerprint, inputs, column)
+        return found[at]
+
     for name in columns:
         files.schema[name]
-    found = {
-        name: fingerprint("ingested", name)
-        for name, group in files.graph.owners.items()
-        if group == BASE_GROUP
-    }
-    for feature in files.graph.features():
-        inputs = [found[name] for name in feature.inputs]
-        for name in feature.names:
-            found[name] = fingerprint(feature.definition.fingerprint, inputs, name)
-    return {name: found[name] for name in columns}
+    return {name: trace(files, name) for name in columns}

@@ -20,7 +20,6 @@ from featurestore.plan.states import Learner, SourceSummaries, StateNeed, state_
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP, Provenance
 from featurestore.transforms.base import Scope, SourceTransformer, UnknownTransformer
-from featurestore.transforms.function import Function
 
 
 class Freshness(StrEnum):
@@ -240,11 +239,8 @@ def _assess_unknown(
 
 
 def _code_changed(feature: Feature) -> bool:
-    transformer = feature.transformer
-    if not isinstance(transformer, Function):
-        return False
-    current = transformer.current_code_fingerprint()
-    return current is not None and current != transformer.function.code
+    current = feature.transformer.current_code()
+    return current is not None and current != feature.transformer.code()
 
 
 def _compare(

@@ -30,11 +30,18 @@ from featurestore.errors import (
     InvalidInputError,
     NameTakenError,
     NotFoundError,
+    UnsupportedError,
 )
 from featurestore.fingerprint import Json
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import FORMAT_VERSION, Snapshot, check_format, check_path
-from featurestore.storage.sealed_json import seal, unseal
+from featurestore.storage.records import (
+    FORMAT_VERSION,
+    Snapshot,
+    StoredFile,
+    check_format,
+    check_path,
+)
+from featurestore.storage.sealed_json import MAX_BYTES, seal, unseal
 from featurestore.storage.snapshot_file import (
     Entries,
     SnapshotFile,
@@ -240,8 +247,15 @@ class CommitLog:
 
     def read_file(self, version: int) -> SnapshotFile:
         """Return what a version's own file says, from 1 on."""
+        path = snapshot_path(version)
         try:
-            data = self.store.read(snapshot_path(version))
+            size = self.store.size(path)
+            if size > MAX_BYTES:
+                raise CorruptionError(
+                    f"{path} has {size} bytes, more than the {MAX_BYTES} that a snapshot may have",
+                    "restore it from a backup",
+                )
+            data = self.store.read(path)
         except NotFoundError as error:
             raise NotFoundError(
                 f"there is no version {version}", f"the newest is {self.newest_version()}"
@@ -280,7 +294,9 @@ class CommitLog:
 
     # --- writing -------------------------------------------------------------------------------
 
-    def commit(self, operation: str, change: Change) -> Snapshot:
+    def commit(
+        self, operation: str, change: Change, requires: Iterable[StoredFile] = ()
+    ) -> Snapshot:
         """Publish the next version.
 
         Parameters
@@ -292,6 +308,9 @@ class CommitLog:
             on the newer head after a lost race, and raises ``ConflictError`` if it no longer
             applies. Data files must be durable before; the filesets that the entries name are
             made durable here.
+        requires : iterable of StoredFile
+            The files written for this commit. They are looked at right before each attempt to
+            publish, as ``gc`` may have taken them for garbage.
 
         Returns
         -------
@@ -301,10 +320,13 @@ class CommitLog:
         Raises
         ------
         ConflictError
-            If ``change`` raised it, or the race was lost too often.
+            If ``change`` raised it, the race was lost too often, or a required file is gone.
+        UnsupportedError
+            If the snapshot would have more than 256 MiB.
         FeatureStoreError
             If the outcome is unknown after a failed request; nothing was deleted.
         """
+        required = tuple(requires)
         commit = secrets.token_hex(8)
         for attempt in range(_ATTEMPTS):
             head = self._head()
@@ -314,6 +336,7 @@ class CommitLog:
                 return head.snapshot
             self.store.sync(_filesets(changes.values()))
             file, new = _next(head, entries, commit, operation)
+            self._require_files(operation, required)
             if self._publish(file):
                 self._newest = new
                 self._leave_hint(file.version)
@@ -393,12 +416,35 @@ class CommitLog:
     def _publish(self, file: SnapshotFile) -> bool:
         """Return whether this file became its version."""
         path = snapshot_path(file.version)
+        data = file.encode()
+        if len(data) > MAX_BYTES:  # nobody could read it
+            raise UnsupportedError(
+                f"the snapshot of {file.operation!r} would have {len(data)} bytes, more than "
+                f"{MAX_BYTES}",
+                "drop tables or features, or keep some of them in a store of their own",
+            )
         try:
-            self.store.create(path, file.encode())
+            self.store.create(path, data)
         except ConflictError:
             # A repeated request may have met its own first attempt.
             return self.read_file(file.version).commit == file.commit
         return True
+
+    def _require_files(self, operation: str, required: Iterable[StoredFile]) -> None:
+        """Refuse to publish a version that names files which are not there any more."""
+        for file in required:
+            try:
+                size: int | None = self.store.size(file.path)
+            except NotFoundError:
+                size = None
+            if size != file.bytes:
+                found = "is gone" if size is None else f"has {size} bytes, not {file.bytes}"
+                raise ConflictError(
+                    f"files written for {operation!r} were removed meanwhile: {file.path} {found}; "
+                    "a gc whose safety age is shorter than the work took removes them",
+                    "run it again (a build resumes from its journal), and give gc a longer safety "
+                    "age",
+                )
 
     def _exists(self, version: int) -> bool:
         return self.store.exists(snapshot_path(version))

@@ -57,6 +57,9 @@ _SCHEMA: Final = pa.schema(
     ]
 )
 
+# What a file written before these were added does not have.
+_OPTIONAL: Final = frozenset({"footer", "state", "time_min", "time_max"})
+
 _cache: OrderedDict[tuple[str, str], tuple[PartitionEntry, ...]] = OrderedDict()
 _cache_lock: Final = threading.Lock()
 
@@ -144,12 +147,20 @@ def _decode(ref: FilesetRef, data: bytes) -> tuple[PartitionEntry, ...]:
     remedy = "restore it from a backup, or check out an earlier version"
     try:
         with pa.ipc.open_file(pa.BufferReader(data)) as reader:
-            if reader.schema != _SCHEMA:
-                raise CorruptionError(f"{ref.file.path} has columns {reader.schema.names}", remedy)
-            rows = reader.read_all().to_pylist()
-    except pa.ArrowException as error:
+            if not _fits(reader.schema, _SCHEMA):
+                raise CorruptionError(
+                    f"{ref.file.path} lacks columns of a fileset, or has them with other types: it "
+                    f"has {reader.schema.to_string(show_schema_metadata=False)}",
+                    remedy,
+                )
+            known = [one for one in _SCHEMA.names if one in reader.schema.names]
+            rows = reader.read_all().select(known).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
         raise CorruptionError(f"{ref.file.path} is not an Arrow file: {error}", remedy) from error
-    entries = tuple(_from_row(row) for row in rows)
+    try:
+        entries = tuple(_from_row(row) for row in rows)
+    except TypeError as error:  # a null where there must be a value
+        raise CorruptionError(f"{ref.file.path} is no fileset: {error}", remedy) from error
     found = (len(entries), sum(entry.rows for entry in entries))
     if found != (ref.partitions, ref.rows):
         raise CorruptionError(
@@ -158,6 +169,23 @@ def _decode(ref: FilesetRef, data: bytes) -> tuple[PartitionEntry, ...]:
             remedy,
         )
     return entries
+
+
+def _fits(found: Any, wanted: Any) -> bool:
+    """Whether a type or schema has all that is wanted; it may have further members at any depth."""
+    if pa.types.is_list(wanted) if isinstance(wanted, pa.DataType) else False:
+        return bool(pa.types.is_list(found)) and _fits(found.value_type, wanted.value_type)
+    if not isinstance(wanted, pa.Schema | pa.StructType):
+        return bool(found == wanted)
+    if not isinstance(found, pa.Schema | pa.StructType):
+        return False
+    names = [member.name for member in found]
+    return all(
+        _fits(found.field(member.name).type, member.type)
+        if names.count(member.name) == 1
+        else member.name not in names and member.name in _OPTIONAL
+        for member in wanted
+    )
 
 
 def _to_row(entry: PartitionEntry) -> dict[str, Any]:
@@ -185,19 +213,23 @@ def _from_row(row: Mapping[str, Any]) -> PartitionEntry:
     return PartitionEntry(
         partition=row["partition"],
         rows=row["rows"],
-        files=tuple(StoredFile(**file) for file in row["files"]),
+        files=tuple(_stored(file) for file in row["files"]),
         tensors={
-            one["name"]: tuple(StoredFile(**file) for file in one["files"])
+            one["name"]: tuple(_stored(file) for file in one["files"])
             for one in row["tensors"]
         },
-        provenance=Provenance(row["definition"], row["inputs"], row["state"]),
+        provenance=Provenance(row["definition"], row["inputs"], row.get("state", "")),
         decoded_bytes=row["decoded_bytes"],
         column_bytes={one["name"]: one["value"] for one in row["column_bytes"]},
         widest_row=row["widest_row"],
         nulls={one["name"]: one["value"] for one in row["nulls"]},
-        time_min=row["time_min"],
-        time_max=row["time_max"],
+        time_min=row.get("time_min"),
+        time_max=row.get("time_max"),
     )
+
+
+def _stored(file: Mapping[str, Any]) -> StoredFile:
+    return StoredFile(file["path"], file["bytes"], file["checksum"], file.get("footer", ""))
 
 
 def _file_row(file: StoredFile) -> dict[str, Any]:

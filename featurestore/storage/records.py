@@ -151,21 +151,22 @@ class PartitionEntry:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PartitionEntry:
+        """Read what :meth:`to_json` gave; members and list items that are not known are ignored."""
         return cls(
             partition=value["partition"],
             rows=value["rows"],
-            files=tuple(StoredFile(*one) for one in value["files"]),
+            files=tuple(StoredFile(*one[:4]) for one in value["files"]),
             tensors={
-                name: tuple(StoredFile(*one) for one in files)
+                name: tuple(StoredFile(*one[:4]) for one in files)
                 for name, files in value["tensors"].items()
             },
-            provenance=Provenance(*value["provenance"]),
+            provenance=Provenance(*value["provenance"][:3]),
             decoded_bytes=value["decoded_bytes"],
             column_bytes=value["column_bytes"],
             widest_row=value["widest_row"],
             nulls=value["nulls"],
-            time_min=value["time_min"],
-            time_max=value["time_max"],
+            time_min=value.get("time_min"),
+            time_max=value.get("time_max"),
         )
 
 
@@ -223,12 +224,13 @@ class TableEntry:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TableEntry:
+        """Read what :meth:`to_json` gave; members that are not known are ignored."""
         return cls(
             value["name"],
             tuple(value["key"]),
-            value["time"],
+            value.get("time"),
             value["partition_bytes"],
-            value["duplicates"],
+            value.get("duplicates", "error"),
         )
 
 
@@ -280,14 +282,16 @@ class GroupEntry:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> GroupEntry:
+        """Read what :meth:`to_json` gave; members that are not known are ignored."""
+        fileset = value.get("fileset")
         return cls(
             value["table"],
             value["group"],
             tuple(Field.from_json(one) for one in value["fields"]),
-            None if value["fileset"] is None else FilesetRef.from_json(value["fileset"]),
-            value["definition"],
+            None if fileset is None else FilesetRef.from_json(fileset),
+            value.get("definition"),
             value["definition_fingerprint"],
-            tuple(value["inputs"]),
+            tuple(value.get("inputs", ())),
         )
 
 

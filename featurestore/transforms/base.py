@@ -150,6 +150,26 @@ class Transformer(ABC):
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         """Return the columns it produces, in order. Raises as ``inputs`` does."""
 
+    def learns_from(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return the columns that ``summarize`` reads: ``inputs``, unless it learns from others.
+
+        A label, which ``apply`` must not see, is named here only. In the pipeline of a dataset,
+        ``schema`` does not have the label, and the partitions that ``summarize`` gets do.
+        """
+        return self.inputs(schema)
+
+    def codes(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return the outputs that number the values of a vocabulary: names, not quantities."""
+        return ()
+
+    def quantities(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return the inputs that it takes for quantities; codes among them are refused."""
+        return ()
+
+    def bound(self, sample: Partition, engine: Engine) -> Transformer:
+        """Return it with what can only be known by running it on some rows, as output types."""
+        return self
+
     # --- what it does --------------------------------------------------------------------------
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
@@ -192,6 +212,17 @@ class Transformer(ABC):
     def fingerprint(self) -> str:
         """Return the fingerprint of the definition: kind, version, parameters, code."""
         return fingerprint("definition", self.spec())
+
+    def code(self) -> str | None:
+        """Return the fingerprint of the code it was defined with; None if it has none of its own."""
+        return None
+
+    def current_code(self) -> str | None:
+        """Return the fingerprint of the code this definition would run in this process now.
+
+        None if it has no code of its own or the code is not loaded here. Imports nothing.
+        """
+        return None
 
     def state_fingerprint(self) -> str:
         """Return the fingerprint of what ``summarize`` and ``combine`` depend on.

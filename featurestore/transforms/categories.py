@@ -102,6 +102,9 @@ class Categorify(Transformer):
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         return tuple(Field(name, pa.int32()) for name in self._names(self.inputs(schema)).values())
 
+    def codes(self, schema: TableSchema) -> tuple[str, ...]:
+        return tuple(one.name for one in self.outputs(schema))
+
     def _names(self, columns: tuple[str, ...]) -> dict[str, str]:
         names = output_names(columns, self.prefix, self.rename, "Categorify", self.suffix)
         return dict(zip(columns, names, strict=True))

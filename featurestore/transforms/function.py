@@ -251,6 +251,10 @@ class Function(Transformer):
         object.__setattr__(bound, "found", tuple(types.items()))
         return bound
 
+    def bound(self, sample: Partition, engine: Engine) -> Function:
+        """Return the feature with the types that its outputs have on a sample: :meth:`bind`."""
+        return self.bind(sample, engine)
+
     # --- the three verbs -------------------------------------------------------------------------------
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
@@ -313,6 +317,14 @@ class Function(Transformer):
         return fingerprint(
             "definition", type(self).__name__, self.version, self.function.code, params
         )
+
+    def code(self) -> str | None:
+        """Return the fingerprint of the function's code as it was when it was defined."""
+        return self.function.code
+
+    def current_code(self) -> str | None:
+        """Return :meth:`current_code_fingerprint`."""
+        return self.current_code_fingerprint()
 
     def current_code_fingerprint(self) -> str | None:
         """Return the fingerprint of the function's code as it is in this process now.

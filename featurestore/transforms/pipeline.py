@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import narwhals as nw
 import pyarrow as pa
@@ -33,9 +33,8 @@ from featurestore.transforms.base import (
     Transformer,
     transformer_from_spec,
 )
-from featurestore.transforms.categories import Categorify
-from featurestore.transforms.scaling import Impute, Standardize
 
+_T = TypeVar("_T")
 _SPEC_VERSION = 1
 
 
@@ -95,13 +94,11 @@ class Pipeline:
         """
         out, codes = [schema], set[str]()
         for step in self.steps:
-            made = tuple(one.name for one in step.outputs(out[-1]))
-            if isinstance(step, Impute | Standardize):
-                _refuse_codes(step, codes.intersection(step.inputs(out[-1])))
-            codes -= set(made)
-            if isinstance(step, Categorify):
-                codes |= set(made)
-            out.append(out[-1].with_fields(step.outputs(out[-1])))
+            before, made = out[-1], step.outputs(out[-1])
+            _refuse_codes(step, codes.intersection(step.quantities(before)))
+            codes -= {one.name for one in made}
+            codes |= set(step.codes(before))
+            out.append(before.with_fields(made))
         return tuple(out)
 
     def schema_after(self, schema: TableSchema) -> TableSchema:
@@ -109,27 +106,46 @@ class Pipeline:
         return self.schemas(schema)[-1]
 
     def needs(self, schema: TableSchema) -> tuple[frozenset[int], ...]:
-        """Return, for each step, the earlier steps it depends on, directly or through others."""
+        """Return, for each step, the earlier steps that what it learns depends on.
+
+        Directly or through others; for a step that learns nothing, those its inputs depend on.
+        """
         makers: dict[str, frozenset[int]] = {}
         out = []
         for i, (step, before) in enumerate(zip(self.steps, self.schemas(schema)[:-1], strict=True)):
-            found = [makers.get(name, frozenset()) for name in step.inputs(before)]
-            needed = frozenset[int]().union(*found)
-            out.append(needed)
-            for one in step.outputs(before):
-                makers[one.name] = needed | {i}
+            out.append(_union(makers, step.learns_from(before)))
+            made = _union(makers, step.inputs(before)) | {i}
+            makers |= {one.name: made for one in step.outputs(before)}
         return tuple(out)
 
     def reads(self, schema: TableSchema) -> tuple[tuple[str, ...], ...]:
-        """Return, for each step, the original columns it depends on, through earlier steps too."""
+        """Return, for each step, the original columns it is applied to, through earlier steps too."""
+        return tuple(
+            tuple(name for name in schema.names if name in read)
+            for read, _ in self._original(schema)
+        )
+
+    def learns_from(self, schema: TableSchema) -> tuple[tuple[str, ...], ...]:
+        """Return, for each step, the original columns it learns from, through earlier steps too.
+
+        Those that ``schema`` does not have come last: a label that only learning sees.
+        """
+        return tuple(
+            (*(name for name in schema.names if name in read), *sorted(read - {*schema.names}))
+            for _, read in self._original(schema)
+        )
+
+    def _original(self, schema: TableSchema) -> list[tuple[frozenset[str], frozenset[str]]]:
+        """Return, for each step, the original columns of what it is applied to and learns from."""
         sources = {name: frozenset([name]) for name in schema.names}
         out = []
         for step, before in zip(self.steps, self.schemas(schema)[:-1], strict=True):
-            read = frozenset[str]().union(*(sources[name] for name in step.inputs(before)))
-            out.append(tuple(name for name in schema.names if name in read))
-            for one in step.outputs(before):
-                sources[one.name] = read
-        return tuple(out)
+            learnt = step.learns_from(before)
+            unseen = frozenset(name for name in learnt if name not in before)
+            applied = _union(sources, step.inputs(before))
+            out.append((applied, _union(sources, learnt) | unseen))
+            sources |= {one.name: applied for one in step.outputs(before)}
+        return out
 
     def passes(self, schema: TableSchema) -> list[list[int]]:
         """Return the positions of the fitted steps, grouped by the pass that learns them.
@@ -414,6 +430,10 @@ class FittedPipeline:
             found[int(position)][name] = table
         known = zip(fitted, found, strict=True)
         return cls(pipeline, schema, tuple(state if one else None for one, state in known))
+
+
+def _union(sets: Mapping[str, frozenset[_T]], names: Sequence[str]) -> frozenset[_T]:
+    return frozenset[_T]().union(*(sets.get(name, frozenset()) for name in names))
 
 
 def _refuse_codes(step: Transformer, codes: set[str]) -> None:

@@ -101,6 +101,9 @@ class Standardize(Transformer):
         names = self._names(schema)
         return tuple(Field(names[one], _scaled_type(schema[one].type)) for one in names)
 
+    def quantities(self, schema: TableSchema) -> tuple[str, ...]:
+        return self.inputs(schema)
+
     def _names(self, schema: TableSchema) -> dict[str, str]:
         columns = self.inputs(schema)
         names = output_names(columns, self.prefix, self.rename, type(self).__name__, self.suffix)
@@ -245,6 +248,9 @@ class Impute(Transformer):
             if self.indicator:
                 fields.append(Field(f"{name}_missing", pa.bool_()))
         return tuple(fields)
+
+    def quantities(self, schema: TableSchema) -> tuple[str, ...]:
+        return self.inputs(schema)
 
     def _names(self, schema: TableSchema) -> dict[str, str]:
         columns = self.inputs(schema)

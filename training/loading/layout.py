@@ -135,7 +135,7 @@ def pack_layout(schema: DatasetSchema, rows: int) -> dict[str, ArrayLayout]:
 
 def _directory(name: str, number: int) -> str:
     quoted = quote(name, safe="")
-    if len(quoted) > 200 or quoted.startswith((".", "~", "__")) or quoted == "zarr.json":
+    if len(quoted) > 200 or quoted.startswith((".", "~", "__", "column-")) or quoted == "zarr.json":
         return f"column-{number}"
     return quoted
 
