@@ -75,6 +75,8 @@ class FeatureSet:
 
     def drop(self, columns: Sequence[str]) -> None:
         """Remove features; see ``Table.drop``."""
+        if not columns:
+            raise InvalidInputError("drop was given no column", "name the columns of a feature")
         files = self.session.files(self.table)
         for name in columns:
             files.schema[name]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
+import featurestore
+import training
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +37,27 @@ LAYERS: list[set[str]] = [
 ]
 ORDER = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FRAMEWORKS = {"tensorflow", "keras", "torch", "jax", "xgboost"}
+# The sole importers of each library, as files and folders below the root.
+LIBRARIES = {
+    "polars": {
+        "featurestore/engines/polars.py",
+        "featurestore/ingest/",  # Polars reads and sorts files, before there is a table
+        "featurestore/testing/",  # tables and oracles of tests
+        "training/bundle.py",  # what predict returns is a Polars frame, as of Table.compute
+    },
+    # Selection looks whether a GPU can be used at all, by loading both.
+    "cudf": {"featurestore/engines/cudf.py", "featurestore/engines/selection.py"},
+    "cupy": {"featurestore/engines/cudf.py", "featurestore/engines/selection.py"},
+    "dask": {"featurestore/execution/"},
+    "distributed": {"featurestore/execution/"},
+}
+# What a package inside training must not know: the parts that are built on it.
+TRAINING = {
+    "loading": {"hooks", "run", "cli", "bundle"},
+    "hooks": {"run", "cli", "bundle"},
+}
+# Loader.keras(), .xgboost() and .tf_data() hand the loader to its hook: imported when called only.
+HANDED_OVER = {"loading/loader.py": {"hooks"}}
 # The sole importers of each framework, below training/.
 HOMES = {
     "tensorflow": {"hooks/keras.py", "hooks/tf_data.py", "hooks/keras_model.py"},
@@ -48,15 +73,45 @@ def modules(package: str) -> list[Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """Return the dotted names that a module imports, wherever in it, type checking included."""
+    """Return the dotted names that a module imports, wherever in it, type checking included.
+
+    Names taken from the root of a package count as the module they are in.
+    """
+    return imported(ast.walk(ast.parse(path.read_text())), path)
+
+
+def imports_when_loaded(path: Path) -> set[str]:
+    """Return the dotted names that are imported with the module, not by calls or for types only."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    found: list[ast.AST] = []
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not typing_only and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    return imported(found, path)
+
+
+def imported(nodes: Iterable[ast.AST], path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names.update(one.name for one in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            names.add(node.module or "")
+            names.update(home(node.module or "", one.name) for one in node.names)
     return names
+
+
+def home(module: str, name: str) -> str:
+    """Return the module that ``from module import name`` depends on."""
+    if module == "featurestore":
+        return f"featurestore.{featurestore._HOMES.get(name, name)}"
+    if module == "training":
+        return training._HOMES.get(name, f"training.{name}")
+    # Of a package inside, its modules; of a module, itself.
+    return f"{module}.{name}" if (ROOT / module.replace(".", "/")).is_dir() else module
 
 
 def layer_of(path: Path) -> str:
@@ -70,6 +125,7 @@ def test_a_module_imports_only_from_its_layer_or_earlier_ones(path: Path) -> Non
     if layer in ("__init__", "testing"):
         return  # the package's names, and what tests of all layers use
     for name in imports(path):
+        assert name != "featurestore", f"{path.name} imports all layers: name the module"
         if name == "training" or name.startswith("training."):
             pytest.fail(f"{path.name} imports {name}: training comes after featurestore")
         if not name.startswith("featurestore."):
@@ -101,6 +157,42 @@ def test_each_framework_is_imported_by_its_hook_alone(path: Path) -> None:
     relative = str(path.relative_to(ROOT / "training"))
     for name in {one.split(".")[0] for one in imports(path)} & FRAMEWORKS:
         assert relative in HOMES.get(name, set()), f"{relative} imports {name}"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_each_library_is_imported_where_it_belongs(library: str) -> None:
+    for path in [*modules("featurestore"), *modules("training")]:
+        if library in {name.split(".")[0] for name in imports(path)}:
+            relative = path.relative_to(ROOT).as_posix()
+            assert relative.startswith(tuple(LIBRARIES[library])), f"{relative} imports {library}"
+
+
+@pytest.mark.parametrize("package", TRAINING)
+def test_inside_training_nothing_knows_what_is_built_on_it(package: str) -> None:
+    for path in modules(f"training/{package}"):
+        relative = path.relative_to(ROOT / "training").as_posix()
+        later = {f"training.{one}" for one in TRAINING[package]}
+        handed = {f"training.{one}" for one in HANDED_OVER.get(relative, set())}
+        found = {".".join(name.split(".")[:2]) for name in imports(path)} & later
+        assert found <= handed, f"{relative} imports {found}"
+        at_once = {".".join(name.split(".")[:2]) for name in imports_when_loaded(path)} & later
+        assert not at_once, f"{relative} imports {at_once} when it is loaded"
+
+
+def test_names_from_a_package_count_as_the_module_they_are_in(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "from featurestore import Table, errors\n"
+        "from featurestore.storage import gc\n"
+        "from featurestore.units import Duration\n"
+        "if TYPE_CHECKING:\n    from training import fit\n"
+        "def later():\n    import polars.testing\n"
+    )
+    loaded = {
+        "featurestore.table", "featurestore.errors", "featurestore.storage.gc", "featurestore.units",
+    }  # fmt: skip
+    assert imports_when_loaded(path) == loaded
+    assert imports(path) == loaded | {"training.run", "polars.testing"}
 
 
 def test_transforms_know_no_dataframe_library_but_narwhals() -> None:

@@ -85,3 +85,26 @@ def test_expressions_travel(tmp_path: Path, client: Any) -> None:
     table = store.ingest("rows", ROWS, key="k", time="t", partition_bytes=3000)
     table.add(fs.Expression(y=nw.when(nw.col("x") > 0).then(1.0).otherwise(nw.col("n"))))
     assert table.read("y")["y"].len() == len(ROWS)
+
+
+def test_a_limit_holds_on_a_client(client: Any, tmp_path: Path) -> None:
+    from featurestore.execution.dask import Executor
+
+    executor = Executor(client=client)
+    assert executor.workers == 2
+    one = executor.limited_to(1)
+    assert one.workers == 1
+    assert one.run(_busy, [tmp_path] * 6, label="busy") == [1] * 6
+    assert max(executor.run(_busy, [tmp_path] * 6, label="busy")) <= 2
+
+
+def _busy(folder: Path) -> int:
+    """Return how many of these run at this moment, on all workers."""
+    import time
+
+    mine = folder / uuid.uuid4().hex
+    mine.touch()
+    time.sleep(0.05)
+    running = len(list(folder.iterdir()))
+    mine.unlink()
+    return running

@@ -86,8 +86,15 @@ class RunBundle:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The columns that :meth:`predict` needs, as the table has them."""
+        """The columns the model learnt from, as the table has them."""
         return self.config.data.features
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that :meth:`predict` needs: ``features``, then key and time if a step of the
+        pipeline reads them.
+        """
+        return tuple(one.name for one in self._pipeline.columns)
 
     def predict(self, frame: Any) -> HostArray:
         """Return predictions for rows of features.
@@ -95,7 +102,7 @@ class RunBundle:
         Parameters
         ----------
         frame : pyarrow.Table or object with ``__arrow_c_stream__``
-            At least the columns ``features``, before the pipeline, in any order.
+            At least the columns ``columns``, before the pipeline, in any order.
 
         Returns
         -------

@@ -36,7 +36,7 @@ class StoredPipeline:
     Parameters
     ----------
     features : tuple of Field
-        The columns rows must have, as the table has them.
+        The columns the model learnt from, as the table has them.
     model_schema : DatasetSchema
         What the model is fed.
     fitted : FittedPipeline
@@ -46,22 +46,32 @@ class StoredPipeline:
     model_schema: DatasetSchema
     fitted: FittedPipeline
 
+    @property
+    def columns(self) -> tuple[Field, ...]:
+        """The columns rows must have: the features, and key and time where a step reads them."""
+        schema, known = self.fitted.schema_in, {one.name for one in self.features}
+        read = {name for step in self.fitted.pipeline.reads(schema) for name in step}
+        return (
+            *self.features,
+            *(one for one in schema if one.name in read and one.name not in known),
+        )
+
     def check(self, schema: pa.Schema) -> None:
-        """Refuse rows that lack a feature.
+        """Refuse rows that lack a column.
 
         Raises
         ------
         SchemaError
         """
-        missing = [one.name for one in self.features if one.name not in schema.names]
+        missing = [one.name for one in self.columns if one.name not in schema.names]
         if missing:
             raise SchemaError(
-                f"the rows lack features {missing}; they have columns {schema.names}",
+                f"the rows lack columns {missing}; they have columns {schema.names}",
                 "compute them with table.compute, or use training.predict, which does",
             )
 
     def apply(self, table: pa.Table) -> Batch:
-        """Return rows of features as the arrays the model is fed, without label.
+        """Return rows with these columns as the arrays the model is fed, without label.
 
         Raises
         ------
@@ -69,19 +79,18 @@ class StoredPipeline:
             If a column's type does not fit the one it was trained on.
         """
         engine = get_engine("polars")
+        columns = self.columns
         scalars = {
-            one.name: _cast(table.column(one.name), one)
-            for one in self.features
-            if not one.is_tensor
+            one.name: _cast(table.column(one.name), one) for one in columns if not one.is_tensor
         }
         tensors = {
-            one.name: _tensor(table.column(one.name), one) for one in self.features if one.is_tensor
+            one.name: _tensor(table.column(one.name), one) for one in columns if one.is_tensor
         }
         if not scalars:
             # A frame without columns has no rows; this one is read by nothing.
             scalars = {"__rows": pa.chunked_array([pa.nulls(table.num_rows, pa.bool_())])}
         frame = engine.from_arrow(pa.table(scalars))
-        seen = Partition(frame, TableSchema(self.features), tensors)
+        seen = Partition(frame, self.fitted.schema_in, tensors)
         return to_batch(self.fitted.apply(seen, engine), self.model_schema, engine, label=False)
 
 

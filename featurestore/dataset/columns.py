@@ -128,6 +128,7 @@ def dataset_columns(
     pipeline = Pipeline() if pipeline is None else pipeline
     schemas = _schemas(pipeline, inputs, schema)
     outputs = schemas[-1]
+    _refuse_unknown_teachers(pipeline, inputs, label)
     if label is not None:
         if label in outputs:
             raise DefinitionError(
@@ -165,6 +166,17 @@ def _schemas(
             f"the pipeline reads {error.column!r}, which is not among the features",
             f"add {error.column!r} to the features",
         ) from error
+
+
+def _refuse_unknown_teachers(pipeline: Pipeline, inputs: TableSchema, label: str | None) -> None:
+    for step, learnt in zip(pipeline.steps, pipeline.learns_from(inputs), strict=True):
+        unknown = [name for name in learnt if name not in inputs and name != label]
+        if unknown:
+            raise DefinitionError(
+                f"{type(step).__name__} learns from {unknown}, which are not among the features; "
+                f"the label is {label!r}",
+                "let it learn from features, key, time or the label",
+            )
 
 
 def refuse_future(columns: Sequence[str], snapshot: Snapshot, table: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from featurestore.dataset.assembly import to_batch
+from featurestore.dataset.assembly import ASSEMBLY_VERSION, to_batch
 from featurestore.dataset.batch import Batch, DatasetSchema
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
@@ -120,8 +120,8 @@ class Part:
             for i, within in view.touching(self._selection)
         ]
         return fingerprint(
-            "part", list(columns.model), columns.label, self._dataset.pipeline_fingerprint,
-            self.schema.to_json(), sources,
+            "part", ASSEMBLY_VERSION, list(columns.model), columns.label,
+            self._dataset.pipeline_fingerprint, self.schema.to_json(), sources,
         )  # fmt: skip
 
     def arrays(self, partition: int) -> Batch:

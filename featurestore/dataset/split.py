@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from featurestore.dataset.selection import HASH_SPACE, HashRange, Selection, TimeRange
+from featurestore.engines.hashing import HASH_VERSION
 from featurestore.errors import DefinitionError, FormatError, NotFoundError
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import TableSchema, time_steps
@@ -247,7 +248,7 @@ class HashSplit:
     @property
     def fingerprint(self) -> str:
         """Equal fingerprints give equal parts."""
-        return fingerprint("split", self.spec())
+        return fingerprint("split", self.spec(), HASH_VERSION)
 
 
 _KINDS: Final[Mapping[str, type[TimeSplit] | type[HashSplit]]] = {

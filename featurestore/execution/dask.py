@@ -38,8 +38,10 @@ class Executor:
     """
 
     def __init__(self, workers: int | None = None, client: Any = None) -> None:
-        if workers is not None and workers < 1:
-            raise InvalidInputError(f"workers must be at least 1, not {workers}")
+        if workers is not None and (not isinstance(workers, int) or workers < 1):
+            raise InvalidInputError(
+                f"workers={workers!r} is no number of tasks", "use a whole number from 1 on"
+            )
         self._limit = workers
         self._client = client
 

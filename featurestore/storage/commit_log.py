@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,9 +29,9 @@ from featurestore.errors import (
     ConflictError,
     CorruptionError,
     InvalidInputError,
+    LimitError,
     NameTakenError,
     NotFoundError,
-    UnsupportedError,
 )
 from featurestore.fingerprint import Json
 from featurestore.storage.object_store import ObjectStore
@@ -321,7 +322,7 @@ class CommitLog:
         ------
         ConflictError
             If ``change`` raised it, the race was lost too often, or a required file is gone.
-        UnsupportedError
+        LimitError
             If the snapshot would have more than 256 MiB.
         FeatureStoreError
             If the outcome is unknown after a failed request; nothing was deleted.
@@ -418,7 +419,7 @@ class CommitLog:
         path = snapshot_path(file.version)
         data = file.encode()
         if len(data) > MAX_BYTES:  # nobody could read it
-            raise UnsupportedError(
+            raise LimitError(
                 f"the snapshot of {file.operation!r} would have {len(data)} bytes, more than "
                 f"{MAX_BYTES}",
                 "drop tables or features, or keep some of them in a store of their own",
@@ -491,10 +492,15 @@ def _now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
 
 
+_STAGED: Final = re.compile(r"tmp/\d+-[0-9a-f]{16}")
+
+
 def _require_room(store: ObjectStore) -> None:
     """Refuse a place whose files could be taken for a store's own, and be removed as such."""
     for folder in _FOLDERS:
-        found = next(iter(store.list(folder)), None)
+        # A creation that was cut short leaves its staged file; gc sweeps it.
+        foreign = (one for one in store.list(folder) if not _STAGED.fullmatch(one.path))
+        found = next(foreign, None)
         # A store that somebody makes at this moment is reported as such.
         if found is not None and not store.exists(STORE_FILE):
             raise NameTakenError(

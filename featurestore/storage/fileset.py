@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from featurestore.errors import CorruptionError, NotFoundError
+from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError
 from featurestore.fingerprint import digest
 from featurestore.storage.checksum import write_hashed
 from featurestore.storage.object_store import ObjectStore
@@ -159,7 +159,7 @@ def _decode(ref: FilesetRef, data: bytes) -> tuple[PartitionEntry, ...]:
         raise CorruptionError(f"{ref.file.path} is not an Arrow file: {error}", remedy) from error
     try:
         entries = tuple(_from_row(row) for row in rows)
-    except TypeError as error:  # a null where there must be a value
+    except (TypeError, InvalidInputError) as error:  # a null where there must be a value
         raise CorruptionError(f"{ref.file.path} is no fileset: {error}", remedy) from error
     found = (len(entries), sum(entry.rows for entry in entries))
     if found != (ref.partitions, ref.rows):
@@ -173,8 +173,8 @@ def _decode(ref: FilesetRef, data: bytes) -> tuple[PartitionEntry, ...]:
 
 def _fits(found: Any, wanted: Any) -> bool:
     """Whether a type or schema has all that is wanted; it may have further members at any depth."""
-    if pa.types.is_list(wanted) if isinstance(wanted, pa.DataType) else False:
-        return bool(pa.types.is_list(found)) and _fits(found.value_type, wanted.value_type)
+    if isinstance(wanted, pa.ListType):
+        return isinstance(found, pa.ListType) and _fits(found.value_type, wanted.value_type)
     if not isinstance(wanted, pa.Schema | pa.StructType):
         return bool(found == wanted)
     if not isinstance(found, pa.Schema | pa.StructType):
@@ -215,8 +215,7 @@ def _from_row(row: Mapping[str, Any]) -> PartitionEntry:
         rows=row["rows"],
         files=tuple(_stored(file) for file in row["files"]),
         tensors={
-            one["name"]: tuple(_stored(file) for file in one["files"])
-            for one in row["tensors"]
+            one["name"]: tuple(_stored(file) for file in one["files"]) for one in row["tensors"]
         },
         provenance=Provenance(row["definition"], row["inputs"], row.get("state", "")),
         decoded_bytes=row["decoded_bytes"],

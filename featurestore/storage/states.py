@@ -8,6 +8,10 @@ States are a cache of something that can be computed again. So a damaged file is
 logs a warning, deletes it and says that there is none, and the caller computes the state anew. A
 key is a fingerprint of everything the state depends on, so equal keys mean equal states, and
 putting one twice changes nothing.
+
+Opening a store must not cost more memory than its files have: tables are not compressed, so that
+what is decoded is as large as what was read, and a file has at most ``MAX_BYTES``. gc removes states
+by their age; ``get`` writes one again that is older than a day, so that those in use stay.
 """
 
 from __future__ import annotations
@@ -15,16 +19,28 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import struct
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, cast
 
 import pyarrow as pa
 
-from featurestore.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
+from featurestore.errors import (
+    ConflictError,
+    CorruptionError,
+    FeatureStoreError,
+    InvalidInputError,
+    LimitError,
+    NotFoundError,
+)
 from featurestore.storage.object_store import ObjectStore
 
 STATES: Final = "states"
 MAGIC: Final = b"FSSTATE1"
+MAX_BYTES: Final = 4 * 2**30
+REFRESH_SECONDS: Final = 86_400.0
 _NAME: Final = b"featurestore.state"
 _DIGEST_BYTES: Final = 16
 _TAIL: Final = len(MAGIC) + _DIGEST_BYTES
@@ -61,8 +77,9 @@ def decode_state(data: bytes) -> dict[str, pa.Table]:
     Raises
     ------
     CorruptionError
-        If the bytes are torn or changed.
+        If the bytes are torn or changed, too many, or hold compressed tables.
     """
+    _require_size(len(data))
     body, found = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if (
         len(data) < _TAIL
@@ -73,15 +90,65 @@ def decode_state(data: bytes) -> dict[str, pa.Table]:
     state: dict[str, pa.Table] = {}
     reader = pa.BufferReader(pa.py_buffer(data).slice(0, len(body) - len(MAGIC)))
     try:
+        _refuse_compressed(reader)
+        reader.seek(0)
         while reader.tell() < reader.size():
             with pa.ipc.open_stream(reader) as stream:
                 table = stream.read_all()
             metadata = dict(table.schema.metadata or {})
             name = metadata.pop(_NAME).decode()
             state[name] = table.replace_schema_metadata(metadata or None)
-    except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, KeyError, UnicodeDecodeError, struct.error) as error:
         raise CorruptionError(f"a state cannot be read: {error}", _REMEDY) from error
     return state
+
+
+def _require_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise CorruptionError(
+            f"a state has {size} bytes, more than the {MAX_BYTES} that one may have", _REMEDY
+        )
+
+
+def _refuse_compressed(reader: pa.NativeFile) -> None:
+    """Raise ``CorruptionError`` if a record batch is compressed; only metadata is looked at."""
+    while reader.tell() < reader.size():
+        messages = pa.ipc.MessageReader.open_stream(reader)
+        while True:
+            try:
+                message = messages.read_next_message()
+            except StopIteration:  # the end of one stream
+                break
+            if message.type in ("record batch", "dictionary") and _compressed(
+                message.metadata.to_pybytes(), dictionary=message.type == "dictionary"
+            ):
+                raise CorruptionError("a state holds compressed tables", _REMEDY)
+
+
+def _compressed(metadata: bytes, *, dictionary: bool) -> bool:
+    """Whether the flatbuffer of an Arrow message says that its record batch is compressed.
+
+    Message: version, header type, *header*, ... DictionaryBatch: id, *data*, ... RecordBatch: length,
+    nodes, buffers, *compression*, ...
+    """
+    message: int = struct.unpack_from("<I", metadata)[0]
+    batch = _member(metadata, message, 2)
+    if dictionary:
+        batch = _member(metadata, batch, 1)
+    return _member(metadata, batch, 3) != 0
+
+
+def _member(metadata: bytes, table: int, number: int) -> int:
+    """Return where a member of a flatbuffer table that is a table lies, 0 if it is absent."""
+    vtable = table - struct.unpack_from("<i", metadata, table)[0]
+    slot = 4 + 2 * number
+    if slot >= struct.unpack_from("<H", metadata, vtable)[0]:
+        return 0
+    offset: int = struct.unpack_from("<H", metadata, vtable + slot)[0]
+    if not offset:
+        return 0
+    place = table + offset
+    return int(place + struct.unpack_from("<I", metadata, place)[0])
 
 
 class StateStore:
@@ -104,26 +171,64 @@ class StateStore:
         return self._store.exists(_path(key))
 
     def get(self, key: str) -> Mapping[str, pa.Table] | None:
-        """Return a state, or None if there is none or it is damaged."""
+        """Return a state, or None if there is none or it is damaged.
+
+        On a local disk, one that is older than a day is written again: gc goes by the age.
+        """
         path = _path(key)
         try:
-            return decode_state(self._store.read(path))
+            _require_size(self._store.size(path))
+            data = self._store.read(path)
+            state = decode_state(data)
         except NotFoundError:
             return None
         except CorruptionError as error:
             _log.warning("%s: %s; it will be computed again", path, error.problem)
             self._store.delete([path])
             return None
+        self._refresh(path, data)
+        return state
 
     def put(self, key: str, state: Mapping[str, pa.Table]) -> None:
-        """Keep a state; it is durable when this returns. One that exists is left as it is."""
+        """Keep a state; it is durable when this returns. One that exists is left as it is.
+
+        Raises
+        ------
+        LimitError
+            If it has more than 4 GiB.
+        """
         path = _path(key)
         if self._store.exists(path):
             return
+        data = encode_state(state)
+        if len(data) > MAX_BYTES:  # get would take it for damaged
+            raise LimitError(
+                f"a state would have {len(data)} bytes, more than the {MAX_BYTES} that one may have",
+                "learn from fewer columns, or from columns with fewer distinct values",
+            )
         try:
-            self._store.create(path, encode_state(state))
+            self._store.create(path, data)
         except ConflictError:  # somebody else computed the same
             return
+
+    def _refresh(self, path: str, data: bytes) -> None:
+        """Make a state young again that gc would remove although it is in use."""
+        place = self._store.local_path(path)
+        if place is None or not _is_old(place):
+            return
+        try:
+            self._store.replace(path, data)
+        except (
+            FeatureStoreError
+        ) as error:  # the state itself was read: a read-only store serves too
+            _log.warning("%s could not be made young: %s", path, error.problem)
+
+
+def _is_old(place: Path) -> bool:
+    try:
+        return time.time() - place.stat().st_mtime > REFRESH_SECONDS
+    except FileNotFoundError:  # removed since it was read
+        return False
 
 
 def _path(key: str) -> str:

@@ -22,6 +22,7 @@ from featurestore.dataset.dataset import Dataset
 from featurestore.dataset.part import Part
 from featurestore.dataset.split import HashSplit, Split, TimeSplit
 from featurestore.dataset.view import TableView
+from featurestore.engines.protocol import Engine
 from featurestore.errors import (
     DefinitionError,
     InvalidInputError,
@@ -32,9 +33,10 @@ from featurestore.errors import (
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.testing.views import table_view
-from featurestore.transforms.base import Scope, Transformer
+from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
 from featurestore.transforms.calendar import Calendar
 from featurestore.transforms.categories import Categorify
+from featurestore.transforms.expression import Expression
 from featurestore.transforms.pipeline import Pipeline
 from featurestore.transforms.scaling import Impute, Standardize
 from featurestore.transforms.selectors import numeric, strings
@@ -652,6 +654,119 @@ def test_digest_tells_datasets_apart(tmp_path: Path) -> None:
     ]
     assert len({one.all.digest for one in made}) == len(made)
     assert made[0].all.digest == dataset(view, ["x", "z"], "y").all.digest
+
+
+@pytest.mark.parametrize("wide_first", [False, True])
+def test_a_rule_that_stands_for_other_columns_learns_anew(wide_first: bool, tmp_path: Path) -> None:
+    """The key ``a`` is a number for selectors only where it is a feature."""
+    a, x = np.arange(60.0) % 7, np.arange(60.0) ** 2
+    table = pa.table({"a": a, "t": np.arange(60), "x": x})
+    view = table_view(open_object_store(tmp_path / "s"), table, [20, 40], key=["a"], time="t")
+    pipeline = Pipeline(Expression(d=nw.col("a") * 2), Standardize())
+    made: list[list[str]] = [["x"], ["x", "a"]]
+    for features in reversed(made) if wide_first else made:
+        data = dataset(view, features, pipeline=pipeline)
+        found = whole(data.all)["numeric"]
+        columns = {"x": x, "a": a, "d": 2 * a}
+        assert data.schema.numeric == (*features, "d")
+        expected = [(v - v.mean()) / v.std() for v in (columns[one] for one in (*features, "d"))]
+        np.testing.assert_allclose(found, np.stack(expected, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+def test_key_and_time_are_part_of_what_is_learnt(time_first: bool, tmp_path: Path) -> None:
+    """The same bytes, once with a time column and once without, in one store."""
+    table = pa.table({"k": ["a", "b"] * 30, "t": np.arange(60), "x": np.arange(60.0) ** 2})
+    store = open_object_store(tmp_path / "s")
+    made: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+        ({"key": ["k"]}, ("t", "x")),
+        ({"key": ["k"], "time": "t"}, ("x",)),
+    ]
+    for options, scaled in reversed(made) if time_first else made:
+        view = table_view(store, table, [20, 40], **options)
+        data = dataset(view, ["t", "x"], pipeline=Pipeline(Standardize()))
+        found = whole(data.all)["numeric"]
+        for j, name in enumerate(("t", "x")):
+            values = np.array(table[name].to_pylist(), dtype=np.float64)
+            if name in scaled:
+                values = (values - values.mean()) / values.std()
+            np.testing.assert_allclose(found[:, j], values, rtol=1e-5, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class MeanLabel(Transformer):
+    """The mean label of all rows, where the feature is known; sees the label when it learns."""
+
+    column: str
+    label: str
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.FIT
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        return (self.column,)
+
+    def learns_from(self, schema: TableSchema) -> tuple[str, ...]:
+        return (self.column, self.label)
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        return (Field(f"{self.column}_mean", pa.float64()),)
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        frame = partition.frame.filter(nw.col(self.column) > 0)
+        label, _ = engine.values(frame[self.label])
+        return {"sums": pa.table({"sum": [float(label.sum())], "rows": [len(frame)]})}
+
+    def combine(self, earlier: State, later: State) -> State:
+        if not earlier or not later:
+            return earlier or later
+        return {"sums": pa.concat_tables([earlier["sums"], later["sums"]])}
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        sums = state["sums"].to_pydict()
+        mean = sum(sums["sum"]) / sum(sums["rows"])
+        known = nw.when(nw.col(self.column) > 0).then(nw.lit(mean)).alias(f"{self.column}_mean")
+        return Columns(partition.frame.select(known))
+
+
+def test_a_step_may_learn_from_the_label(tmp_path: Path) -> None:
+    view = simple(tmp_path)
+    pipeline = Pipeline(Standardize("x"), MeanLabel("x", "y"))
+    data = dataset(view, ["x"], "y", split=TimeSplit(valid=12), pipeline=pipeline)
+    x, y = (np.array(daily()[name].to_pylist(), dtype=np.float64) for name in ("x", "y"))
+    train = np.array(daily()["t"].to_pylist()) < 12
+    above = x > x[train].mean()
+    expected = np.where(above, y[train & above].mean(), np.nan)
+    found = whole(data.valid)["numeric"]
+    assert data.schema.numeric == ("x", "x_mean")
+    np.testing.assert_allclose(found[:, 1], expected[~train], rtol=1e-6)
+    # What is served needs no label.
+    served = data.pipeline.transform(pa.table({"k": ["k"], "t": [0], "x": [9.0]}))
+    assert served["x_mean"].to_pylist() == [pytest.approx(y[train & above].mean())]
+    # Another label is another state, also in the same store.
+    other = dataset(
+        view, ["x"], "z", split=TimeSplit(valid=12),
+        pipeline=Pipeline(Standardize("x"), MeanLabel("x", "z")),
+    )  # fmt: skip
+    z = np.array(daily()["z"].to_pylist())
+    mean = np.nanmax(whole(other.valid)["numeric"][:, 1])
+    assert mean == pytest.approx(z[train & above].mean(), rel=1e-5)
+    with pytest.raises(DefinitionError, match=r"MeanLabel learns from \['y'\]"):
+        dataset(view, ["x"], "z", pipeline=pipeline)
+
+
+@pytest.mark.parametrize("name", ["ASSEMBLY_VERSION", "HASH_VERSION"])
+def test_versions_of_kernels_are_in_the_digest(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featurestore.dataset import part, selection
+
+    data = dataset(simple(tmp_path), ["x"], "y", split=HashSplit(valid=0.4, test=0))
+    before = data.train.digest
+    monkeypatch.setattr(part if name.startswith("ASSEMBLY") else selection, name, 2)
+    again = dataset(data._view, ["x"], "y", split=HashSplit(valid=0.4, test=0))
+    assert again.train.digest != before
 
 
 def test_counting_reads_only_what_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

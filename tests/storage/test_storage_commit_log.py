@@ -22,10 +22,13 @@ from featurestore.errors import (
     FeatureStoreError,
     FormatError,
     InvalidInputError,
+    LimitError,
     NameTakenError,
     NotFoundError,
 )
+from featurestore.storage import commit_log
 from featurestore.storage.backends import open_object_store
+from featurestore.storage.checksum import write_hashed
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.fileset import write_fileset
 from featurestore.storage.local import LocalStore
@@ -171,6 +174,47 @@ class TestLife:
         ref = write_fileset(log.store, [])
         log.commit("a", lambda head: {"group:t:base": {"fileset": ref.to_json()}})
         assert steps == ["store.json", ref.file.path, snapshot_path(1)]
+
+
+class TestRequiredFiles:
+    """A commit does not publish what gc removed between writing and publishing."""
+
+    def test_all_there(self, store: ObjectStore) -> None:
+        log = CommitLog.create(store)
+        files = [write_hashed(store, f"data/t/g/{name}", b"abc") for name in "ab"]
+        assert log.commit("add", _put("a", 1), requires=iter(files)).version == 1
+
+    @pytest.mark.parametrize("left", [None, b"ab"])
+    def test_one_was_removed_or_cut(self, store: ObjectStore, left: bytes | None) -> None:
+        log = CommitLog.create(store)
+        log.commit("first", _put("a", 1))
+        files = [write_hashed(store, f"data/t/g/{name}", b"abc") for name in "ab"]
+        store.delete(["data/t/g/b"])
+        if left is not None:
+            store.write("data/t/g/b", left)
+        with pytest.raises(ConflictError, match="removed meanwhile: data/t/g/b") as caught:
+            log.commit("add", _put("b", 1), requires=files)
+        assert "run it again" in caught.value.remedy
+        assert "longer safety age" in caught.value.remedy
+        assert log.newest_version() == CommitLog.open(store).newest_version() == 1
+
+    def test_looked_at_before_every_attempt(self, store: ObjectStore) -> None:
+        log = CommitLog.create(store)
+        file = write_hashed(store, "data/t/g/a", b"abc")
+        looks: list[int] = []
+
+        def lose_the_race_once(head: Snapshot) -> Mapping[str, Any]:
+            looks.append(head.version)
+            if len(looks) == 1:
+                CommitLog.open(store).commit("other", _put("other", 1))
+            else:
+                store.delete([file.path])
+            return {"mine": {"x": 1}}
+
+        with pytest.raises(ConflictError, match="removed meanwhile"):
+            log.commit("mine", lose_the_race_once, requires=iter([file]))
+        assert looks == [0, 1]
+        assert log.newest_version() == 1
 
 
 class TestNames:
@@ -469,6 +513,24 @@ class TestDamage:
         with pytest.raises(CorruptionError, match="holds version 1"):
             CommitLog.open(store).head()
 
+    def test_large_snapshots_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        inner = _memory()
+        CommitLog.create(inner)
+        store = CountingStore(inner)
+        log = CommitLog.open(store)
+        log.commit("a", _put("a", 1))
+        size = store.size(snapshot_path(1))
+        monkeypatch.setattr(commit_log, "MAX_BYTES", size)
+        assert CommitLog.open(store).head().version == 1
+        with pytest.raises(LimitError, match="more than"):
+            log.commit("b", _put("b", "x" * size))
+        assert log.newest_version() == 1
+        monkeypatch.setattr(commit_log, "MAX_BYTES", size - 1)
+        store.reads.clear()
+        with pytest.raises(CorruptionError, match="more than"):
+            CommitLog.open(store).head()
+        assert snapshot_path(1) not in store.reads
+
     def test_a_newer_snapshot_format(self) -> None:
         store = _memory()
         log = CommitLog.create(store)
@@ -502,7 +564,20 @@ class TestSealedJson:
         assert unseal(seal(content), "x") == content
 
     @pytest.mark.parametrize(
-        "data", [b"", b"null", b"[]", b"{}", b"{" * 100_000, b'{"a":1}', b"\xff", b"1" * 5000]
+        "data",
+        [
+            b"",
+            b"null",
+            b"[]",
+            b"{}",
+            b"{" * 100_000,
+            b"[" * 100_000,
+            b'{"a":' * 100_000,
+            b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+            b'{"a":1}',
+            b"\xff",
+            b"1" * 5000,
+        ],
     )
     def test_others_are_refused(self, data: bytes) -> None:
         with pytest.raises(CorruptionError):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
+import os
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.errors import CorruptionError, InvalidInputError
+from featurestore.errors import CorruptionError, DiskFullError, InvalidInputError, LimitError
 from featurestore.storage import fileset
+from featurestore.storage import states as states_module
 from featurestore.storage.backends import open_object_store
+from featurestore.storage.checksum import write_hashed
 from featurestore.storage.column_group import write_partition
 from featurestore.storage.fileset import read_fileset, write_fileset
 from featurestore.storage.journal import Journal
@@ -24,9 +29,11 @@ from featurestore.storage.local import LocalStore
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import (
     FilesetRef,
+    GroupEntry,
     PartitionEntry,
     Provenance,
     StoredFile,
+    TableEntry,
 )
 from featurestore.storage.states import StateStore, decode_state, encode_state
 from featurestore.testing.arrow_tables import tables
@@ -151,8 +158,6 @@ class TestFilesets:
             read_fileset(store, ref)
 
     def test_other_arrow_files_are_refused(self, store: ObjectStore) -> None:
-        from featurestore.storage.checksum import write_hashed
-
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, pa.schema([("x", pa.int8())])):
             pass
@@ -160,6 +165,136 @@ class TestFilesets:
             file = write_hashed(store, f"filesets/{name}.arrow", data)
             with pytest.raises(CorruptionError):
                 read_fileset(store, FilesetRef(file, 0, 0))
+
+    def _rewritten(self, store: ObjectStore, change: Any) -> FilesetRef:
+        """Return the reference to a fileset of one file and one tensor whose rows were changed."""
+        stored = StoredFile("data/t/g/p.parquet", 7, "a" * 32, "b" * 32)
+        entry = dataclasses.replace(
+            _entry(), files=(stored,), tensors={"e": (stored,)}, time_min=1, time_max=2
+        )
+        ref = write_fileset(
+            store, [dataclasses.replace(entry, provenance=Provenance("d", "i", "s"))]
+        )
+        rows = pa.ipc.open_file(pa.BufferReader(store.read(ref.file.path))).read_all().to_pylist()
+        table = change(rows)
+        if not isinstance(table, pa.Table):
+            table = pa.Table.from_pylist(table)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        path = f"filesets/{uuid.uuid4().hex[:24]}.arrow"
+        return FilesetRef(write_hashed(store, path, sink.getvalue().to_pybytes()), 1, 3)
+
+    @staticmethod
+    def _typed(rows: list[dict[str, Any]], schema: pa.Schema = fileset._SCHEMA) -> pa.Table:
+        return pa.Table.from_pylist(rows, schema=schema)
+
+    def test_later_additions_are_ignored(self, store: ObjectStore) -> None:
+        def plain(rows: list[dict[str, Any]]) -> pa.Table:
+            return self._typed(rows)
+
+        def extended(rows: list[dict[str, Any]]) -> pa.Table:
+            file = pa.struct([pa.field("zone", pa.string()), *fileset._FILE])
+            tensors = pa.list_(
+                pa.struct([("dtype", pa.int8()), ("name", pa.string()), ("files", pa.list_(file))])
+            )
+            schema = pa.schema(
+                [pa.field("zone", pa.int8())]
+                + [
+                    pa.field(
+                        one.name,
+                        {"files": pa.list_(file), "tensors": tensors}.get(one.name, one.type),
+                    )
+                    for one in reversed(fileset._SCHEMA)
+                ],
+                metadata={"by": "a later version"},
+            )
+            return self._typed(rows, schema)
+
+        assert read_fileset(store, self._rewritten(store, extended)) == read_fileset(
+            store, self._rewritten(store, plain)
+        )
+
+    def test_optional_columns_may_be_absent(self, store: ObjectStore) -> None:
+        def reduced(rows: list[dict[str, Any]]) -> pa.Table:
+            file = pa.struct([one for one in fileset._FILE if one.name != "footer"])
+            table = self._typed(rows).drop_columns(["state", "time_min", "time_max"])
+            return self._typed(
+                table.to_pylist(),
+                pa.schema(
+                    [
+                        pa.field(one.name, pa.list_(file) if one.name == "files" else one.type)
+                        for one in table.schema
+                    ]
+                ),
+            )
+
+        (found,) = read_fileset(store, self._rewritten(store, reduced))
+        assert found.provenance == Provenance("d", "i", "")
+        assert (found.time_min, found.time_max) == (None, None)
+        assert found.files == (StoredFile("data/t/g/p.parquet", 7, "a" * 32),)
+        assert found.tensors["e"][0].footer == "b" * 32
+
+    @pytest.mark.parametrize("column", fileset._SCHEMA.names)
+    def test_known_columns_keep_their_types(self, store: ObjectStore, column: str) -> None:
+        def retyped(rows: list[dict[str, Any]]) -> pa.Table:
+            table = self._typed(rows)
+            index = table.schema.names.index(column)
+            return table.set_column(index, column, pa.array([True]))
+
+        with pytest.raises(CorruptionError, match="columns"):
+            read_fileset(store, self._rewritten(store, retyped))
+
+    @pytest.mark.parametrize("column", ["partition", "rows", "files", "definition", "nulls"])
+    def test_required_columns_are_there_once_and_not_null(
+        self, store: ObjectStore, column: str
+    ) -> None:
+        def dropped(rows: list[dict[str, Any]]) -> pa.Table:
+            return self._typed(rows).drop_columns([column])
+
+        def twice(rows: list[dict[str, Any]]) -> pa.Table:
+            table = self._typed(rows)
+            return table.append_column(column, table[column])
+
+        for change in (dropped, twice):
+            with pytest.raises(CorruptionError, match="columns"):
+                read_fileset(store, self._rewritten(store, change))
+
+    @pytest.mark.parametrize("column", ["partition", "rows", "files"])
+    def test_nulls_are_damage(self, store: ObjectStore, column: str) -> None:
+        def emptied(rows: list[dict[str, Any]]) -> pa.Table:
+            return self._typed([{**rows[0], column: None}])
+
+        with pytest.raises(CorruptionError, match="no fileset"):
+            read_fileset(store, self._rewritten(store, emptied))
+
+
+class TestEntries:
+    def test_a_partition_entry_of_another_version(self) -> None:
+        stored = StoredFile("data/t/g/p.parquet", 7, "a" * 32, "b" * 32)
+        entry = dataclasses.replace(_entry(), files=(stored,), tensors={"e": (stored,)})
+        value: dict[str, Any] = entry.to_json()
+        value["zone"] = 1
+        value["files"][0].append("later")
+        value["tensors"]["e"][0].append("later")
+        value["provenance"].append("later")
+        del value["time_min"], value["time_max"]
+        assert PartitionEntry.from_json(value) == entry
+
+    def test_tables_and_groups_of_another_version(self) -> None:
+        table = TableEntry("t", ("k",), "d", 100)
+        assert TableEntry.from_json({**table.to_json(), "zone": 1}) == table
+        without = {key: one for key, one in table.to_json().items() if key != "duplicates"}
+        assert TableEntry.from_json(without) == table
+        ref = FilesetRef(StoredFile("filesets/a.arrow", 3, "a" * 32), 1, 2)
+        group = GroupEntry("t", "g", (), ref)
+        value: dict[str, Any] = {**group.to_json(), "zone": 1}
+        value["fileset"]["zone"] = 1
+        assert GroupEntry.from_json(value) == group
+        del value["definition"], value["inputs"]
+        assert GroupEntry.from_json(value) == group
+        # What a writer does not know is not in what it writes again.
+        assert "zone" not in GroupEntry.from_json(value).to_json()
 
 
 class TestStates:
@@ -201,8 +336,6 @@ class TestStates:
                 decode_state(bytes(damaged))
 
     def test_a_true_digest_over_nonsense(self) -> None:
-        import hashlib
-
         body = b"nonsense" * 4 + b"FSSTATE1"
         with pytest.raises(CorruptionError):
             decode_state(body + hashlib.blake2b(body, digest_size=16).digest())
@@ -231,6 +364,78 @@ class TestStates:
         assert path in caplog.text
         states.put("ab" * 16, {"n": pa.table({"x": [1]})})
         assert states.get("ab" * 16) is not None
+
+    @pytest.mark.parametrize("codec", ["zstd", "lz4"])
+    @pytest.mark.parametrize("which", ["plain", "dictionary", "second"])
+    def test_compressed_tables_are_refused(
+        self, store: ObjectStore, caplog: pytest.LogCaptureFixture, codec: str, which: str
+    ) -> None:
+        column = pa.array([""] * 100_000)
+        small = pa.table({"x": column.dictionary_encode() if which == "dictionary" else column})
+        sink = pa.BufferOutputStream()
+        for name in ("a", "b"):
+            table = small.replace_schema_metadata({"featurestore.state": name})
+            compress = codec if name == "b" or which != "second" else None
+            options = pa.ipc.IpcWriteOptions(compression=compress)
+            with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+                writer.write_table(table)
+        body = sink.getvalue().to_pybytes() + b"FSSTATE1"
+        data = body + hashlib.blake2b(body, digest_size=16).digest()
+        with pytest.raises(CorruptionError, match="compressed"):
+            decode_state(data)
+        path = f"states/{'ab' * 16}.arrow"
+        store.create(path, data)
+        with caplog.at_level(logging.WARNING):
+            assert StateStore(store).get("ab" * 16) is None
+        assert "compressed" in caplog.text
+        assert not store.exists(path)
+
+    def test_large_ones_are_refused_unread(
+        self,
+        store: ObjectStore,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        states = StateStore(store)
+        states.put("ab" * 16, {"n": pa.table({"x": [1]})})
+        data = store.read(f"states/{'ab' * 16}.arrow")
+        monkeypatch.setattr(states_module, "MAX_BYTES", len(data))
+        assert states.get("ab" * 16) is not None
+        monkeypatch.setattr(states_module, "MAX_BYTES", len(data) - 1)
+        with pytest.raises(CorruptionError, match="more than"):
+            decode_state(data)
+        with pytest.raises(LimitError, match="more than"):
+            states.put("cd" * 16, {"n": pa.table({"x": [1]})})
+        with caplog.at_level(logging.WARNING):
+            assert states.get("ab" * 16) is None
+        assert "more than" in caplog.text
+        assert not states.has("ab" * 16)
+        assert not states.has("cd" * 16)
+
+    def test_use_makes_young(self, tmp_path: Path) -> None:
+        states = StateStore(LocalStore(tmp_path))
+        states.put("ab" * 16, {"n": pa.table({"x": [1]})})
+        path = tmp_path / f"states/{'ab' * 16}.arrow"
+        data, now = path.read_bytes(), time.time()
+        for age, refreshed in ((20 * 86_400, True), (86_000, False)):
+            os.utime(path, (now - age, now - age))
+            assert states.get("ab" * 16) is not None
+            assert (path.stat().st_mtime > now - 60) == refreshed
+            assert path.read_bytes() == data
+
+    def test_a_store_that_cannot_be_written_serves_old_states(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Full(LocalStore):
+            def replace(self, path: str, data: bytes) -> None:
+                raise DiskFullError("the disk is full", "free some space")
+
+        states = StateStore(Full(tmp_path))
+        states.put("ab" * 16, {"n": pa.table({"x": [1]})})
+        os.utime(tmp_path / f"states/{'ab' * 16}.arrow", (1, 1))
+        with caplog.at_level(logging.WARNING):
+            assert states.get("ab" * 16) is not None
+        assert "the disk is full" in caplog.text
 
     @pytest.mark.parametrize("key", ["", "../x", "ABCDEF0123", "x" * 32, "ab"])
     def test_keys_are_fingerprints(self, store: ObjectStore, key: str) -> None:

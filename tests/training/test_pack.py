@@ -98,6 +98,13 @@ def test_any_column_name_has_a_directory(cache: Path) -> None:
     assert all(one.is_relative_to(pack.path) for one in pack.path.rglob("*"))
 
 
+def test_names_like_those_of_the_layout_do_not_collide() -> None:
+    names = ["column-1", "x" * 300, "column-0", "column-", "Column-1"]
+    columns = tuple(Input(name, Role.CATEGORICAL, "int32", (), 9) for name in names)
+    layout = layout_module.pack_layout(DatasetSchema(columns), 5)
+    assert len({one.path for one in layout.values()}) == len(names)
+
+
 def test_rows_outside_are_refused(cache: Path) -> None:
     pack = Pack.for_part(numbered_part(5), cache)
     for bad in ([5], [-1], [0, 7]):

@@ -158,7 +158,7 @@ def test_unseen_categories_and_nulls_predict(run: Run) -> None:
 
 def test_rows_that_lack_features_are_refused(run: Run) -> None:
     bundle = RunBundle.load(run.path)
-    with pytest.raises(SchemaError, match=r"lack features \['gaps', 'colour'\]"):
+    with pytest.raises(SchemaError, match=r"lack columns \['gaps', 'colour'\]"):
         bundle.predict(pl.DataFrame({"x": [1.0]}))
     with pytest.raises(SchemaError, match="'x' is"):
         bundle.predict(pl.DataFrame({"x": ["one"], "gaps": [1.0], "colour": ["red"]}))
@@ -468,3 +468,51 @@ def test_codes_stored_in_the_table_are_categories(tmp_path: Path) -> None:
         ("colour_code", "categorical", 5),
     ]
     assert predict(run.path, rows(50, ROWS, 4)).height == 50
+
+
+def test_a_served_pipeline_sees_the_time_as_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featurestore import Calendar, Categorify, Pipeline
+    from training import source
+    from training.stored_pipeline import load_pipeline
+
+    pipeline = Pipeline(Categorify("colour"), Calendar(parts=("hour", "weekday")))
+    monkeypatch.setattr(source, "pipeline_of", lambda *_, **__: pipeline)
+    hours = pl.col("day").cast(pl.Int64) * 3_600_000_000
+    at = hours.cast(pl.Datetime("us")).alias("day")
+    new = rows(50, ROWS, 4).with_columns(at)
+    path = tmp_path / "store"
+    table = FeatureStore.create(path).ingest(
+        "t", rows(ROWS, 0, 3).with_columns(at), key="id", time="day", partition_bytes="40kB"
+    )
+    content = configuration(
+        path,
+        tmp_path / "p",
+        data={"features": ["x", "colour"]},
+        split={"valid": "1970-03-20", "test": "1970-04-10"},
+        model={"kind": "xgboost", "params": {"nthread": 2}},
+    )
+    run = fit(content, tmp_path / "run")
+    bundle = RunBundle.load(run.path)
+    assert bundle.features == ("x", "colour")
+    assert bundle.columns == ("x", "colour", "day")
+
+    dataset = table.dataset(
+        features=["x", "colour"], label="late", split=source.split_of(run.config.split),
+        pipeline=pipeline,
+    )  # fmt: skip
+    trained = [dataset.test.arrays(i) for i in range(len(dataset.test.partition_rows))]
+    held = table.read(["day", "x", "colour"]).filter(
+        pl.col("day") >= pl.lit("1970-04-10").str.to_datetime(time_unit="us")
+    )
+    served = load_pipeline(run.path).apply(held.to_arrow())
+    assert served.inputs["numeric"].shape == (len(held), 3)
+    for name, values in served.inputs.items():
+        expected = np.concatenate([np.asarray(one.inputs[name]) for one in trained])
+        np.testing.assert_array_equal(np.asarray(values), expected)
+
+    expected = bundle.predict(new)
+    np.testing.assert_allclose(predict(run.path, new)["prediction"], expected, atol=1e-6)
+    with pytest.raises(SchemaError, match=r"lack columns \['day'\]"):
+        bundle.predict(new.drop("day"))
