@@ -51,6 +51,10 @@ def cache_directory(cache: str | Path | None = None) -> Path:
     return Path("~/.cache/featurestore/packs").expanduser()
 
 
+_trusted: Final[set[Path]] = set()
+"""Packs that this process wrote or has compared with their checksums."""
+
+
 class Pack:
     """The rows of one dataset part, random access.
 
@@ -85,12 +89,19 @@ class Pack:
         path = cache_directory(cache) / pack_key(part.digest)
         if path.exists():
             try:
-                return cls.open(path, part)
+                pack = cls.open(path, part)
+                # Once per process, for a pack that an earlier one wrote: about the time of one
+                # sequential read, which the first epoch then finds in memory.
+                if path not in _trusted:
+                    pack.verify()
+                    _trusted.add(path)
+                return pack
             except CorruptionError:
                 # Never trusted, never repaired: moved away in one step, so that a process that
                 # still has it mapped keeps its pages, and built again below.
                 _set_aside(path)
         write_pack(part, path)
+        _trusted.add(path)
         return cls.open(path, part)
 
     @classmethod
