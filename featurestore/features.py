@@ -224,9 +224,9 @@ class FeatureSet:
         change = publish_features(
             self.session.objects, files, features, result.entries, asked.new, asked.removed
         )
-        snapshot = self.session.commit(operation, change)
-        Journal(self.session.objects, self.table).clear(result.journal_keys)
         written = [entry for entries in result.entries.values() for entry in entries.values()]
+        snapshot = self.session.commit(operation, change, written)
+        Journal(self.session.objects, self.table).clear(result.journal_keys)
         return BuildReport(
             columns=tuple(
                 name for one in features if one.group in result.entries for name in one.names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from featurestore.errors import InvalidInputError, MemoryLimitError
@@ -13,7 +14,7 @@ from featurestore.plan.staleness import Assessor
 from featurestore.plan.table_files import TableFiles, load_table_files
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import Snapshot
+from featurestore.storage.records import PartitionEntry, Snapshot
 from featurestore.transforms.base import SourceTransformer
 from featurestore.units import format_bytes
 
@@ -58,9 +59,13 @@ class Session:
                 "open the store without checkout to write",
             )
 
-    def commit(self, operation: str, change: Change) -> Snapshot:
+    def commit(
+        self, operation: str, change: Change, entries: Iterable[PartitionEntry] = ()
+    ) -> Snapshot:
+        """Publish a change, if the files of the new ``entries`` are all still there."""
         self.require_writable()
-        return self.log.commit(operation, change)
+        files = [file for entry in entries for file in entry.all_files()]
+        return self.log.commit(operation, change, requires=files)
 
     def memory_left(self) -> int:
         """Return the bytes of the memory limit that this process does not hold already.

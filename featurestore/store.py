@@ -184,9 +184,8 @@ class FeatureStore:
                 on_progress=report,
             )
             group = GroupEntry(name, BASE_GROUP, opened.fields)
-        self._session.commit(
-            f"ingest {name}", create_table(self._session.objects, entry, group, entries)
-        )
+        change = create_table(self._session.objects, entry, group, entries)
+        self._session.commit(f"ingest {name}", change, entries)
         return self.table(name)
 
     def table(self, name: str) -> Table:

@@ -161,7 +161,7 @@ class Table:
                 existing=files.base,
             )
         change = append_partitions(self._session.objects, self._name, base, entries)
-        self._session.commit(f"append to {self._name}", change)
+        self._session.commit(f"append to {self._name}", change, entries)
         return sum(one.rows for one in entries)
 
     def read(

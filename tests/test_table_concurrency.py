@@ -44,10 +44,10 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[]
     waiting: list[Callable[[], Any]] = []
     commit = CommitLog.commit
 
-    def later(log: CommitLog, *given: Any) -> Any:
+    def later(log: CommitLog, *given: Any, **named: Any) -> Any:
         while waiting:
             waiting.pop()()
-        return commit(log, *given)
+        return commit(log, *given, **named)
 
     monkeypatch.setattr(CommitLog, "commit", later)
     yield waiting.append
@@ -261,3 +261,25 @@ def test_another_process_appends_while_this_one_adds(table: fs.Table, tmp_path: 
     for column, values in table.read([f"f{n}" for n in range(number)]).to_dict().items():
         assert values.equals(x * int(column[1:]), null_equal=True)
     assert fs.FeatureStore.open(table._session.objects.url).verify().ok
+
+
+def test_files_removed_before_the_commit_are_noticed(tmp_path: Path) -> None:
+    """A gc whose safety age is shorter than an ingest takes must not make a store of holes."""
+    from featurestore.execution import publish
+
+    store = fs.FeatureStore.create(tmp_path / "s")
+    kept = publish.write_fileset
+
+    def collected(*arguments: Any) -> Any:
+        for one in (tmp_path / "s" / "data").rglob("*.parquet"):
+            one.unlink()
+        return kept(*arguments)
+
+    publish.write_fileset = collected
+    try:
+        with pytest.raises(ConflictError, match="removed meanwhile"):
+            store.ingest("t", pl.DataFrame({"t": [1, 2], "x": [1.0, 2.0]}), time="t")
+    finally:
+        publish.write_fileset = kept
+    assert store.tables() == ()
+    assert store.ingest("t", pl.DataFrame({"t": [1], "x": [1.0]}), time="t").rows == 1

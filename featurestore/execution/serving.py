@@ -85,7 +85,9 @@ def compute_features(
     engine = get_engine(place.engine)
     features = _needed(files, columns)
     shown = tuple(dict.fromkeys((*files.entry.key, *_time(files), *columns)))
-    wanted = [name for one in features for name in one.inputs if _is_base(files, name)]
+    # What a feature only learns from, a label say, new rows need not have.
+    read = [name for one in features for name in one.transformer.inputs(files.schema)]
+    wanted = [name for name in read if _is_base(files, name)]
     wanted += [name for name in shown if _is_base(files, name)]
     wanted += [name for one in features for name in _own_source_columns(one, files)]
     table = _load(rows, with_row_count(wanted, files.schema), files, place.memory_limit)

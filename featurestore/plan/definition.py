@@ -111,7 +111,7 @@ class Feature:
         Name of the column group that holds its values.
     definition : FeatureDefinition
     inputs : tuple of str
-        Columns of its own table.
+        Columns of its own table that it reads, to learn or to apply.
     outputs : tuple of Field
     """
 
@@ -140,7 +140,7 @@ def bind(definition: FeatureDefinition, schema: TableSchema) -> Feature:
         If it reads the future, gives no column or twice the same.
     """
     transformer = definition.transformer
-    inputs = tuple(dict.fromkeys(transformer.inputs(schema)))
+    inputs = tuple(dict.fromkeys((*transformer.inputs(schema), *transformer.learns_from(schema))))
     outputs = transformer.outputs(schema)
     names = [one.name for one in outputs]
     if not names or len(set(names)) != len(names):

@@ -42,6 +42,7 @@ from featurestore.storage.records import (
     check_format,
     check_path,
 )
+from featurestore.storage.required_files import require_files
 from featurestore.storage.sealed_json import MAX_BYTES, seal, unseal
 from featurestore.storage.snapshot_file import (
     Entries,
@@ -337,7 +338,7 @@ class CommitLog:
                 return head.snapshot
             self.store.sync(_filesets(changes.values()))
             file, new = _next(head, entries, commit, operation)
-            self._require_files(operation, required)
+            require_files(self.store, required, operation)
             if self._publish(file):
                 self._newest = new
                 self._leave_hint(file.version)
@@ -430,22 +431,6 @@ class CommitLog:
             # A repeated request may have met its own first attempt.
             return self.read_file(file.version).commit == file.commit
         return True
-
-    def _require_files(self, operation: str, required: Iterable[StoredFile]) -> None:
-        """Refuse to publish a version that names files which are not there any more."""
-        for file in required:
-            try:
-                size: int | None = self.store.size(file.path)
-            except NotFoundError:
-                size = None
-            if size != file.bytes:
-                found = "is gone" if size is None else f"has {size} bytes, not {file.bytes}"
-                raise ConflictError(
-                    f"files written for {operation!r} were removed meanwhile: {file.path} {found}; "
-                    "a gc whose safety age is shorter than the work took removes them",
-                    "run it again (a build resumes from its journal), and give gc a longer safety "
-                    "age",
-                )
 
     def _exists(self, version: int) -> bool:
         return self.store.exists(snapshot_path(version))

@@ -57,6 +57,7 @@ class Pipeline:
 
     Examples
     --------
+    >>> from featurestore import Categorify, Impute, Standardize
     >>> pipeline = Pipeline(Impute("x"), Standardize("x"), Categorify("c"))
     >>> schema = TableSchema((Field("x", pa.float32()), Field("c", pa.string())))
     >>> [(one.name, str(one.type)) for one in pipeline.schema_after(schema)]
@@ -205,6 +206,7 @@ class Pipeline:
 
         Examples
         --------
+        >>> from featurestore import Standardize
         >>> fitted = Pipeline(Standardize("x")).fit(pa.table({"x": [1.0, 3.0]}))
         >>> fitted.transform(pa.table({"x": [2.0, 5.0]}))["x"].to_pylist()
         [0.0, 3.0]

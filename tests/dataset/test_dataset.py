@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from featurestore.dataset.batch import Role
 from featurestore.dataset.dataset import Dataset
+from featurestore.dataset.fitting import fit_pipeline
 from featurestore.dataset.part import Part
+from featurestore.dataset.selection import Selection
 from featurestore.dataset.split import HashSplit, Split, TimeSplit
 from featurestore.dataset.view import TableView
 from featurestore.engines.protocol import Engine
@@ -673,24 +675,45 @@ def test_a_rule_that_stands_for_other_columns_learns_anew(wide_first: bool, tmp_
         np.testing.assert_allclose(found, np.stack(expected, 1), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("time_first", [False, True])
-def test_key_and_time_are_part_of_what_is_learnt(time_first: bool, tmp_path: Path) -> None:
-    """The same bytes, once with a time column and once without, in one store."""
-    table = pa.table({"k": ["a", "b"] * 30, "t": np.arange(60), "x": np.arange(60.0) ** 2})
-    store = open_object_store(tmp_path / "s")
-    made: list[tuple[dict[str, Any], tuple[str, ...]]] = [
-        ({"key": ["k"]}, ("t", "x")),
-        ({"key": ["k"], "time": "t"}, ("x",)),
-    ]
-    for options, scaled in reversed(made) if time_first else made:
-        view = table_view(store, table, [20, 40], **options)
-        data = dataset(view, ["t", "x"], pipeline=Pipeline(Standardize()))
-        found = whole(data.all)["numeric"]
-        for j, name in enumerate(("t", "x")):
-            values = np.array(table[name].to_pylist(), dtype=np.float64)
-            if name in scaled:
-                values = (values - values.mean()) / values.std()
-            np.testing.assert_allclose(found[:, j], values, rtol=1e-5, atol=1e-6)
+@dataclass(frozen=True)
+class Entities(Transformer):
+    """How many entities there are, by the key of the table."""
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.FIT
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        return ("k", "g")
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        return (Field("entities", pa.int64()),)
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        return {"keys": engine.to_arrow(partition.frame.select(*partition.schema.key).unique())}
+
+    def combine(self, earlier: State, later: State) -> State:
+        if not earlier or not later:
+            return earlier or later
+        return {"keys": pa.concat_tables([earlier["keys"], later["keys"]])}
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        count = len(set(zip(*state["keys"].to_pydict().values(), strict=True)))
+        counts = engine.xp.full(partition.rows, count)
+        return Columns(engine.column("entities", counts, None, pa.int64()).to_frame())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_key_is_part_of_what_is_learnt(turned: bool, tmp_path: Path) -> None:
+    """The same bytes under another key, in one store."""
+    keys = {"k": [str(i % 2) for i in range(60)], "g": [str(i % 5) for i in range(60)]}
+    table = pa.table({**keys, "x": np.arange(60.0)})
+    made = [(["k"], 2), (["g"], 5), (["k", "g"], 10)]
+    for key, expected in reversed(made) if turned else made:
+        view = table_view(open_object_store(tmp_path / "s"), table, [20, 40], key=key)
+        fitted = fit_pipeline(Pipeline(Entities()), view.schema, view, Selection())
+        after = fitted.apply(view.read(0, ["k", "g"]), view.engine)
+        assert after.frame["entities"].to_list() == [expected] * 20
 
 
 @dataclass(frozen=True)
