@@ -516,3 +516,14 @@ def test_a_served_pipeline_sees_the_time_as_in_training(
     np.testing.assert_allclose(predict(run.path, new)["prediction"], expected, atol=1e-6)
     with pytest.raises(SchemaError, match=r"lack columns \['day'\]"):
         bundle.predict(new.drop("day"))
+
+
+def test_a_misspelt_xgboost_parameter_is_refused(store: Path, tmp_path: Path) -> None:
+    content = configuration(
+        store,
+        tmp_path / "packs",
+        model={"kind": "xgboost", "params": {"nthread": 2, "maxdepth": 3}},
+    )
+    with pytest.raises(InvalidInputError, match="maxdepth"):
+        fit(content, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

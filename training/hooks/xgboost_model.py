@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +49,7 @@ class XGBoostModel:
         """
         settings = config.train
         params = _params(config, task)
+        _require_known(params)
         training = dmatrix(train, max_bin=params["max_bin"])
         validation = dmatrix(valid, training, max_bin=params["max_bin"])
         results: dict[str, dict[str, list[float]]] = {}
@@ -107,6 +111,24 @@ def _params(config: RunConfig, task: str) -> dict[str, Any]:
     if config.train.learning_rate is not None:
         params["learning_rate"] = config.train.learning_rate
     return {**params, **config.model.params}
+
+
+def _require_known(params: dict[str, Any]) -> None:
+    """Refuse parameters that XGBoost would pass over with a warning: a misspelt one, say.
+
+    One round on two rows asks XGBoost itself; what it refuses outright is left to the training.
+    """
+    two_rows = xgboost.DMatrix([[0.0], [1.0]], label=[0, 1])
+    with warnings.catch_warnings(record=True) as caught, suppress(xgboost.core.XGBoostError):
+        warnings.simplefilter("always")
+        xgboost.train(params, two_rows, 1)
+    for one in caught:
+        unused = re.search(r"Parameters: \{(.*?)\} are not used", str(one.message), re.DOTALL)
+        if unused:
+            raise InvalidInputError(
+                f"[model] params has {unused[1].strip()}, which XGBoost does not use here",
+                "look for a misspelling, or leave it out",
+            )
 
 
 def _history(results: dict[str, dict[str, list[float]]]) -> list[dict[str, float]]:
