@@ -125,7 +125,7 @@ def test_no_more_tasks_at_once_than_workers() -> None:
 
 
 def test_what_makes_no_executor() -> None:
-    with pytest.raises(InvalidInputError, match="at least 1, not 0"):
+    with pytest.raises(InvalidInputError, match="workers=0 is no number"):
         Executor(workers=0)
 
 
