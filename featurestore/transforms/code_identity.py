@@ -2,12 +2,14 @@
 
 Covered: the function's syntax tree (comments, docstrings, annotations, formatting and its name do not
 count), its defaults, what it closes over, and the globals it uses: constants by value, functions and
-classes of the user's own modules by their source in turn, installed packages by name and version.
+classes of the user's own modules by their source in turn, installed packages by name.
 
 Always true: computing an identity imports nothing and calls none of the code. What cannot be
 identified (a fitted model, an open file, a data frame) is refused rather than ignored: a silent gap
 here would mean stale values. Trade-off: lambdas and functions without source are refused, because
-byte code differs between versions of Python.
+byte code differs between versions of Python. Versions of installed packages do not count, or every
+upgrade of NumPy would make every feature stale; where a package's release does change a feature's
+values, say so in its ``params``.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import decimal
 import dis
 import enum
 import functools
-import importlib.metadata
 import inspect
 import logging
 import math
@@ -332,28 +333,18 @@ def _module(module: types.ModuleType) -> Json:
 
 
 def _installed(module: types.ModuleType | None) -> str | None:
-    """Return the version a module is installed under, or None for the user's own code."""
+    """Return what kind of installed code a module is, or None for the user's own code."""
     if module is None:
         return None
     top = module.__name__.partition(".")[0]
     if top in sys.stdlib_module_names or top == "builtins":
-        # Minor versions of the standard library keep their results.
         return "python"
     path = getattr(module, "__file__", None)
     if path is None or not _is_site(path):
         return "featurestore" if top == "featurestore" else None
-    return _version(top)
+    return "installed"
 
 
 def _is_site(path: str) -> bool:
     roots = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     return any(Path(path).is_relative_to(root) for root in roots) or "site-packages" in path
-
-
-@functools.lru_cache(maxsize=256)
-def _version(top: str) -> str:
-    try:
-        return importlib.metadata.version(top)
-    except importlib.metadata.PackageNotFoundError:
-        names = importlib.metadata.packages_distributions().get(top, [])
-        return importlib.metadata.version(names[0]) if names else "unknown"
