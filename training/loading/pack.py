@@ -45,10 +45,13 @@ CACHE_VARIABLE: Final = "FEATURESTORE_CACHE"
 def cache_directory(cache: str | Path | None = None) -> Path:
     """Return where packs lie: ``cache``, else ``$FEATURESTORE_CACHE``, else under ``~/.cache``."""
     if cache is not None:
-        return Path(cache).expanduser()
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE]).expanduser()
-    return Path("~/.cache/featurestore/packs").expanduser()
+        chosen = Path(cache)
+    elif os.environ.get(CACHE_VARIABLE):
+        chosen = Path(os.environ[CACHE_VARIABLE])
+    else:
+        chosen = Path("~/.cache/featurestore/packs")
+    # Absolute, so that a process that changes its directory still finds what it wrote.
+    return chosen.expanduser().absolute()
 
 
 _trusted: Final[set[Path]] = set()
