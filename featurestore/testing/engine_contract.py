@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -21,8 +22,13 @@ from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import CorruptionError, InvalidInputError, UnsupportedError
 from featurestore.testing import oracles
 from featurestore.transforms.asof import AsOfJoin
+from featurestore.transforms.calendar import Calendar
+from featurestore.transforms.categories import Categorify
 from featurestore.transforms.cross_section import CrossSection
+from featurestore.transforms.expression import Expression
+from featurestore.transforms.function import Function
 from featurestore.transforms.lookup import Lookup
+from featurestore.transforms.scaling import Impute, Standardize
 from featurestore.transforms.window import Lag, Rolling
 
 NAN = math.nan
@@ -288,6 +294,31 @@ class EngineParity:
             for name in one.column_names:
                 same = oracles.close_values(one[name].to_pylist(), other[name].to_pylist())
                 assert same, (transformer, name)
+
+    def test_row_wise_and_fitted_transformers(self, engines: tuple[Engine, Engine]) -> None:
+        table = random_table(400, 3)
+        schema = oracles.schema_of(table, ["k"], "t")
+        parts = oracles.cut(table, "t", [100, 250])
+        for transformer in (
+            Expression(ratio=nw.col("x") / nw.col("n"), long=nw.col("s").str.len_chars() > 2),
+            Calendar("t", parts=("month", "weekday", "hour"), cyclical=True),
+            Function(_doubled, inputs=["x"], output="doubled", dtypes={"doubled": "float64"}),
+            Impute(["x", "n"], indicator=True),
+            Impute(["s", "n"], strategy="most_frequent"),
+            Standardize(["x", "n", "b"]),
+            Categorify(["s", "b"], min_count=2),
+        ):
+            one, other = (
+                oracles.run_partitioned(transformer, parts, schema, engine) for engine in engines
+            )
+            assert one.schema == other.schema, transformer
+            for name in one.column_names:
+                same = oracles.close_values(one[name].to_pylist(), other[name].to_pylist())
+                assert same, (transformer, name)
+
+
+def _doubled(df: nw.DataFrame[Any]) -> nw.Series[Any]:
+    return df["x"] * 2
 
 
 def random_table(rows: int, seed: int) -> pa.Table:
