@@ -130,7 +130,9 @@ def test_a_killed_build_resumes_without_repeating_anything(
     rng = random.Random(seed)
     interrupted = 0
     resumed = 0
-    for n in range(KILLS):
+    for n in range(3 * KILLS):  # a kill may come too late when the machine is fast just then
+        if interrupted == KILLS:
+            break
         path = tmp_path / f"killed-{n}"
         shutil.copytree(prepared, path)
         killed = killed_after(path, features, rng.uniform(0, 1.1 * seconds))
@@ -148,7 +150,7 @@ def test_a_killed_build_resumes_without_repeating_anything(
         assert table.status().is_fresh
         check_tidy(path)
         shutil.rmtree(path)
-    assert interrupted >= KILLS // 3, "too few kills hit a running build to prove anything"
+    assert interrupted == KILLS, "too few kills hit a running build to prove anything"
     assert resumed, "no kill left anything to resume"
 
 
