@@ -76,7 +76,7 @@ def test_from_files_to_a_tagged_version(files: Path) -> None:
     assert run("verify", store, "--quick").exit_code == 0
     assert run("gc", store, "--dry-run").exit_code == 0
     assert run("gc", store, "--safety-age", "0s").exit_code == 0
-    [path] = store.glob("data/rows/f_double*/*0-*.parquet")
+    [path] = store.glob("data/rows/f_double*/p00000000-*.parquet")
     path.write_bytes(path.read_bytes()[:-1])
     damaged = run("verify", store)
     assert damaged.exit_code == 3
