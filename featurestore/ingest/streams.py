@@ -126,7 +126,9 @@ class OneShot:
                 for batch in reader:
                     for part in bounded(batch, _SPOOL_BYTES):
                         self._segments.append(spill.append(pa.Table.from_batches([part])))
-        except BaseException:
+        except (
+            BaseException
+        ):  # Ctrl-C too: scratch space goes back whatever happened, then it goes on
             spill.close()
             raise
         self._spill = spill
