@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from featurestore.errors import InvalidInputError
 from featurestore.storage.local import LocalStore
 from featurestore.storage.object_store import ObjectStore
+
+_registered: Final[dict[str, Callable[[str], ObjectStore]]] = {}
+
+
+def register_backend(scheme: str, opener: Callable[[str], ObjectStore]) -> None:
+    """Let ``scheme://...`` name stores of another kind, in this process.
+
+    Parameters
+    ----------
+    scheme : str
+        Not one of this package's own.
+    opener : callable
+        Gets the whole URL. Workers open a store again by its URL, so what it returns must have that
+        URL, and each opening must see the same files.
+
+    Raises
+    ------
+    InvalidInputError
+        For ``file``, ``memory`` and ``s3``.
+    """
+    if scheme in ("file", "memory", "s3"):
+        raise InvalidInputError(f"the scheme {scheme!r} is this package's own", "choose another")
+    _registered[scheme] = opener
 
 
 def open_object_store(url: str | Path) -> ObjectStore:
@@ -35,6 +60,8 @@ def open_object_store(url: str | Path) -> ObjectStore:
             raise InvalidInputError("a store needs a place, not an empty path", "name a directory")
         return LocalStore(url)
     parts = urlsplit(text)
+    if parts.scheme in _registered:
+        return _registered[parts.scheme](text)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path:
             raise InvalidInputError(f"{text!r} names no local directory", "write file:///a/path")
