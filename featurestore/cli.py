@@ -7,6 +7,7 @@ of them.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -19,6 +20,7 @@ from featurestore.errors import FeatureStoreError
 PLUGINS: Final = "featurestore.commands"
 EXIT_ERROR: Final = 1
 EXIT_FAULTS: Final = 3
+_WHOLE: Final = ("int8", "int16", "int32", "int64")
 
 
 class Commands(click.Group):
@@ -62,6 +64,29 @@ def _store_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("store", metavar="STORE")(command)
 
 
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def _version(text: str) -> int | str:
+    """Return a version as ``checkout`` takes it: digits are a number."""
+    return int(text) if text.isdecimal() else text
+
+
+def _time(table: Any, text: str | None) -> int | str | None:
+    """Return a time as the table's column has it: whole numbers where that counts integers."""
+    if (
+        text is None
+        or table.time is None
+        or not str(table.schema[table.time].type).endswith(_WHOLE)
+    ):
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not an integer, as {table.time!r} is") from error
+
+
 def _open(store: str) -> Any:
     from featurestore.store import FeatureStore
 
@@ -92,6 +117,79 @@ def ingest(store: str, name: str, files: tuple[str, ...], **options: Any) -> Non
     exists = open_object_store(store).exists(STORE_FILE)
     opened = (FeatureStore.open if exists else FeatureStore.create)(store, memory_limit=limit)
     click.echo(opened.ingest(name, list(files), **options))
+
+
+@main.command()
+@_store_argument
+@click.argument("table")
+@click.argument("files", nargs=-1, required=True)
+def append(store: str, table: str, files: tuple[str, ...]) -> None:
+    """Add the rows of FILES, newer than those of TABLE; build computes their features.
+
+    Example: featurestore append golden flights flights_2014.parquet
+    """
+    rows = _open(store).table(table).append(list(files))
+    click.echo(f"{rows:,} rows appended to {table}")
+
+
+@main.command()
+@_store_argument
+@click.argument("table")
+@click.argument("files", nargs=-1, required=True)
+@click.option(
+    "--from", "start", help="First time that is replaced; from the beginning if not given."
+)
+@click.option("--to", "stop", help="First time that is not; to the end if not given.")
+def replace(
+    store: str, table: str, files: tuple[str, ...], start: str | None, stop: str | None
+) -> None:
+    """Let rows of TABLE in a range of times give way to those of FILES.
+
+    Rows that meet a condition are deleted in Python: Table.delete.
+
+    Example: featurestore replace golden flights may.csv --from 2013-05-01 --to 2013-06-01
+    """
+    if start is None and stop is None:
+        raise click.UsageError("give --from, --to or both")
+    opened = _open(store).table(table)
+    span = (_time(opened, start), _time(opened, stop))
+    click.echo(opened.replace(list(files), span))
+
+
+@main.command()
+@_store_argument
+@click.argument("table")
+@click.option("--partition-bytes", help="Such as 128MiB; the table's own if not given.")
+@click.option("--merge-groups", is_flag=True, help="Put all features of a partition in one file.")
+def compact(store: str, table: str, partition_bytes: str | None, merge_groups: bool) -> None:
+    """Merge small partitions of TABLE; values and their order stay.
+
+    Example: featurestore compact golden flights
+    """
+    click.echo(_open(store).table(table).compact(partition_bytes, merge_groups))
+
+
+@main.command()
+@_store_argument
+@click.argument("table")
+@click.argument("columns", nargs=-1, required=True)
+def drop(store: str, table: str, columns: tuple[str, ...]) -> None:
+    """Remove features of TABLE by all their COLUMNS; older versions keep them.
+
+    Example: featurestore drop golden flights speed
+    """
+    _open(store).table(table).drop(*columns)
+
+
+@main.command("drop-table")
+@_store_argument
+@click.argument("table")
+def drop_table(store: str, table: str) -> None:
+    """Remove TABLE and its features; older versions keep it.
+
+    Example: featurestore drop-table golden weather
+    """
+    _open(store).drop(table)
 
 
 @main.command()
@@ -171,14 +269,114 @@ def tag(store: str, name: str, version: int | None) -> None:
 
 @main.command()
 @_store_argument
+@click.argument("name")
+def untag(store: str, name: str) -> None:
+    """Remove a tag of STORE; its version may go with the next gc.
+
+    Example: featurestore untag golden before-weather
+    """
+    _open(store).untag(name)
+
+
+@main.command()
+@_store_argument
+def tags(store: str) -> None:
+    """Show the tags of STORE and their versions.
+
+    Example: featurestore tags golden
+    """
+    from featurestore.report.tables import text_table
+
+    click.echo(text_table(["tag", "version"], sorted(_open(store).tags().items())))
+
+
+@main.command()
+@_store_argument
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="[B]", required=False, default="newest")
+@click.option("--no-rows", is_flag=True, help="Compare partitions, not rows: reads no data.")
+@_json_option
+def diff(store: str, before: str, after: str, no_rows: bool, as_json: bool) -> None:
+    """Show what differs between versions A and B of STORE (numbers, tags, ids or times).
+
+    Example: featurestore diff golden before-weather
+    """
+    found = _open(store).diff(_version(before), _version(after), rows=not no_rows)
+    click.echo(json.dumps(found.to_json()) if as_json else found)
+
+
+# --- care --------------------------------------------------------------------------------------
+
+
+@main.command()
+@_store_argument
 @click.option("--quick", is_flag=True, help="Sizes and existence only, no bytes.")
-def verify(store: str, quick: bool) -> None:
+@click.option("--all-versions", is_flag=True, help="Also older versions, tags, states, journals.")
+@_json_option
+def verify(store: str, quick: bool, all_versions: bool, as_json: bool) -> None:
     """Check the files of STORE against their checksums; exits with 3 on faults.
 
     Example: featurestore verify golden
     """
-    report = _open(store).verify(full=not quick)
-    click.echo(report)
+    report = _open(store).verify(full=not quick, all_versions=all_versions)
+    click.echo(json.dumps(report.to_json()) if as_json else report)
+    if not report.ok:
+        sys.exit(EXIT_FAULTS)
+
+
+@main.command()
+@_store_argument
+@click.option("--dry-run", is_flag=True, help="Only say what would be mended.")
+@click.option("--memory-limit", help="Such as 2GiB; 60% of the machine if not given.")
+@click.option(
+    "--give-up",
+    type=int,
+    metavar="VERSION",
+    help="Give up the newest version, whose own file is damaged: its commit is lost, the store is as "
+    "it was before. Only where no backup has the file.",
+)
+@_json_option
+def repair(
+    store: str, dry_run: bool, memory_limit: str | None, give_up: int | None, as_json: bool
+) -> None:
+    """Compute damaged features of STORE again; exits with 3 if damage is left.
+
+    Ingested data is taken from intact copies only. What is left is listed with the remedy.
+
+    Example: featurestore repair golden --dry-run
+    """
+    from featurestore.store import FeatureStore
+
+    opened = FeatureStore.open(store, memory_limit=memory_limit)
+    if give_up is not None:
+        if dry_run:
+            raise click.UsageError("--give-up cannot be tried: it replaces a damaged file")
+        opened.give_up(give_up)
+        click.echo(f"version {give_up} was given up: it is now as version {give_up - 1}", err=True)
+    report = opened.repair(dry_run=dry_run)
+    click.echo(json.dumps(report.to_json()) if as_json else report)
+    if not report.ok:
+        sys.exit(EXIT_FAULTS)
+
+
+@main.command()
+@click.argument("url")
+@_json_option
+def doctor(url: str, as_json: bool) -> None:
+    """Try whether URL keeps what a store relies on; exits with 3 if it does not.
+
+    Works in a folder of its own, which it removes; no store need be there.
+
+    Example: featurestore doctor s3://bucket/golden
+    """
+    from featurestore.storage.doctor import examine, packages
+
+    report = examine(url)
+    if as_json:
+        click.echo(json.dumps({**report.to_json(), "packages": packages()}))
+    else:
+        click.echo(report)
+        click.echo("packages: " + ", ".join(f"{name} {one}" for name, one in packages().items()))
     if not report.ok:
         sys.exit(EXIT_FAULTS)
 

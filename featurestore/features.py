@@ -10,17 +10,19 @@ import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from featurestore.dataset.view import TableView
 from featurestore.errors import InvalidInputError, MemoryLimitError, NotReadyError
 from featurestore.execution.publish import drop_groups, publish_features
 from featurestore.execution.runner import Build
 from featurestore.execution.sampling import bind_to_sample
-from featurestore.execution.states import Available, StateRequest, prepare_states
-from featurestore.execution.tasks import require_state
+from featurestore.execution.states import Available, StateRequest, prepared_state
 from featurestore.limits import resident_bytes
 from featurestore.plan.definition import Feature, FeatureDefinition
+from featurestore.plan.lineage import lineage
 from featurestore.plan.projection import project, workers_within
 from featurestore.plan.readers import changed_columns, readers
 from featurestore.plan.staleness import Assessment, Freshness
+from featurestore.plan.states import require_fit_rows
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.progress import progress_bars
 from featurestore.report.tables import (
@@ -32,8 +34,8 @@ from featurestore.report.tables import (
 )
 from featurestore.session import Session
 from featurestore.storage.journal import Journal
+from featurestore.storage.leases import NO_LEASE, Lease
 from featurestore.storage.records import BASE_GROUP
-from featurestore.storage.states import StateStore
 from featurestore.transforms.base import EMPTY_STATE, Scope, State
 
 
@@ -65,7 +67,9 @@ class FeatureSet:
         new = tuple(one for one in change.features if one.group in change.new)
         if not new:
             return  # a script that runs again defines nothing
-        self.session.assessor(change.files).table(self.table)
+        assessor = self.session.assessor(change.files)
+        for one in new:  # raises if features of several tables need each other
+            assessor.group(self.table, one.group)
         self.session.commit(
             f"define {_names(new)} of {self.table}",
             publish_features(
@@ -134,7 +138,7 @@ class FeatureSet:
         steps = tuple(
             PlanStep(
                 columns=one.feature.names,
-                kind=type(one.feature.transformer).__name__,
+                kind=one.feature.kind,
                 level=levels[one.feature.group],
                 partitions=one.partitions,
                 rows=one.rows,
@@ -178,20 +182,47 @@ class FeatureSet:
         """Return how many codes each stored categorical column among these may take."""
         found: dict[str, int] = {}
         assessor = self.session.assessor(files)
+        groups = set(files.groups_of(tuple(columns)))
         for feature in files.graph.features():
-            if not set(feature.names) & set(columns) or not files.base:
+            if feature.group not in groups or not files.base:
                 continue
             state: State = EMPTY_STATE
             if feature.transformer.scope is Scope.FIT:
                 need = assessor.group(self.table, feature.group)[0].need
+                require_fit_rows(feature, need)
                 request = StateRequest(
                     feature.transformer, Available(files, {}), feature.inputs, [need]
                 )
                 # Kept from the build, unless it was cleared away since.
-                prepare_states([request], self.session.place, self.session.executor)
-                state = require_state(StateStore(self.session.objects), need.key)
+                state = prepared_state(request, self.session.place)
             found.update(feature.transformer.cardinalities(state))
         return {name: count for name, count in found.items() if name in columns}
+
+    def view(self, files: TableFiles, columns: Sequence[str], lease: Lease = NO_LEASE) -> TableView:
+        """Return a view of columns whose values are all fresh.
+
+        Raises
+        ------
+        NotReadyError
+            If they are not.
+        """
+        for name in columns:
+            files.schema[name]
+        self.require_fresh(files, columns)
+        place, available = self.session.place, Available(files, {})
+        return TableView(
+            store=self.session.objects,
+            snapshot=files.snapshot,
+            table=self.table,
+            schema=files.schema,
+            partitions=tuple(available.at(n, columns) for n in range(len(files.base))),
+            engine_name=place.engine,
+            memory_limit=place.memory_limit,
+            executor=place.executor,
+            cardinalities=self.cardinalities(files, columns),
+            lineage=lineage(files, self.session.sources(files), columns),
+            lease=lease,
+        )
 
     # --- building ------------------------------------------------------------------------------
 
@@ -203,15 +234,20 @@ class FeatureSet:
         return self._build(change, f"build {self.table}")
 
     def _build(self, asked: _Change, operation: str) -> BuildReport:
+        with self.session.writing(asked.files.snapshot):
+            return self._build_under_lease(asked, operation)
+
+    def _build_under_lease(self, asked: _Change, operation: str) -> BuildReport:
         started = clock.perf_counter()
         files = asked.files
         sources = self.session.sources(files)
         assessor = self.session.assessor(files)
         needed = _needed(files, frozenset(one.group for one in asked.features))
         assessor.require_buildable(self.table, needed)
+        wanted = frozenset(needed)
         assessments = {
-            group: found if group in needed else ()
-            for group, found in assessor.table(self.table).items()
+            one.group: assessor.group(self.table, one.group) if one.group in wanted else ()
+            for one in files.graph.features()
         }
         projections = project(files, sources, assessments)
         with progress_bars():
@@ -233,7 +269,8 @@ class FeatureSet:
             ),
             computed=result.computed,
             resumed=result.resumed,
-            bytes_written=sum(file.bytes for entry in written for file in entry.all_files()),
+            reused=result.reused,
+            bytes_written=result.bytes_written,
             version=snapshot.version,
             seconds=clock.perf_counter() - started,
         )
@@ -313,7 +350,7 @@ def _feature_status(feature: Feature, assessments: Sequence[Assessment]) -> Feat
     reasons = [one.reason for one in assessments if one.freshness is Freshness.STALE]
     return FeatureStatus(
         feature.names,
-        type(feature.transformer).__name__,
+        feature.kind,
         fresh,
         stale,
         missing,

@@ -236,14 +236,16 @@ class TableSchema:
     key: tuple[str, ...] = ()
     time: str | None = None
     sources: Mapping[str, TableSchema] = field(default_factory=dict)
+    _by_name: dict[str, Field] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        self._by_name.update({one.name: one for one in self.fields})
         names = [one.name for one in self.fields]
         repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
             raise SchemaError(f"columns {repeated} occur more than once", "rename them")
         for name in (*self.key, *([self.time] if self.time is not None else [])):
-            if name not in names:
+            if name not in self._by_name:
                 raise SchemaError(
                     f"key or time column {name!r} is not among the columns {names}",
                     "name columns that the data has",
@@ -261,16 +263,16 @@ class TableSchema:
         return tuple(one.name for one in self.fields)
 
     def __contains__(self, name: object) -> bool:
-        return any(one.name == name for one in self.fields)
+        return isinstance(name, str) and name in self._by_name
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self.fields)
 
     def __getitem__(self, name: str) -> Field:
-        for one in self.fields:
-            if one.name == name:
-                return one
-        raise MissingColumnError(name, self.names)
+        found = self._by_name.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise MissingColumnError(name, self.names)
+        return found
 
     def with_fields(self, fields: tuple[Field, ...]) -> TableSchema:
         """Return the schema with ``fields`` replaced (same name) or added at the end."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from featurestore.errors import InvalidInputError, MemoryLimitError
 from featurestore.execution.dask import Executor
+from featurestore.execution.events import observed_by
 from featurestore.execution.publish import Change
 from featurestore.execution.states import Workplace
 from featurestore.limits import resident_bytes
 from featurestore.plan.staleness import Assessor
 from featurestore.plan.table_files import TableFiles, load_table_files
 from featurestore.storage.commit_log import CommitLog
+from featurestore.storage.leases import NO_LEASE, Lease, Leases
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, Snapshot
-from featurestore.transforms.base import SourceTransformer
 from featurestore.units import format_bytes
 
 
@@ -29,11 +31,14 @@ class Session:
     place : Workplace
     pinned : Snapshot, optional
         For a checkout; None follows the newest snapshot.
+    lease : Lease
+        What keeps a checkout's version from gc, for as long as anything holds this session.
     """
 
     log: CommitLog
     place: Workplace
     pinned: Snapshot | None = None
+    lease: Lease = field(default=NO_LEASE, compare=False, repr=False)
 
     @property
     def objects(self) -> ObjectStore:
@@ -45,6 +50,37 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         return self.pinned if self.pinned is not None else self.log.head()
+
+    def at(self, snapshot: Snapshot) -> Session:
+        """Return a session that stays at a snapshot, which gc keeps as long as it is used."""
+        return Session(self.log, self.place, snapshot, self.hold(snapshot))
+
+    def hold(self, snapshot: Snapshot) -> Lease:
+        """Keep a version from gc until the lease is released or forgotten; see ``leases``.
+
+        Raises
+        ------
+        NotFoundError
+            If gc let the version go.
+        """
+        return Leases(self.objects).take(snapshot)
+
+    @contextmanager
+    def writing(self, snapshot: Snapshot) -> Iterator[Lease]:
+        """Keep a version, and every file written inside the block, from gc.
+
+        The lease is touched whenever a task inside finishes.
+
+        Raises
+        ------
+        NotFoundError
+            If gc let the version go.
+        """
+        with (
+            Leases(self.objects).take(snapshot, writes=True) as lease,
+            observed_by(lambda event: lease.touch()),
+        ):
+            yield lease
 
     def require_writable(self) -> None:
         """Refuse changes to a checkout of an old version.
@@ -93,13 +129,11 @@ class Session:
         waiting = [files]
         while waiting:
             for feature in waiting.pop().graph.features():
-                transformer = feature.transformer
-                if isinstance(transformer, SourceTransformer):
-                    name = transformer.source_table
-                    if name not in found:
-                        own = name == files.name
-                        found[name] = files if own else self.files(name, files.snapshot)
-                        waiting.append(found[name])
+                name = feature.source_table
+                if name is not None and name not in found:
+                    own = name == files.name
+                    found[name] = files if own else self.files(name, files.snapshot)
+                    waiting.append(found[name])
         return found
 
     def assessor(self, files: TableFiles) -> Assessor:

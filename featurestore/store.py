@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from featurestore.errors import InvalidInputError, NameTakenError, NotFoundError
 from featurestore.execution.dask import Executor
-from featurestore.execution.publish import create_table
+from featurestore.execution.publish import create_table, drop_table
 from featurestore.execution.states import Workplace
 from featurestore.ingest.partitioner import write_partitions
 from featurestore.ingest.sources import open_source
 from featurestore.limits import memory_limit as resolve_memory_limit
-from featurestore.report.progress import ingest_progress
+from featurestore.plan.readers import readers
+from featurestore.report.progress import counted_progress, ingest_progress
 from featurestore.report.tables import History, StoreSummary
 from featurestore.schema import check_name
 from featurestore.session import Session
@@ -26,6 +27,8 @@ from featurestore.table import Table
 from featurestore.units import Duration, parse_bytes
 
 if TYPE_CHECKING:
+    from featurestore.report.differences import StoreDiff
+    from featurestore.report.repairs import RepairReport
     from featurestore.storage.maintenance import GcReport, VerifyReport
 
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -170,6 +173,7 @@ class FeatureStore:
         key = (key,) if isinstance(key, str) else tuple(key)
         entry = TableEntry(name, key, time, parse_bytes(partition_bytes), duplicates)
         with (
+            self._session.writing(self._session.snapshot()),
             open_source(source, types=types) as opened,
             ingest_progress(f"ingest {name}") as report,
         ):
@@ -184,8 +188,8 @@ class FeatureStore:
                 on_progress=report,
             )
             group = GroupEntry(name, BASE_GROUP, opened.fields)
-        change = create_table(self._session.objects, entry, group, entries)
-        self._session.commit(f"ingest {name}", change, entries)
+            change = create_table(self._session.objects, entry, group, entries)
+            self._session.commit(f"ingest {name}", change, entries)
         return self.table(name)
 
     def table(self, name: str) -> Table:
@@ -202,10 +206,32 @@ class FeatureStore:
         """Return the names of all tables."""
         return self._session.snapshot().tables()
 
+    def drop(self, table: str) -> None:
+        """Remove a table with its features; older versions keep it, and its files stay until ``gc``.
+
+        Raises
+        ------
+        NotFoundError
+        InvalidInputError
+            While features of other tables read it.
+        ConflictError
+            If somebody changed it, or came to read it, meanwhile.
+        """
+        self._session.require_writable()
+        snapshot = self._session.snapshot()
+        columns = {name for group in snapshot.groups(table) for name in group.names}
+        for reader in readers(snapshot, table, columns):
+            if reader.table != table:
+                raise InvalidInputError(str(reader), "drop that feature first")
+        self._session.commit(f"drop table {table}", drop_table(snapshot, table))
+
     # --- versions ------------------------------------------------------------------------------------------
 
     def history(self, last: int | None = None) -> History:
-        """Return the versions, or the ``last`` ones, oldest first: number, time, operation, id."""
+        """Return the versions, or the ``last`` ones, oldest first: number, time, operation, id.
+
+        One whose file is damaged is listed as unreadable; ``verify(all_versions=True)`` says more.
+        """
         return History(self._session.log.history(last))
 
     def tag(self, name: str, version: int | None = None) -> None:
@@ -231,8 +257,42 @@ class FeatureStore:
         version : int or str
             A version number, a tag, a snapshot id as in a run folder (``"12-<commit>"``), or an ISO
             time: the newest version not later than it.
+
+        Returns
+        -------
+        FeatureStore
+            While it, or anything made of it, is used, ``gc`` keeps the version.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such version, or gc let it go.
         """
-        return FeatureStore(Session(self._session.log, self._session.place, self._resolve(version)))
+        return FeatureStore(self._session.at(self._resolve(version)))
+
+    def diff(self, a: int | str, b: int | str = "newest", rows: bool = True) -> StoreDiff:
+        """Return what differs between two versions: rows, features, definitions, values.
+
+        Parameters
+        ----------
+        a, b : int or str
+            As for :meth:`checkout`; ``"newest"`` is the version this store is at.
+        rows : bool
+            Compare the rows of partitions that differ by content (reads them; 16 bytes of memory for
+            each row of partitions that overlap in time); else only metadata, by partitions.
+
+        Returns
+        -------
+        StoreDiff
+            With ``is_empty``; ``diff["flights"]`` is one table's.
+        """
+        from featurestore.diff import diff
+
+        before, after = (
+            self._session.snapshot() if one == "newest" else self._resolve(one) for one in (a, b)
+        )
+        with self._session.hold(before), self._session.hold(after):
+            return diff(self._session, before, after, rows)
 
     def _resolve(self, version: int | str) -> Snapshot:
         log = self._session.log
@@ -250,14 +310,7 @@ class FeatureStore:
         except ValueError as error:
             raise NotFoundError(f"{moment!r} is no ISO time", "see history()") from error
         wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=dt.UTC)
-        earlier = [
-            one.version
-            for one in self.history()
-            if dt.datetime.fromisoformat(one.created) <= wanted
-        ]
-        if not earlier:
-            raise NotFoundError(f"the store is younger than {moment}", "see history()")
-        return self._session.log.read(max(earlier))
+        return self._session.log.at(wanted)
 
     # --- care ------------------------------------------------------------------------------------------------
 
@@ -276,21 +329,76 @@ class FeatureStore:
         VerifyReport
             With ``ok`` and ``faults``.
         """
+        from featurestore.plan.stored_definitions import accepted_fingerprints
         from featurestore.storage.maintenance import verify, verify_store
 
-        if all_versions:
-            return verify_store(self._session.log, full=full)
-        return verify(self._session.objects, self._session.snapshot(), full=full)
+        with counted_progress("verify") as report:
+            if all_versions:
+                return verify_store(self._session.log, full, accepted_fingerprints, report)
+            objects, snapshot = self._session.objects, self._session.snapshot()
+            return verify(objects, snapshot, full, accepted_fingerprints, report)
+
+    def repair(self, report: VerifyReport | None = None, dry_run: bool = False) -> RepairReport:
+        """Mend what is damaged at the newest version, as far as sound data allows; one commit.
+
+        Damaged values of features are taken from an older kept version where that names an intact
+        copy, or computed again where their inputs are sound; damaged states, journals and leases are
+        deleted. Ingested data is only ever taken from an intact copy. What was stale becomes missing.
+
+        Parameters
+        ----------
+        report : VerifyReport, optional
+            Of :meth:`verify`; made, in full, if not given.
+        dry_run : bool
+            Only say what would be done.
+
+        Returns
+        -------
+        RepairReport
+            What was mended, and what is left, why, and what mends it.
+        """
+        from featurestore.plan.stored_definitions import accepted_fingerprints
+        from featurestore.repair import Repair
+        from featurestore.storage.maintenance import verify_store
+
+        self._session.require_writable()
+        session, snapshot = self._session, self._session.snapshot()
+        with session.hold(snapshot) if dry_run else session.writing(snapshot):
+            if report is None:
+                with counted_progress("verify") as told:
+                    report = verify_store(
+                        session.log, True, accepted_fingerprints, told, only=snapshot
+                    )
+            return Repair(session, snapshot, report, dry_run).run()
+
+    def give_up(self, version: int) -> int:
+        """Give up the newest version, whose file is damaged, for the one before it.
+
+        The commit in it is lost. Only for a version that cannot be restored from a backup; one that
+        can be read, and any but the newest, is refused.
+
+        Returns
+        -------
+        int
+            The version the store is at: the same number, with the content of the one before.
+        """
+        self._session.require_writable()
+        return self._session.log.give_up(version).version
 
     def gc(
         self, safety_age: str = "1d", keep_versions: int = 10, dry_run: bool = False
     ) -> GcReport:
         """Remove files that no kept version names, none younger than ``safety_age``.
 
+        What runs in other processes is safe: checkouts, datasets, Dask frames and everything that
+        writes hold leases on their versions and on the files they write.
+
         Parameters
         ----------
         safety_age : str
-            Longer than any ingest or build takes.
+            A duration. What leases cannot protect is protected by its age: plain reads of the
+            newest version, files of programs that write through the storage layer directly, and
+            stores that are copied with other tools. ``"0s"`` is safe when there are none of these.
         keep_versions : int
             How many of the newest versions stay readable; tagged ones always do.
         dry_run : bool

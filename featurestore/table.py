@@ -9,27 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from featurestore.compaction import compact
 from featurestore.dataset.dataset import Dataset
 from featurestore.dataset.view import TableView
 from featurestore.errors import InvalidInputError, SchemaError
 from featurestore.execution.collecting import collect_rows, dask_frame
-from featurestore.execution.publish import append_partitions
 from featurestore.execution.serving import compute_features
-from featurestore.execution.states import Available
 from featurestore.features import FeatureSet
-from featurestore.ingest.partitioner import write_partitions
 from featurestore.ingest.sources import open_source
 from featurestore.plan.definition import FeatureDefinition
 from featurestore.plan.lineage import lineage
 from featurestore.plan.table_files import TableFiles
-from featurestore.report.progress import ingest_progress
-from featurestore.report.tables import BuildPlan, BuildReport, TableStatus, TableSummary
-from featurestore.schema import Field, TableSchema
+from featurestore.report.summary import summary_of
+from featurestore.report.tables import (
+    BuildPlan,
+    BuildReport,
+    CompactReport,
+    RowsReport,
+    TableStatus,
+    TableSummary,
+)
+from featurestore.rows import RowSet
+from featurestore.schema import TableSchema
 from featurestore.session import Session
-from featurestore.storage.records import BASE_GROUP
-from featurestore.times import from_steps
+from featurestore.storage.leases import NO_LEASE
 from featurestore.transforms.base import Scope, Transformer
 from featurestore.transforms.function import feature_from
 
@@ -38,6 +43,9 @@ if TYPE_CHECKING:
 
     from featurestore.dataset.split import Split
     from featurestore.transforms.pipeline import Pipeline
+
+
+_BRIEF_PARTITIONS: Final = 8
 
 
 class Table:
@@ -85,28 +93,7 @@ class Table:
 
     def describe(self) -> TableSummary:
         """Return rows, partitions, columns, time range and size on disk."""
-        files = self._files()
-        kinds = {BASE_GROUP: "ingested"}
-        kinds |= {one.group: type(one.transformer).__name__ for one in files.graph.features()}
-        columns = tuple(
-            (one.name, _type_text(one), kinds[files.graph.owners[one.name]]) for one in files.schema
-        )
-        stored = sum(
-            file.bytes
-            for entries in files.entries.values()
-            for entry in entries.values()
-            for file in entry.all_files()
-        )
-        return TableSummary(
-            self._name,
-            files.rows,
-            len(files.base),
-            columns,
-            files.entry.key,
-            files.entry.time,
-            _time_range(files),
-            stored,
-        )
+        return summary_of(self._files())
 
     def __repr__(self) -> str:
         return str(self.describe())
@@ -141,28 +128,104 @@ class Table:
         InvalidInputError
             For every other fault of the data; the table is then exactly as before.
         """
-        self._session.require_writable()
-        files = self._files()
-        base = files.groups[BASE_GROUP]
-        newest = max((one.time_max for one in files.base if one.time_max is not None), default=None)
-        with (
-            open_source(source, types=types) as opened,
-            ingest_progress(f"append to {self._name}") as report,
-        ):
-            entries = write_partitions(
-                self._session.objects,
-                opened,
-                files.entry,
-                schema=base.fields,
-                after=newest,
-                first_sequence=len(files.base),
-                memory_limit=self._session.memory_left(),
-                on_progress=report,
-                existing=files.base,
-            )
-        change = append_partitions(self._session.objects, self._name, base, entries)
-        self._session.commit(f"append to {self._name}", change, entries)
-        return sum(one.rows for one in entries)
+        return self._rows.append(source, types)
+
+    def replace(
+        self,
+        source: Any,
+        time_range: tuple[Any, Any],
+        *,
+        types: dict[str, str] | None = None,
+    ) -> RowsReport:
+        """Let the rows with ``start <= time < stop`` give way to those of ``source``.
+
+        Only partitions that hold such times are written again; features are missing there, and
+        stale where they look back on them, until ``build``. A source without rows deletes the range;
+        a range without rows gets some. Older versions and datasets keep the old rows.
+
+        Parameters
+        ----------
+        source : path, glob, list of them, or object with ``__arrow_c_stream__``
+            With the table's ingested columns and times in the range only.
+        time_range : (start, stop)
+            Each ISO 8601 text, date, datetime, integer for an integer time column, or None for an
+            open end.
+        types : mapping of str to str, optional
+            As in ``FeatureStore.ingest``.
+
+        Returns
+        -------
+        RowsReport
+
+        Raises
+        ------
+        InvalidInputError
+            For a table without time, rows outside the range, and every other fault of the data; the
+            table is then exactly as before.
+        ConflictError
+            If rows of these partitions changed, or rows were added in the range, meanwhile.
+        """
+        return self._rows.replace(source, time_range, types)
+
+    def delete(self, where: nw.Expr) -> RowsReport:
+        """Remove the rows for which a condition is true; where it is null or false they stay.
+
+        Only partitions that hold such rows are written again, as with :meth:`replace`. Rows that
+        somebody appends meanwhile are not looked at. Nothing is published if no row matches.
+
+        Parameters
+        ----------
+        where : narwhals.Expr
+            A row-wise condition on ingested columns or features that are built.
+
+        Returns
+        -------
+        RowsReport
+
+        Raises
+        ------
+        NotPartitionIndependentError
+            If the condition looks at other rows.
+        NotReadyError
+            If a feature in it is missing or stale.
+        MemoryLimitError
+            Before anything is written.
+        ConflictError
+            If rows of these partitions changed meanwhile.
+        """
+        return self._rows.delete(where)
+
+    def compact(
+        self, partition_bytes: int | str | None = None, merge_groups: bool = False
+    ) -> CompactReport:
+        """Merge adjacent small partitions; rows, order, values and what is fresh stay as they are.
+
+        Features that are missing or stale in a part are left missing where parts became one.
+        Interrupted, it goes on where it was when it is run again. Older versions, and whoever reads
+        them, are not touched; ``gc`` frees the old files when no kept version names them.
+
+        Parameters
+        ----------
+        partition_bytes : int or str, optional
+            Largest size in memory of the ingested columns of partitions that become one; the table's
+            target if not given.
+        merge_groups : bool
+            Whether the scalar columns of all features go into one file per partition, so that reading
+            many of them opens one file instead of many. Without it, features get files of their own
+            where partitions are merged.
+
+        Returns
+        -------
+        CompactReport
+
+        Raises
+        ------
+        MemoryLimitError
+            If a merge does not fit the memory limit; before anything is written.
+        ConflictError
+            If others changed the same partitions again and again meanwhile.
+        """
+        return compact(self._session, self._name, partition_bytes, merge_groups)
 
     def read(
         self,
@@ -190,8 +253,12 @@ class Table:
         """
         wanted = self.columns if columns is None else columns
         names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
-        view = self._view(names)
-        return collect_rows(view.partitions, self._session.place, view.schema, names, rows, as_)
+        files = self._files()
+        # A read of a few partitions is over before gc could let go what was the newest version.
+        many = len(files.base) > _BRIEF_PARTITIONS
+        with self._session.hold(files.snapshot) if many else NO_LEASE:
+            view = self._features.view(files, names)
+            return collect_rows(view.partitions, self._session.place, view.schema, names, rows, as_)
 
     def to_dask(self, columns: Sequence[str] | None = None) -> Any:
         """Return a Dask DataFrame over the partitions, pandas-backed (cuDF with that engine).
@@ -200,6 +267,7 @@ class Table:
         """
         names = self.columns if columns is None else tuple(columns)
         view = self._view(names)
+        self._session.hold(view.snapshot).keep()  # nobody knows when the graph is computed
         return dask_frame(view.partitions, self._session.place, view.schema, names)
 
     def tensor(self, column: str) -> tuple[Any, ...]:
@@ -215,6 +283,7 @@ class Table:
         if not self.schema[column].is_tensor:
             raise SchemaError(f"column {column!r} is no tensor", "use read() for scalar columns")
         view = self._view([column])
+        self._session.hold(view.snapshot).keep()  # arrays read when they are indexed
         return tuple(one.zarr(self._session.objects, column) for one in view.partitions)
 
     def compute(self, source: Any, columns: Sequence[str]) -> Any:
@@ -236,7 +305,7 @@ class Table:
             Key, time and ``columns``, one row per row of ``source``, in its order.
         """
         files = self._files()
-        with open_source(source) as opened:
+        with self._session.hold(files.snapshot), open_source(source) as opened:
             return compute_features(
                 self._session.place, files, self._session.sources(files), opened, tuple(columns)
             )
@@ -392,10 +461,10 @@ class Table:
         NotReadyError
             If values of these columns are missing or stale.
         """
-        # One snapshot for all that the dataset will ever read.
+        # One snapshot for all that the dataset will ever read, held as long as any of it is used.
         files = self._files()
         return Dataset(
-            partial(self._view_of, files),
+            partial(self._features.view, files, lease=self._session.hold(files.snapshot)),
             files.schema,
             features,
             label,
@@ -407,6 +476,10 @@ class Table:
     # --- pieces --------------------------------------------------------------------------------
 
     @property
+    def _rows(self) -> RowSet:
+        return RowSet(self._session, self._name)
+
+    @property
     def _features(self) -> FeatureSet:
         return FeatureSet(self._session, self._name)
 
@@ -414,40 +487,4 @@ class Table:
         return self._session.files(self._name)
 
     def _view(self, columns: Sequence[str]) -> TableView:
-        return self._view_of(self._files(), columns)
-
-    def _view_of(self, files: TableFiles, columns: Sequence[str]) -> TableView:
-        """Return a view of columns whose values are all fresh."""
-        for name in columns:
-            files.schema[name]
-        self._features.require_fresh(files, columns)
-        available = Available(files, {})
-        place = self._session.place
-        return TableView(
-            store=self._session.objects,
-            snapshot=files.snapshot,
-            table=self._name,
-            schema=files.schema,
-            partitions=tuple(available.at(n, columns) for n in range(len(files.base))),
-            engine_name=place.engine,
-            memory_limit=place.memory_limit,
-            executor=place.executor,
-            cardinalities=self._features.cardinalities(files, columns),
-            lineage=lineage(files, self._session.sources(files), columns),
-        )
-
-
-def _type_text(field: Field) -> str:
-    return f"{field.type} {list(field.shape)}" if field.shape is not None else str(field.type)
-
-
-def _time_range(files: TableFiles) -> tuple[str, str] | None:
-    times = [
-        (one.time_min, one.time_max)
-        for one in files.base
-        if one.time_min is not None and one.time_max is not None
-    ]
-    if not times or files.schema.time is None:
-        return None
-    type_ = files.schema[files.schema.time].type
-    return from_steps(times[0][0], type_), from_steps(times[-1][1], type_)
+        return self._features.view(self._files(), columns)

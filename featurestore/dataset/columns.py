@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from featurestore.dataset.assembly import dataset_schema
 from featurestore.errors import DefinitionError, MissingColumnError
-from featurestore.plan.definition import FeatureDefinition
+from featurestore.plan.definition import parsed
 from featurestore.schema import Field, TableSchema
-from featurestore.storage.records import Snapshot
+from featurestore.storage.records import GroupEntry, Snapshot
 from featurestore.transforms.base import Scope
 from featurestore.transforms.pipeline import Pipeline
 from featurestore.transforms.selectors import Selector, resolve
@@ -186,25 +186,26 @@ def refuse_future(columns: Sequence[str], snapshot: Snapshot, table: str) -> Non
     ------
     DefinitionError
     """
-    ahead: dict[str, str] = {}
-    inputs: dict[str, tuple[str, ...]] = {}
-    for group in snapshot.groups(table):
-        if group.definition is None:
-            continue
-        transformer = FeatureDefinition.from_json(group.definition).transformer
-        for name in group.names:
-            inputs[name] = group.inputs
-            if transformer.scope is Scope.SUFFIX:
-                ahead[name] = type(transformer).__name__
+    owners = {name: group for group in snapshot.groups(table) for name in group.names}
     for column in columns:
         waiting, visited = [column], set()
         while waiting:
             name = waiting.pop()
-            if name in ahead:
+            if name in visited:
+                continue
+            visited.add(name)
+            group = owners.get(name)
+            if group is None:
+                continue
+            if _looks_ahead(group):
                 raise DefinitionError(
-                    f"feature {column!r} looks into the future (through {ahead[name]} {name!r})",
+                    f"feature {column!r} looks into the future (through {group.kind} {name!r})",
                     "use it as the label only",
                 )
-            if name not in visited:
-                visited.add(name)
-                waiting += inputs.get(name, ())
+            waiting += group.inputs
+
+
+def _looks_ahead(group: GroupEntry) -> bool:
+    if group.definition is None:
+        return group.looks_ahead
+    return parsed(group.definition).transformer.scope is Scope.SUFFIX  # of format 1

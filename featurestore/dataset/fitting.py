@@ -11,15 +11,16 @@ States are combined in table order, whichever partition finished first: equal da
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.engines.protocol import Engine
-from featurestore.execution.tasks import require_state, with_row_count
+from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import TableSchema
-from featurestore.storage.states import StateStore
+from featurestore.storage.states import StateLostError, StateStore
 from featurestore.transforms.base import EMPTY_STATE, Partition, Scope, State, Transformer
 from featurestore.transforms.pipeline import FittedPipeline, Pipeline
 
@@ -117,6 +118,20 @@ def fit_pipeline(
         If there is no row to learn from.
     """
     states = StateStore(view.store)
+    try:
+        return _fit_steps(pipeline, inputs, view, selection, states, states.has)
+    except StateLostError:  # one that was kept is damaged, and gone now: look at all of them
+        return _fit_steps(pipeline, inputs, view, selection, states, states.is_sound)
+
+
+def _fit_steps(
+    pipeline: Pipeline,
+    inputs: TableSchema,
+    view: TableView,
+    selection: Selection,
+    states: StateStore,
+    is_kept: Callable[[str], bool],
+) -> FittedPipeline:
     steps = _steps(pipeline, inputs)
     fitted = {
         position: FittedStep(step, "")
@@ -125,12 +140,12 @@ def fit_pipeline(
     }
     for positions in pipeline.passes(inputs):
         level = {position: steps[position] for position in positions}
-        fitted |= _fit_level(level, fitted, view, selection, states)
+        fitted |= _fit_level(level, fitted, view, selection, states, is_kept)
     learnt = (fitted[position].key for position in range(len(steps)))
     return FittedPipeline(
         pipeline,
         inputs,
-        tuple(require_state(states, key) if key else EMPTY_STATE for key in learnt),
+        tuple(states.require(key) if key else EMPTY_STATE for key in learnt),
     )
 
 
@@ -151,6 +166,7 @@ def _fit_level(
     view: TableView,
     selection: Selection,
     states: StateStore,
+    is_kept: Callable[[str], bool],
 ) -> dict[int, FittedStep]:
     """Learn steps that depend on none of each other, in one pass over the data."""
     parts = view.touching(selection)
@@ -165,15 +181,13 @@ def _fit_level(
         )
         for position, step in batch.items()
     }
-    open_ = {
-        position: step for position, step in batch.items() if not states.has(done[position].key)
-    }
+    open_ = {position: step for position, step in batch.items() if not is_kept(done[position].key)}
     tasks = []
     for number, (i, within) in enumerate(parts):
         wanted = tuple(
             Summary(position, step, members[position][number])
             for position, step in open_.items()
-            if not states.has(members[position][number])
+            if not is_kept(members[position][number])
         )
         if wanted:
             tasks.append(_task(wanted, fitted, view, i, within))
@@ -183,7 +197,7 @@ def _fit_level(
     for position, step in open_.items():
         state: State = EMPTY_STATE
         for key in members[position]:
-            state = step.transformer.combine(state, require_state(states, key))
+            state = step.transformer.combine(state, states.require(key))
         states.put(done[position].key, step.transformer.finish(state))
     return done
 
@@ -236,7 +250,7 @@ def summarize_part(task: SummarizeTask) -> None:
             states.put(one.key, state)
         if position in earlier:
             fitted = earlier[position]
-            state = require_state(states, fitted.key) if fitted.key else EMPTY_STATE
+            state = states.require(fitted.key) if fitted.key else EMPTY_STATE
             partition = apply_step(fitted.step, state, partition, engine)
 
 

@@ -18,6 +18,7 @@ from featurestore.execution.dask import Executor
 from featurestore.execution.reading import PartitionSource
 from featurestore.schema import TableSchema
 from featurestore.storage.backends import open_object_store
+from featurestore.storage.leases import NO_LEASE, Lease
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import Snapshot
 from featurestore.transforms.base import Partition
@@ -75,6 +76,8 @@ class TableView:
         Fingerprint of what each column is computed from.
     executor : Executor
         Runs tasks over partitions; in this process by default.
+    lease : Lease
+        Keeps the snapshot from gc as long as the view is used, in the process that made it.
     """
 
     store: ObjectStore
@@ -87,6 +90,7 @@ class TableView:
     executor: Executor = field(default_factory=Executor, compare=False)
     cardinalities: Mapping[str, int] = field(default_factory=dict)
     lineage: Mapping[str, str] = field(default_factory=dict)
+    lease: Lease = field(default=NO_LEASE, compare=False, repr=False)
 
     @property
     def engine(self) -> Engine:
@@ -100,6 +104,7 @@ class TableView:
         CorruptionError
             If files are damaged or row counts differ between groups.
         """
+        self.lease.touch()
         return self.partitions[i].read(self.store, self.engine, columns, self.schema)
 
     def touching(self, selection: Selection) -> list[tuple[int, Selection]]:
@@ -115,6 +120,7 @@ class TableView:
 
     def task(self, i: int) -> ReadTask:
         """Return what a worker needs to read the i-th partition."""
+        self.lease.touch()
         return ReadTask(self.store.url, self.engine_name, self.partitions[i], self.schema)
 
     def run(

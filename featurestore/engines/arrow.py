@@ -14,7 +14,7 @@ import pyarrow as pa
 from featurestore.errors import CorruptionError
 from featurestore.schema import normalise_type
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import StoredFile
+from featurestore.storage.records import PartitionEntry, StoredFile
 
 MICROSECONDS_PER_DAY: Final = 86_400_000_000
 
@@ -53,8 +53,15 @@ def array_to_arrow(values: HostArray, valid: HostArray | None, type_: pa.DataTyp
     return pa.array(values.astype(dtype, copy=False), mask=mask, type=type_)
 
 
-def read_arrow(store: ObjectStore, files: Sequence[StoredFile], columns: Sequence[str]) -> pa.Table:
+def read_arrow(
+    store: ObjectStore,
+    files: Sequence[StoredFile],
+    columns: Sequence[str],
+    entry: PartitionEntry | None = None,
+) -> pa.Table:
     """Return columns of a partition's Parquet files as Arrow, page checksums verified.
+
+    Given the partition's ``entry``, sizes in the files are compared with it before they are read.
 
     Raises
     ------
@@ -62,6 +69,7 @@ def read_arrow(store: ObjectStore, files: Sequence[StoredFile], columns: Sequenc
         If a file is missing or damaged, lacks a column, or has another number of rows.
     """
     from featurestore.storage.column_group import open_parquet
+    from featurestore.storage.parquet_bounds import require_bounded
 
     found: dict[str, pa.ChunkedArray] = {}
     counts: dict[str, int] = {}
@@ -69,10 +77,14 @@ def read_arrow(store: ObjectStore, files: Sequence[StoredFile], columns: Sequenc
         try:
             with open_parquet(store, file) as parquet:
                 wanted = [name for name in columns if name in parquet.schema_arrow.names]
+                if entry is not None:
+                    require_bounded(parquet, file, entry, wanted)
                 # Parquet takes "a" for the prefix of a path, so that a column "a.b" comes along.
                 table = parquet.read(columns=wanted, use_threads=False).select(wanted)
                 counts[file.path] = parquet.metadata.num_rows
-        except (OSError, pa.ArrowInvalid) as error:
+        except pa.ArrowMemoryError:  # an ArrowException too, but no damage
+            raise
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise CorruptionError(
                 f"{file.path} cannot be read: {error}", "run verify to see what else is damaged"
             ) from error

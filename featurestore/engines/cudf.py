@@ -35,7 +35,7 @@ from featurestore.engines.arrow import (
 from featurestore.engines.protocol import Array, Frame, Series
 from featurestore.errors import InvalidInputError, UnsupportedError
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import StoredFile
+from featurestore.storage.records import PartitionEntry, StoredFile
 
 _MICROSECONDS_PER_SECOND: Final = 1_000_000
 _SECONDS_PER_DAY: Final = MICROSECONDS_PER_DAY // _MICROSECONDS_PER_SECOND
@@ -58,10 +58,14 @@ class CudfEngine:
     # --- in and out ------------------------------------------------------------------------------
 
     def read_parquet(
-        self, store: ObjectStore, files: Sequence[StoredFile], columns: Sequence[str]
+        self,
+        store: ObjectStore,
+        files: Sequence[StoredFile],
+        columns: Sequence[str],
+        entry: PartitionEntry | None = None,
     ) -> Frame:
         """Return columns of a partition's Parquet files, in the order asked for."""
-        return self.from_arrow(read_arrow(store, files, columns))
+        return self.from_arrow(read_arrow(store, files, columns, entry))
 
     def from_arrow(self, table: pa.Table) -> Frame:
         """Return a frame of the table's columns, copied to the device."""

@@ -27,7 +27,7 @@ from featurestore.engines.arrow import (
 from featurestore.engines.protocol import Array, Frame, Series
 from featurestore.errors import InvalidInputError, UnsupportedError
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import StoredFile
+from featurestore.storage.records import PartitionEntry, StoredFile
 
 
 class PolarsEngine:
@@ -59,10 +59,14 @@ class PolarsEngine:
     # --- in and out ------------------------------------------------------------------------------
 
     def read_parquet(
-        self, store: ObjectStore, files: Sequence[StoredFile], columns: Sequence[str]
+        self,
+        store: ObjectStore,
+        files: Sequence[StoredFile],
+        columns: Sequence[str],
+        entry: PartitionEntry | None = None,
     ) -> Frame:
         """Return columns of a partition's Parquet files, in the order asked for."""
-        return self.from_arrow(read_arrow(store, files, columns))
+        return self.from_arrow(read_arrow(store, files, columns, entry))
 
     def from_arrow(self, table: pa.Table) -> Frame:
         """Return a frame of the table's columns (zero-copy where the types allow it)."""

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import StoredFile
+from featurestore.storage.records import PartitionEntry, StoredFile
 
 Array: TypeAlias = Any
 """A NumPy or CuPy array."""
@@ -40,9 +40,16 @@ class Engine(Protocol):
         """The array module: ``numpy`` or ``cupy``."""
 
     def read_parquet(
-        self, store: ObjectStore, files: Sequence[StoredFile], columns: Sequence[str]
+        self,
+        store: ObjectStore,
+        files: Sequence[StoredFile],
+        columns: Sequence[str],
+        entry: PartitionEntry | None = None,
     ) -> Frame:
         """Return columns of a partition's Parquet files, in the order asked for.
+
+        Given the partition's ``entry``, files that claim other sizes are refused before they are
+        decoded.
 
         Raises
         ------

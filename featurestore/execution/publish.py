@@ -15,10 +15,12 @@ from typing import Any, TypeAlias
 
 from featurestore.errors import ConflictError, NameTakenError
 from featurestore.plan.definition import Feature
+from featurestore.plan.layout import with_replaced
 from featurestore.plan.readers import changed_columns, readers
+from featurestore.plan.replacement import Replacement
 from featurestore.plan.table_files import TableFiles, group_entry, schema_of
 from featurestore.schema import Field
-from featurestore.storage.fileset import read_fileset, write_fileset
+from featurestore.storage.fileset import read_fileset, with_partitions, write_fileset
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import (
     BASE_GROUP,
@@ -30,7 +32,7 @@ from featurestore.storage.records import (
     group_key,
     table_key,
 )
-from featurestore.transforms.base import SourceTransformer
+from featurestore.transforms.base import SourceTransformer, UnknownTransformer
 
 Change: TypeAlias = Callable[[Snapshot], Mapping[str, "Mapping[str, Any] | None"]]
 
@@ -71,7 +73,7 @@ def append_partitions(
             )
         before = read_fileset(store, group.fileset)
         _check_later(table, before, entries, unchanged=group.fileset == seen.fileset)
-        new = _with_fileset(group, write_fileset(store, (*before, *entries)))
+        new = with_partitions(store, group, (*before, *entries))
         return {_key(new): new.to_json()}
 
     return change
@@ -91,6 +93,74 @@ def _check_later(
         raise ConflictError(
             f"another append to {table!r} was published first, and these rows do not come after it",
             "append again; rows that are late by then are named",
+        )
+
+
+def replace_partitions(
+    store: ObjectStore,
+    table: str,
+    seen: GroupEntry,
+    replaced: Mapping[str, Sequence[PartitionEntry]],
+    inserted: Sequence[PartitionEntry] = (),
+    span: tuple[int | None, int | None] | None = None,
+) -> Change:
+    """Publish that partitions of a table gave way to others; features lose their values there.
+
+    Applies also where partitions were appended, or others than these rewritten, meanwhile.
+
+    Parameters
+    ----------
+    seen : GroupEntry
+        The base group on which the work was prepared.
+    replaced, inserted
+        As for :func:`~featurestore.plan.layout.with_replaced`.
+    span : (int or None, int or None), optional
+        The range of times that the new rows stand for: nobody may have added rows there.
+    """
+    known = {one.partition for one in read_fileset(store, seen.fileset)}
+
+    def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
+        group = _group(head, table, BASE_GROUP)
+        if group.fields != seen.fields:
+            raise ConflictError(
+                f"the columns of {table!r} changed while its rows were", "do it again"
+            )
+        before = read_fileset(store, group.fileset)
+        layout = with_replaced(table, before, replaced, inserted)
+        if span is not None:
+            _check_untouched(table, [one for one in before if one.partition not in known], span)
+        new = with_partitions(store, group, layout)
+        return {_key(new): new.to_json(), **values_gone(store, head, table, replaced.keys())}
+
+    return change
+
+
+def values_gone(
+    store: ObjectStore, head: Snapshot, table: str, partitions: AbstractSet[str]
+) -> dict[str, Mapping[str, Any]]:
+    """Return the entries of the features that lose their values in some partitions.
+
+    Such values would be no part of any table, and ``gc`` could not remove deleted rows' files.
+    """
+    entries: dict[str, Mapping[str, Any]] = {}
+    for group in head.groups(table):
+        before = read_fileset(store, group.fileset)
+        kept = [one for one in before if one.partition not in partitions]
+        if group.group != BASE_GROUP and len(kept) < len(before):
+            entries[_key(group)] = with_partitions(store, group, kept).to_json()
+    return entries
+
+
+def _check_untouched(
+    table: str, added: Sequence[PartitionEntry], span: tuple[int | None, int | None]
+) -> None:
+    """Refuse a range of times in which rows were added meanwhile."""
+    found = Replacement.of(added, *span)
+    for one in (*found.whole, *found.cut):
+        raise ConflictError(
+            f"rows were added to {table!r} meanwhile in the range of times that is replaced "
+            f"(partition {one.partition})",
+            "replace it again: those rows then give way too, or are seen and can be kept",
         )
 
 
@@ -121,30 +191,47 @@ def publish_features(
     table = files.name
 
     def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
-        groups = {one.group: one for one in head.groups(table)}
         base = read_fileset(store, _group(head, table, BASE_GROUP).fileset)
+        groups = {one.group: one for one in head.groups(table)}
         present = [one for one in features if one.group in groups or one.group in new]
         own = {one.group for one in present}
-        before = _fields(groups.values())
+        columns = _fields(groups.values())
         kept = _fields(one for one in groups.values() if one.group not in own | removed)
         after = {**kept, **{field.name: field for one in present for field in one.outputs}}
         for feature in present:
             _check_applies(feature, files, head, kept, after)
-        _check_unread(head, table, changed_columns(before, after), own | removed)
+        _check_unread(head, table, changed_columns(columns, after), own | removed)
         entries: dict[str, Mapping[str, Any] | None] = {
             group_key(table, group): None for group in removed & groups.keys()
         }
         for feature in present:
             values = dict(built.get(feature.group, {}))
-            entry = groups.get(feature.group, group_entry(table, feature))
-            old = {one.partition: one for one in read_fileset(store, entry.fileset)}
-            values = {**old, **values}
+            before = groups.get(feature.group)
+            old = () if before is None else read_fileset(store, before.fileset)
+            values = {**{one.partition: one for one in old}, **values}
             ordered = [values[one.partition] for one in base if one.partition in values]
-            fileset = write_fileset(store, ordered) if ordered else None
-            entries[group_key(table, feature.group)] = _with_fileset(entry, fileset).to_json()
+            entry, definition = _entry(files, feature, before)
+            published = with_partitions(store, entry, ordered, definition)
+            entries[published.key] = published.to_json()
         return entries
 
     return change
+
+
+def _entry(
+    files: TableFiles, feature: Feature, before: GroupEntry | None
+) -> tuple[GroupEntry, Mapping[str, Any] | None]:
+    """Return a feature's entry, and the definition to put into its fileset if it is not there."""
+    if before is None:
+        new = group_entry(files.name, feature, files.schema)
+        return new, new.definition
+    if before.definition is None or isinstance(feature.transformer, UnknownTransformer):
+        return before, None
+    new = group_entry(files.name, feature, files.schema)
+    # Of format 1. What is stored stays as it is: values were computed from it.
+    return replace(
+        new, fileset=before.fileset, definition_fingerprint=before.definition_fingerprint
+    ), before.definition
 
 
 def _fields(groups: Iterable[GroupEntry]) -> dict[str, Field]:
@@ -169,6 +256,7 @@ def _check_applies(
     transformer = feature.transformer
     if isinstance(transformer, SourceTransformer):
         source = transformer.source_table
+        _group(head, source, BASE_GROUP)
         then = files.schema.source(source)
         now = {field.name: field for field in schema_of(head, files.name).source(source)}
         columns = transformer.source_inputs(files.schema)
@@ -197,6 +285,7 @@ def drop_groups(files: TableFiles, groups: frozenset[str]) -> Change:
     columns = {name for group in groups for name in files.groups[group].names}
 
     def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
+        _group(head, table, BASE_GROUP)
         others = _fields(one for one in head.groups(table) if one.group not in groups)
         replaced = columns & others.keys()
         if replaced:
@@ -210,11 +299,41 @@ def drop_groups(files: TableFiles, groups: frozenset[str]) -> Change:
     return change
 
 
+def drop_table(seen: Snapshot, table: str) -> Change:
+    """Publish that a table is gone, with all its features; nobody may have changed it since."""
+    known = _entries_of(seen, table)
+    columns = {name for group in seen.groups(table) for name in group.names}
+
+    def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
+        found = _entries_of(head, table)
+        if found and found != known:
+            raise ConflictError(
+                f"table {table!r} was changed by someone else meanwhile",
+                "look at it, and drop it again if it should still go",
+            )
+        for reader in readers(head, table, columns) if found else ():
+            if reader.table != table:
+                raise ConflictError(f"{reader}, and was added meanwhile", "drop that feature first")
+        return dict.fromkeys(found)
+
+    return change
+
+
+def _entries_of(snapshot: Snapshot, table: str) -> dict[str, Mapping[str, Any]]:
+    """Return a table's own entry and those of its column groups; none if there is no such table."""
+    prefix = group_key(table, "")
+    return {
+        key: value
+        for key, value in snapshot.entries.items()
+        if key == table_key(table) or key.startswith(prefix)
+    }
+
+
 def _group(head: Snapshot, table: str, group: str) -> GroupEntry:
-    entry = head.entries.get(group_key(table, group))
+    entry = head.group(table, group)
     if entry is None:
         raise ConflictError(f"table {table!r} was removed meanwhile", "ingest it again")
-    return GroupEntry.from_json(entry)
+    return entry
 
 
 def _key(group: GroupEntry) -> str:

@@ -10,7 +10,7 @@ The source is a small picklable value (metadata only); data is read where the ta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals as nw
@@ -115,17 +115,29 @@ class PartitionSource:
         columns = tuple(dict.fromkeys(columns))
         scalars = [name for name in columns if not self._field_is_tensor(name)]
         frames = []
-        for group, entry in self.groups:
-            names = [name for name in scalars if name in group.names]
-            if names:
-                frame = engine.read_parquet(store, entry.files, names)
-                if len(frame) != self.rows:
-                    raise self._row_mismatch(group, len(frame))
-                frames.append(frame)
+        for group, entry, names in self._reads(scalars):
+            frame = engine.read_parquet(store, entry.files, names, entry)
+            if len(frame) != self.rows:
+                raise self._row_mismatch(group, len(frame))
+            frames.append(frame)
         tensors = {
             name: self._read_tensor(store, engine, name) for name in columns if name not in scalars
         }
         return Partition(_side_by_side(frames, engine).select(scalars), schema, tensors)
+
+    def _reads(
+        self, scalars: Sequence[str]
+    ) -> list[tuple[GroupEntry, PartitionEntry, list[str]]]:
+        """Return what to read: a file that several groups share once, for all their columns."""
+        found: dict[tuple[str, ...], tuple[GroupEntry, PartitionEntry, list[str]]] = {}
+        for group, entry in self.groups:
+            names = [name for name in scalars if name in group.names]
+            if names:
+                paths = tuple(file.path for file in entry.files)
+                first, known, earlier = found.get(paths, (group, entry, []))
+                sizes = {**known.column_bytes, **entry.column_bytes}  # of all columns in the file
+                found[paths] = first, replace(known, column_bytes=sizes), [*earlier, *names]
+        return list(found.values())
 
     def zarr(self, store: ObjectStore, column: str) -> Any:
         """Return a tensor column of this partition as a read-only ``zarr.Array``."""

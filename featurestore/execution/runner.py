@@ -3,7 +3,8 @@
 Per level: the summaries that are missing are computed (one task per partition serves all
 transformers), prefix and fit states are combined here in table order, then one task per partition
 applies all features of the level. Whatever is finished is in the journal or the state store, so a
-killed build finds it there and computes only the rest.
+killed build finds it there and computes only the rest. Stale values whose state turns out to be the
+old one are not computed but stamped anew (``reuse``).
 
 Always true: nothing that readers see changes here; publishing is the caller's.
 """
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from featurestore.execution.dask import Executor
+from featurestore.execution.reuse import StoredValues
 from featurestore.execution.states import Available, StateRequest, Workplace, prepare_states
 from featurestore.execution.tasks import (
     ApplyTask,
@@ -29,6 +31,7 @@ from featurestore.plan.staleness import Assessment, Freshness
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.journal import Journal
 from featurestore.storage.records import PartitionEntry
+from featurestore.storage.states import StateLostError, StateStore
 from featurestore.transforms.base import SourceTransformer
 
 
@@ -42,14 +45,18 @@ class BuildResult:
         Group, then partition id: the new values.
     journal_keys : tuple of str
         To be cleared once the values are published.
-    computed, resumed : int
-        Partitions x features computed now, and found finished in the journal.
+    computed, resumed, reused : int
+        Partitions x features computed now, found finished in the journal, and found still right.
+    bytes_written : int
+        By this build, or by the interrupted one it goes on with.
     """
 
     entries: Mapping[str, Mapping[str, PartitionEntry]]
     journal_keys: tuple[str, ...]
     computed: int
     resumed: int
+    reused: int
+    bytes_written: int
 
 
 class Build:
@@ -78,7 +85,9 @@ class Build:
         self._assessments = assessments
         self._journal = Journal(place.store, files.name)
         self._built: dict[str, dict[str, PartitionEntry]] = defaultdict(dict)
-        self._journal_keys: list[str] = []
+        self._stored = StoredValues(files, assessments, StateStore(place.store))
+        self._reused: set[tuple[str, str]] = set()
+        self._finished: dict[str, PartitionEntry] = {}
         self._resumed = 0
         self._computed = 0
 
@@ -94,48 +103,96 @@ class Build:
             projections, self._place.memory_limit, self._place.executor.workers
         )
         executor = self._place.executor.limited_to(workers)
+        keys = frozenset(
+            self._journal_key(feature, position)
+            for level in self._files.graph.levels
+            for feature in level
+            for position in self._not_fresh(feature)
+        )
+        self._finished = self._journal.finished(keys) if keys else {}
         for level in self._files.graph.levels:
-            todo = {feature: self._remaining(feature) for feature in level}
-            todo = {feature: positions for feature, positions in todo.items() if positions}
-            if todo:
-                self._prepare_states(todo, executor)
-                self._apply(todo, executor)
+            try:
+                self._build_level(level, executor, check_states=False)
+            except StateLostError:
+                # A state that was kept is damaged, and gone now. Others may be as well, so all are
+                # looked at; what was finished in the meantime is in the journal.
+                self._finished = self._journal.finished(keys)
+                self._build_level(level, executor, check_states=True)
         return BuildResult(
-            {group: dict(entries) for group, entries in self._built.items()},
-            tuple(self._journal_keys),
+            {group: dict(entries) for group, entries in self._built.items() if entries},
+            tuple(sorted(keys)),
             self._computed,
             self._resumed,
+            len(self._reused),
+            sum(
+                file.bytes
+                for group, entries in self._built.items()
+                for partition, entry in entries.items()
+                if (group, partition) not in self._reused
+                for file in entry.all_files()
+            ),
         )
+
+    def _build_level(
+        self, level: Sequence[Feature], executor: Executor, *, check_states: bool
+    ) -> None:
+        todo = {feature: self._remaining(feature) for feature in level}
+        todo = {feature: positions for feature, positions in todo.items() if positions}
+        if not todo:
+            return
+        self._prepare_states(todo, executor, check_states)
+        todo = {feature: self._to_compute(feature, todo[feature]) for feature in todo}
+        todo = {feature: positions for feature, positions in todo.items() if positions}
+        if todo:
+            self._apply(todo, executor)
 
     # --- what is left to do ------------------------------------------------------------------------
 
+    def _not_fresh(self, feature: Feature) -> list[int]:
+        found = enumerate(self._assessments[feature.group])
+        return [position for position, one in found if one.freshness is not Freshness.FRESH]
+
     def _remaining(self, feature: Feature) -> list[int]:
+        """Return the partitions that neither this build nor an interrupted one has finished."""
         remaining = []
-        for position, one in enumerate(self._assessments[feature.group]):
-            if one.freshness is Freshness.FRESH:
+        built = self._built[feature.group]
+        for position in self._not_fresh(feature):
+            if self._files.base[position].partition in built:
                 continue
-            key = self._journal_key(feature, position)
-            self._journal_keys.append(key)
-            entry = self._journal.find(key)
+            entry = self._finished.get(self._journal_key(feature, position))
             if entry is None:
                 remaining.append(position)
             else:
-                self._built[feature.group][entry.partition] = entry
+                built[entry.partition] = entry
                 self._resumed += 1
         return remaining
+
+    def _to_compute(self, feature: Feature, positions: Sequence[int]) -> list[int]:
+        """Return the partitions whose values are not right already under another name."""
+        todo = []
+        for position in positions:
+            entry = self._stored.still_right(feature, position, self._reused)
+            if entry is None:
+                todo.append(position)
+            else:
+                self._built[feature.group][entry.partition] = entry
+                self._reused.add((feature.group, entry.partition))
+        return todo
 
     def _journal_key(self, feature: Feature, position: int) -> str:
         provenance = self._assessments[feature.group][position].provenance
         partition = self._files.base[position].partition
         return fingerprint(feature.group, partition, provenance.fingerprint)
 
-    def _prepare_states(self, todo: Mapping[Feature, list[int]], executor: Executor) -> None:
+    def _prepare_states(
+        self, todo: Mapping[Feature, list[int]], executor: Executor, check: bool
+    ) -> None:
         requests = []
         for feature, positions in todo.items():
             table, columns = self._state_inputs(feature)
             needs = [self._assessments[feature.group][one].need for one in positions]
             requests.append(StateRequest(feature.transformer, table, columns, needs))
-        prepare_states(requests, self._place, executor)
+        prepare_states(requests, self._place, executor, check=check)
 
     def _state_inputs(self, feature: Feature) -> tuple[Available, tuple[str, ...]]:
         transformer = feature.transformer

@@ -128,12 +128,22 @@ class _Trial:
     def bind(self, definition: FeatureDefinition) -> Feature:
         """Return the feature, its output types found by running it if they are not known."""
         for one in self.files.graph.features():
-            if one.definition.is_what_was_asked(definition):
+            if one.stated.is_what_was_asked(definition):
                 return one
         definition = definition.with_names(self.schema)
         sample = self._with(definition.transformer.inputs(self.schema))
         transformer = definition.transformer.bound(sample, self.engine)
-        return bind(replace(definition, transformer=transformer), self.schema)
+        made = bind(replace(definition, transformer=transformer), self.schema)
+        return self._of_older_code(made) or made
+
+    def _of_older_code(self, made: Feature) -> Feature | None:
+        """Return the stored feature that a new one is, though its fingerprint was another then."""
+        taken = tuple(name for name in made.names if name in self.files.graph.owners)
+        groups = set(self.files.groups_of(taken)) - {BASE_GROUP}
+        for one in self.files.graph.features() if groups else ():
+            if one.group in groups and one.definition.is_what_was_asked(made.definition):
+                return one
+        return None
 
     def admit(self, feature: Feature) -> None:
         """Try a new feature on the sample, and let further ones use its outputs."""

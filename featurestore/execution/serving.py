@@ -16,8 +16,8 @@ import pyarrow as pa
 from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError, MemoryLimitError, SchemaError
 from featurestore.execution.collecting import convert, empty_table, to_arrow
-from featurestore.execution.states import Available, StateRequest, Workplace, prepare_states
-from featurestore.execution.tasks import SourceRows, require_state, source_parts, with_row_count
+from featurestore.execution.states import Available, StateRequest, Workplace, prepared_state
+from featurestore.execution.tasks import SourceRows, source_parts, with_row_count
 from featurestore.fingerprint import fingerprint
 from featurestore.limits import resident_bytes
 from featurestore.plan.definition import Feature
@@ -28,12 +28,12 @@ from featurestore.plan.states import (
     StateNeed,
     Summary,
     fit_needs,
+    require_fit_rows,
     source_need,
 )
 from featurestore.plan.table_files import TableFiles
 from featurestore.schema import Field
 from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
-from featurestore.storage.states import StateStore
 from featurestore.transforms.base import (
     EMPTY_STATE,
     Partition,
@@ -206,7 +206,6 @@ class Serving:
         self._partition = partition
         self._engine = engine
         self._span = _span(partition, engine)
-        self._states = StateStore(place.store)
         # Stored definitions are served as they were stored, whatever the code is in this process.
         self._assessor = Assessor({**sources, files.name: files}, check_code=False)
 
@@ -226,6 +225,7 @@ class Serving:
         inputs = self._assessor.prints(self._files.name, feature.inputs)
         if transformer.scope is Scope.FIT:
             need = fit_needs(feature, self._files, inputs)
+            require_fit_rows(feature, need)
         else:
             need = self._prefix_need(feature, inputs)
         return self._prepared(need, transformer, self._files, feature.inputs)
@@ -294,8 +294,7 @@ class Serving:
         members = [one.partition for one in need.members]
         self._assessor.require_built(files.name, columns, members)
         request = StateRequest(transformer, Available(files, {}), columns, [need])
-        prepare_states([request], self._place, self._place.executor)
-        return require_state(self._states, need.key)
+        return prepared_state(request, self._place)
 
 
 def _virtual_entry(rows: int, span: tuple[int, int] | None) -> PartitionEntry:

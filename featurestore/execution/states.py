@@ -2,12 +2,16 @@
 
 Summaries of all transformers share one pass over each table. Combining happens here, one state at a
 time, in a fixed order, so that the same data gives the same bits.
+
+A state that is kept is taken to be sound until it is read: looking at all of them would cost more than
+most builds. When one turns out to be damaged, everything that is needed is read once and what is damaged
+is computed again.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from featurestore.execution.dask import Executor
@@ -15,14 +19,13 @@ from featurestore.execution.reading import PartitionSource
 from featurestore.execution.tasks import (
     SummarizeTask,
     SummaryWork,
-    require_state,
     summarize_partition,
 )
 from featurestore.plan.states import StateNeed
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import BASE_GROUP, PartitionEntry
-from featurestore.storage.states import StateStore
+from featurestore.storage.states import StateLostError, StateStore
 from featurestore.transforms.base import EMPTY_STATE, Scope, State, Transformer
 
 
@@ -64,14 +67,65 @@ class StateRequest:
     needs: Sequence[StateNeed]
 
 
-def prepare_states(requests: Sequence[StateRequest], place: Workplace, executor: Executor) -> None:
-    """Compute and keep every state of the requests that is not kept yet."""
+def prepare_states(
+    requests: Sequence[StateRequest], place: Workplace, executor: Executor, *, check: bool = False
+) -> None:
+    """Compute and keep every state of the requests that is not kept yet.
+
+    Parameters
+    ----------
+    requests : sequence of StateRequest
+    place : Workplace
+    executor : Executor
+    check : bool
+        Read those that are kept, and compute again what is damaged. Done anyway if combining meets
+        a damaged one.
+    """
     states = StateStore(place.store)
+    if not check:
+        try:
+            _prepare(requests, place, executor, states, states.has)
+        except StateLostError:  # logged when it was found; gone now, others may be damaged as well
+            check = True
+    if check:
+        _prepare(requests, place, executor, states, states.is_sound)
+
+
+def prepare_summaries(
+    requests: Sequence[StateRequest], place: Workplace, executor: Executor
+) -> None:
+    """Compute and keep the summaries that the requests' needs name and that are not kept yet."""
+    tasks = _summarize_tasks(requests, place, StateStore(place.store).has)
+    if tasks:
+        executor.run(summarize_partition, tasks, label="summarize")
+
+
+def prepared_state(request: StateRequest, place: Workplace) -> State:
+    """Return the one state that a request needs, computed if it is not kept."""
+    (need,) = request.needs
+    if not need.key:
+        return EMPTY_STATE
+    states = StateStore(place.store)
+    prepare_states([request], place, place.executor)
+    state = states.get(need.key)
+    if state is None:
+        prepare_states([request], place, place.executor, check=True)
+        state = states.require(need.key)
+    return state
+
+
+def _prepare(
+    requests: Sequence[StateRequest],
+    place: Workplace,
+    executor: Executor,
+    states: StateStore,
+    is_kept: Callable[[str], bool],
+) -> None:
     pending = [
-        StateRequest(one.transformer, one.table, one.columns, _pending(one.needs, states))
+        StateRequest(one.transformer, one.table, one.columns, _pending(one.needs, is_kept))
         for one in requests
     ]
-    tasks = _summarize_tasks(pending, place, states)
+    tasks = _summarize_tasks(pending, place, is_kept)
     if tasks:
         executor.run(summarize_partition, tasks, label="summarize")
     for request in pending:
@@ -81,13 +135,13 @@ def prepare_states(requests: Sequence[StateRequest], place: Workplace, executor:
             _scan(request, states)
 
 
-def _pending(needs: Sequence[StateNeed], states: StateStore) -> list[StateNeed]:
+def _pending(needs: Sequence[StateNeed], is_kept: Callable[[str], bool]) -> list[StateNeed]:
     distinct = {need.key: need for need in needs if need.key}
-    return [need for key, need in distinct.items() if not states.has(key)]
+    return [need for key, need in distinct.items() if not is_kept(key)]
 
 
 def _summarize_tasks(
-    requests: Sequence[StateRequest], place: Workplace, states: StateStore
+    requests: Sequence[StateRequest], place: Workplace, is_kept: Callable[[str], bool]
 ) -> list[SummarizeTask]:
     """Return one task per partition, for all summaries of it that are not kept."""
     tables: dict[str, Available] = {}
@@ -98,7 +152,7 @@ def _summarize_tasks(
         for one in {
             member.key: member for need in request.needs for member in need.members
         }.values():
-            if states.has(one.key):
+            if is_kept(one.key):
                 continue
             columns = request.columns
             if one.time_range is not None and files.schema.time is not None:
@@ -135,7 +189,7 @@ def _scan(request: StateRequest, states: StateStore) -> None:
         if done is not None and _continues(done, need):
             for one in need.members:
                 if one.partition > done.members[-1].partition:
-                    summary = require_state(states, one.key)
+                    summary = states.require(one.key)
                     state = request.transformer.combine(state, summary)
         else:
             state = _combined(request.transformer, need, states)
@@ -156,5 +210,5 @@ def _continues(done: StateNeed, need: StateNeed) -> bool:
 def _combined(transformer: Transformer, need: StateNeed, states: StateStore) -> State:
     state: State = EMPTY_STATE
     for one in need.members:
-        state = transformer.combine(state, require_state(states, one.key))
+        state = transformer.combine(state, states.require(one.key))
     return state

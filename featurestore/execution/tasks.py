@@ -6,16 +6,17 @@ by the worker; states travel as files; only entries come back.
 
 from __future__ import annotations
 
+import time as clock
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
-from featurestore.errors import CorruptionError, DefinitionError
+from featurestore.errors import DefinitionError
 from featurestore.execution.reading import PartitionSource
 from featurestore.plan.definition import Feature
 from featurestore.schema import Field, TableSchema, type_to_text
@@ -33,6 +34,9 @@ from featurestore.transforms.base import (
     State,
     Transformer,
 )
+
+# A task that takes longer writes what it finished to the journal before its end.
+JOURNAL_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +116,29 @@ def summarize_partition(task: SummarizeTask) -> None:
 
 
 def apply_partition(task: ApplyTask) -> dict[str, PartitionEntry]:
-    """Compute, write and journal a partition's features; return their entries by group."""
+    """Compute, write and journal a partition's features; return their entries by group.
+
+    What was finished is in the journal also if one of them fails.
+    """
     store, engine = open_object_store(task.url), get_engine(task.engine)
     journal = Journal(store, task.table)
     wanted = [column for work in task.work for column in work.feature.inputs]
     partition = task.source.read(store, engine, with_row_count(wanted, task.schema), task.schema)
     written: dict[str, PartitionEntry] = {}
-    for work in task.work:
-        # In a function of its own, so that one feature's values are gone before the next's come.
-        entry = _compute(task, work, partition, store, engine)
-        journal.record(work.journal_key, entry)
-        written[work.feature.group] = entry
+    finished: list[tuple[str, PartitionEntry]] = []
+    since = clock.monotonic()
+    try:
+        for work in task.work:
+            # In a function of its own, so that one feature's values are gone before the next's come.
+            entry = _compute(task, work, partition, store, engine)
+            written[work.feature.group] = entry
+            finished.append((work.journal_key, entry))
+            if clock.monotonic() - since > JOURNAL_SECONDS:
+                batch, finished = finished, []
+                journal.record_all(batch)
+                since = clock.monotonic()
+    finally:
+        journal.record_all(finished)
     return written
 
 
@@ -138,7 +154,7 @@ def load_state(work: ApplyWork, store: ObjectStore, engine: Engine) -> State:
     """Return the state a feature's ``apply`` receives in this partition."""
     state: State = EMPTY_STATE
     if work.state_key:
-        state = require_state(StateStore(store), work.state_key)
+        state = StateStore(store).require(work.state_key)
     if work.rows is None:
         return state
     transformer = work.feature.transformer
@@ -154,22 +170,6 @@ def source_parts(
         transformer.rows(one.read(store, engine, rows.columns, rows.schema), engine)
         for one in rows.partitions
     ]
-
-
-def require_state(states: StateStore, key: str) -> State:
-    """Return a state that was computed before.
-
-    Raises
-    ------
-    CorruptionError
-        If it has gone since: a damaged state file is discarded when read.
-    """
-    state = states.get(key)
-    if state is None:
-        raise CorruptionError(
-            f"state {key} is gone or damaged", "run build again: it is computed anew"
-        )
-    return state
 
 
 def with_row_count(columns: Iterable[str], schema: TableSchema) -> tuple[str, ...]:

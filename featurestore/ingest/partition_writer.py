@@ -7,22 +7,20 @@ partition is being written while the next is gathered, never more.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.fingerprint import fingerprint
 from featurestore.ingest.arrays import to_numpy
 from featurestore.ingest.event_time import time_values
 from featurestore.ingest.survey import Progress
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.column_group import (
     DATA,
+    ingested,
     new_partition_id,
-    sync_partition,
     write_partition,
 )
 from featurestore.storage.object_store import ObjectStore
@@ -99,8 +97,7 @@ class PartitionWriter:
             provenance=Provenance("ingest", ""),
             time_range=self._range(rows),
         )
-        inputs = fingerprint(*(file.checksum for file in written.all_files()))
-        self._written.append(replace(written, provenance=Provenance("ingest", inputs)))
+        self._written.append(ingested(written))
         # Arrow's pool keeps what it frees unless told to give it back.
         pa.default_memory_pool().release_unused()
 
@@ -115,8 +112,7 @@ class PartitionWriter:
     def finish(self) -> list[PartitionEntry]:
         """Make all files durable and return their entries."""
         self._wait()
-        for one in self._written:
-            sync_partition(self._store, one)
+        self._store.sync([file.path for one in self._written for file in one.all_files()])
         return self._written
 
     def __enter__(self) -> PartitionWriter:

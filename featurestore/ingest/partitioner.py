@@ -165,6 +165,6 @@ def _unique(
         if keys.existing:
             raise DuplicateRowsError(
                 f"{keys.existing} rows repeat a key {list(schema.key)} that the table has already",
-                "append only rows with new keys; to change rows, ingest the table anew",
+                "append only rows with new keys; to change rows, delete them first",
             )
         yield from keys.last_only(runs)

@@ -146,6 +146,10 @@ class Source:
         """Return some columns of the same rows, as given types; all others are passed over."""
         return Source(self._inputs, self._types, target, extra=True)
 
+    def between(self, before: Sequence[Input], after: Sequence[Input]) -> Source:
+        """Return the same rows with those of other inputs before and after them."""
+        return Source((*before, *self._inputs, *after), self._types, self._target, self._extra)
+
     def pieces(
         self, columns: Sequence[str] | None = None, batch_bytes: int = BATCH_BYTES
     ) -> Iterator[Piece]:

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.errors import LateRowsError, SchemaError, SourceError
+from featurestore.errors import InvalidInputError, LateRowsError, SchemaError, SourceError
 from featurestore.ingest.arrays import to_numpy
 from featurestore.ingest.event_time import Steps, time_text, time_values
 from featurestore.ingest.memory import ROW_BYTES
 from featurestore.ingest.sources import Piece, Source
 from featurestore.ingest.widths import Widths, fixed_width, row_widths
-from featurestore.schema import TableSchema
+from featurestore.schema import Field, TableSchema
 
 Progress: TypeAlias = Callable[[int, "int | None", str], None]
 """Called with rows done, rows in all (None while unknown) and the phase."""
@@ -212,6 +212,48 @@ def survey(
     return Survey(rows, total, clock.ordered, clock.first, clock.last, clock.largest_group, sample)
 
 
+def count_within(source: Source, field: Field, lower: int | None, upper: int | None) -> int:
+    """Return how many rows there are, all of which must have ``lower <= time < upper``.
+
+    Parameters
+    ----------
+    source : Source
+        With the table's columns.
+    field : Field
+        The time column.
+    lower, upper : int, optional
+        ``None`` is an open end.
+
+    Raises
+    ------
+    InvalidInputError
+        If one lies outside; the first is named.
+    """
+    rows = 0
+    for piece in source.pieces([field.name]):
+        column = piece.batch.column(field.name)
+        known = np.flatnonzero(to_numpy(column.is_valid()))  # nulls are refused by the survey
+        times = time_values(column.drop_null())
+        outside = np.zeros(len(times), np.bool_)
+        if lower is not None:
+            outside |= times < lower
+        if upper is not None:
+            outside |= times >= upper
+        if outside.any():
+            first = int(np.argmax(outside))
+            start, stop = (
+                None if one is None else time_text(one, field.type) for one in (lower, upper)
+            )
+            raise InvalidInputError(
+                f"row {piece.start + int(known[first]) + 1} of {piece.where} has {field.name!r} "
+                f"{time_text(int(times[first]), field.type)}, and what is replaced goes from "
+                f"{start or 'the beginning'} up to, not including, {stop or 'the end'}",
+                "widen the range, or leave such rows out",
+            )
+        rows += piece.batch.num_rows
+    return rows
+
+
 def _reading(schema: TableSchema, checked: Sequence[str], varying: Sequence[Any]) -> list[str]:
     """Return the columns to read: those that matter, or the cheapest if none does."""
     names = {*checked, *(one.name for one in varying)}
@@ -228,5 +270,5 @@ def _late(clock: _Clock, rows: int, schema: TableSchema, after: int | None) -> L
         f"{clock.late} of {rows} rows have a {schema.time!r} from {time_text(clock.first, type_)} "
         f"to {time_text(clock.latest_late, type_)}, not after the table's newest, "
         f"{time_text(after, type_)}",
-        "append only newer rows; to change older ones, ingest the table anew",
+        "append only newer rows; to change older ones, use replace",
     )

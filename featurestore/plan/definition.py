@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
-from featurestore.errors import DefinitionError
+from featurestore.errors import (
+    CorruptionError,
+    DefinitionError,
+    FormatError,
+    InvalidInputError,
+)
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import Field, TableSchema
+from featurestore.storage.records import GroupEntry
 from featurestore.transforms.base import (
     Scope,
     SourceTransformer,
     Transformer,
+    UnknownTransformer,
     transformer_from_spec,
 )
 from featurestore.transforms.selectors import Selector, resolve
@@ -77,6 +84,19 @@ class FeatureDefinition:
         )
 
     @property
+    def kind(self) -> str:
+        """The kind of its transformer, also of one that is not known here."""
+        if isinstance(self.transformer, UnknownTransformer):
+            return str(self.transformer.stored.get("kind"))
+        return type(self.transformer).__name__
+
+    @property
+    def source_table(self) -> str | None:
+        """The other table that it reads."""
+        transformer = self.transformer
+        return transformer.source_table if isinstance(transformer, SourceTransformer) else None
+
+    @property
     def fingerprint(self) -> str:
         fit_on = list(self.fit_on) if isinstance(self.fit_on, tuple) else self.fit_on
         return fingerprint("feature", self.transformer.fingerprint(), fit_on)
@@ -101,6 +121,72 @@ class FeatureDefinition:
         return FeatureDefinition(named, self.fit_on, self.asked or self.fingerprint)
 
 
+def parsed(stored: Mapping[str, Any]) -> FeatureDefinition:
+    """Return a stored definition; one that this process does not know stands for itself.
+
+    Its values can be read all the same: see ``UnknownTransformer``.
+    """
+    try:
+        return FeatureDefinition.from_json(stored)
+    except FormatError as error:
+        return FeatureDefinition(UnknownTransformer(stored["transformer"], error))
+    except _MALFORMED as error:
+        raise CorruptionError(
+            f"a stored definition is damaged: {error!r}", "drop the feature and define it again"
+        ) from error
+
+
+_MALFORMED: Final = (
+    AttributeError,
+    IndexError,
+    InvalidInputError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredDefinition:
+    """A definition that is in a store: what its entry says of it at once, the rest when asked for.
+
+    Parameters
+    ----------
+    entry : GroupEntry
+    read : callable
+        Returns the definition as JSON.
+    """
+
+    entry: GroupEntry
+    read: Callable[[], Mapping[str, Any]]
+    _parsed: list[FeatureDefinition] = field(default_factory=list, init=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        definition = self.parsed()  # another process may not see the store
+        return FeatureDefinition, (definition.transformer, definition.fit_on, definition.asked)
+
+    def parsed(self) -> FeatureDefinition:
+        """Return the definition; it is read once."""
+        if not self._parsed:
+            self._parsed.append(parsed(self.read()))
+        return self._parsed[0]
+
+    @property
+    def kind(self) -> str:
+        return self.entry.kind
+
+    @property
+    def source_table(self) -> str | None:
+        if self.entry.definition is not None:  # of format 1: its entry does not say
+            return self.parsed().source_table
+        return next(iter(self.entry.reads), None)
+
+    def is_what_was_asked(self, definition: FeatureDefinition) -> bool:
+        """Compare with a definition by fingerprints; see ``FeatureDefinition``."""
+        return definition.fingerprint in (self.entry.asked, self.entry.definition_fingerprint)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Feature:
     """A definition bound to a table: its column group, inputs and outputs.
@@ -109,20 +195,36 @@ class Feature:
     ----------
     group : str
         Name of the column group that holds its values.
-    definition : FeatureDefinition
+    stated : FeatureDefinition or StoredDefinition
+        ``definition`` is the same, read if need be.
     inputs : tuple of str
         Columns of its own table that it reads, to learn or to apply.
     outputs : tuple of Field
     """
 
     group: str
-    definition: FeatureDefinition
+    stated: FeatureDefinition | StoredDefinition
     inputs: tuple[str, ...]
     outputs: tuple[Field, ...]
 
     @property
+    def definition(self) -> FeatureDefinition:
+        stated = self.stated
+        return stated.parsed() if isinstance(stated, StoredDefinition) else stated
+
+    @property
     def transformer(self) -> Transformer:
         return self.definition.transformer
+
+    @property
+    def kind(self) -> str:
+        """The kind of its transformer; reads nothing."""
+        return self.stated.kind
+
+    @property
+    def source_table(self) -> str | None:
+        """The other table that it reads; reads nothing."""
+        return self.stated.source_table
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -151,15 +151,29 @@ def workers_within(projections: Sequence[Projection], memory_limit: int, workers
     """
     if not projections:
         return workers
-    reserved = resident_bytes()
     worst = max(projections, key=lambda one: one.peak_bytes)
-    fitting = (memory_limit - reserved) // max(worst.peak_bytes, 1)
+    what = ", ".join(worst.feature.names)
+    return tasks_within(worst.peak_bytes, what, worst.largest, memory_limit, workers)
+
+
+def tasks_within(
+    peak_bytes: int, what: str, partition: str, memory_limit: int, workers: int
+) -> int:
+    """Return how many tasks of which the largest needs ``peak_bytes`` may run at once.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even that one fits; the message says what it does and in which partition.
+    """
+    reserved = resident_bytes()
+    fitting = (memory_limit - reserved) // max(peak_bytes, 1)
     if fitting < 1:
         raise MemoryLimitError(
-            f"{', '.join(worst.feature.names)} needs {format_bytes(worst.peak_bytes)} for "
-            f"partition {worst.largest} beside {format_bytes(reserved)} already in use, the memory "
-            f"limit is {format_bytes(memory_limit)}",
-            f"raise memory_limit to at least {reserved + worst.peak_bytes} bytes, or ingest with a "
+            f"{what} needs {format_bytes(peak_bytes)} for partition {partition} beside "
+            f"{format_bytes(reserved)} already in use, the memory limit is "
+            f"{format_bytes(memory_limit)}",
+            f"raise memory_limit to at least {reserved + peak_bytes} bytes, or ingest with a "
             "smaller partition_bytes",
         )
     return int(min(workers, fitting))

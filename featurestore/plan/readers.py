@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from featurestore.plan.definition import FeatureDefinition
+from featurestore.plan.definition import parsed
 from featurestore.plan.table_files import schema_of
 from featurestore.schema import Field
 from featurestore.storage.records import GroupEntry, Snapshot
@@ -56,8 +56,8 @@ def readers(snapshot: Snapshot, table: str, columns: Iterator[str] | set[str]) -
 def source_columns(snapshot: Snapshot, group: GroupEntry, table: str) -> tuple[str, ...]:
     """Return the columns of ``table`` that a feature of another table reads."""
     if group.definition is None:
-        return ()
-    transformer = FeatureDefinition.from_json(group.definition).transformer
+        return group.reads.get(table, ())
+    transformer = parsed(group.definition).transformer  # of format 1
     if not isinstance(transformer, SourceTransformer) or transformer.source_table != table:
         return ()
     return transformer.source_inputs(schema_of(snapshot, group.table))

@@ -16,7 +16,13 @@ from typing import Final
 from featurestore.errors import DependencyCycleError, NotReadyError
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
-from featurestore.plan.states import Learner, SourceSummaries, StateNeed, state_needs
+from featurestore.plan.states import (
+    Learner,
+    SourceSummaries,
+    StateNeed,
+    require_fit_rows,
+    state_needs,
+)
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP, Provenance
 from featurestore.transforms.base import Scope, SourceTransformer, UnknownTransformer
@@ -77,6 +83,7 @@ class Assessor:
             for files in tables.values()
             for feature in files.graph.features()
         }
+        self._prints: dict[tuple[str, frozenset[str]], list[str]] = {}
         self._path: list[tuple[str, str]] = []
 
     def table(self, name: str) -> dict[str, tuple[Assessment, ...]]:
@@ -101,17 +108,17 @@ class Assessor:
             self._path.pop()
         return self._found[at]
 
-    def prints(self, table: str, columns: Sequence[str]) -> list[str]:
+    def prints(self, table: str, columns: Sequence[str]) -> Sequence[str]:
         """Return the fingerprint that columns have, or will have once built, per partition."""
         files = self._tables[table]
-        parts = {
-            group: self._group_prints(table, group)
-            for group in sorted(files.groups_of(tuple(columns)))
-        }
-        return [
-            fingerprint("columns", [[group, found[position]] for group, found in parts.items()])
-            for position in range(len(files.base))
-        ]
+        at = table, frozenset(files.groups_of(tuple(columns)))
+        if at not in self._prints:  # many features read the same
+            parts = {group: self._group_prints(table, group) for group in at[1]}
+            self._prints[at] = [
+                columns_print({group: found[position] for group, found in parts.items()})
+                for position in range(len(files.base))
+            ]
+        return self._prints[at]
 
     def require_built(self, table: str, columns: Sequence[str], positions: Sequence[int]) -> None:
         """Refuse columns that are missing or stale in one of some partitions.
@@ -156,6 +163,9 @@ class Assessor:
                     "else now than when the feature was defined",
                     "define it again with replace=True",
                 )
+            for one in found:
+                if one.freshness is not Freshness.FRESH:
+                    require_fit_rows(feature, one.need)
             transformer = feature.transformer
             if isinstance(transformer, SourceTransformer):
                 needs = [one.need for one in found if one.freshness is not Freshness.FRESH]
@@ -187,13 +197,12 @@ class Assessor:
         needs = state_needs(feature, files, inputs, self._source(files, feature))
         changed = self._check_code and _code_changed(feature)
         definition = feature.definition.fingerprint
+        provenance = files.provenance(feature.group)
         found = []
         for position, entry in enumerate(files.base):
             wanted = Provenance(definition, inputs[position], needs[position].fingerprint)
-            stored = files.entries[feature.group].get(entry.partition)
-            freshness, reason = _compare(
-                feature, None if stored is None else stored.provenance, wanted
-            )
+            stored = provenance.get(entry.partition)
+            freshness, reason = _compare(feature, stored, wanted)
             if changed:
                 freshness = Freshness.MISSING if stored is None else Freshness.STALE
                 reason = CODE
@@ -220,21 +229,27 @@ class Assessor:
         )
 
 
+def columns_print(groups: Mapping[str, str]) -> str:
+    """Return the fingerprint of columns in a partition, from those of their groups' values."""
+    return fingerprint("columns", [[group, groups[group]] for group in sorted(groups)])
+
+
 def _assess_unknown(
     files: TableFiles, feature: Feature, inputs: Sequence[str]
 ) -> tuple[Assessment, ...]:
     """Judge values whose definition is not known here: by their inputs alone."""
     found = []
+    provenance = files.provenance(feature.group)
     for position, entry in enumerate(files.base):
-        stored = files.entries[feature.group].get(entry.partition)
+        stored = provenance.get(entry.partition)
         if stored is None:
             definition = files.groups[feature.group].definition_fingerprint
             missing = Provenance(definition, inputs[position])
             found.append(Assessment(Freshness.MISSING, UNKNOWN, missing, StateNeed()))
             continue
-        same = stored.provenance.inputs == inputs[position]
+        same = stored.inputs == inputs[position]
         freshness, reason = (Freshness.FRESH, "") if same else (Freshness.STALE, "input")
-        found.append(Assessment(freshness, reason, stored.provenance, StateNeed()))
+        found.append(Assessment(freshness, reason, stored, StateNeed()))
     return tuple(found)
 
 

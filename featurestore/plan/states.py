@@ -12,7 +12,7 @@ need not be computed again: after a crash, for another split, for the partitions
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
@@ -81,12 +81,16 @@ class Learner:
     transformer: Transformer
     schema: TableSchema
     columns: tuple[str, ...]
+    _own: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_own", self.transformer.state_fingerprint())
 
     def summary_key(self, inputs: str, time_range: tuple[int, int] | None = None) -> str:
         """Return the key of the summary of a partition whose columns have a fingerprint."""
         return fingerprint(
             "summary",
-            self.transformer.state_fingerprint(),
+            self._own,
             list(self.columns),
             [list(self.schema.key), self.schema.time],
             inputs,
@@ -140,17 +144,16 @@ def _prefix_needs(
     needs: list[StateNeed] = []
     members: list[Summary] = []
     chain = ""
-    newest: int | None = None
     for position, entry in enumerate(base):
-        if reach is not None and newest is not None:
-            members = [one for one in members if _reaches(base[one.partition], newest - reach)]
+        if reach is not None and entry.time_min is not None:
+            since = entry.time_min - reach
+            members = [one for one in members if _reaches(base[one.partition], since)]
             chain = fingerprint("prefix", [one.key for one in members])
         needs.append(StateNeed(chain, chain, tuple(members)) if members else StateNeed())
         if entry.rows:
             summary = Summary(learner.summary_key(inputs[position]), position)
             members.append(summary)
             chain = chain_key(chain, summary.key)
-            newest = entry.time_max
     return needs
 
 
@@ -159,7 +162,7 @@ def _reaches(entry: PartitionEntry, since: int) -> bool:
 
 
 def fit_needs(feature: Feature, files: TableFiles, inputs: Sequence[str]) -> StateNeed:
-    """Return the one state that a fitted feature needs in every partition."""
+    """Return the one state that a fitted feature needs in every partition; of no rows, no members."""
     learner = Learner(feature.transformer, files.schema, feature.inputs)
     members = tuple(
         Summary(learner.summary_key(inputs[position], cut), position, cut)
@@ -177,7 +180,7 @@ def fit_scope(
     Raises
     ------
     DefinitionError
-        If the scope is a time range and the table has no time, or it holds no rows.
+        If the scope is a time range and the table has no time.
     """
     fit_on = feature.definition.fit_on
     if not isinstance(fit_on, tuple):
@@ -199,11 +202,21 @@ def fit_scope(
             if one.time_max >= start and one.time_min < stop:
                 whole = one.time_min >= start and one.time_max < stop
                 found.append((position, None if whole else (start, stop)))
-    if not found:
-        raise DefinitionError(
-            f"fit_on={fit_on!r} holds no rows of {feature.names}", "choose another range"
-        )
     return found
+
+
+def require_fit_rows(feature: Feature, need: StateNeed) -> None:
+    """Refuse to learn from no rows; a table may have lost those of a fit scope.
+
+    Raises
+    ------
+    DefinitionError
+    """
+    if feature.transformer.scope is Scope.FIT and not need.members:
+        raise DefinitionError(
+            f"fit_on={feature.definition.fit_on!r} holds no rows of {feature.names}",
+            "choose another range (add with replace=True), append or replace such rows, or drop it",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,113 @@
-"""What of a table exists at a snapshot: its partitions in order and each column group's files."""
+"""What of a table exists at a snapshot: its partitions in order and each column group's files.
+
+Columns, groups and which feature reads which are known from the snapshot alone. A group's fileset, with
+its files and its definition, is read when something first asks for it, so that one column of a table of
+thousands costs what the column costs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-from featurestore.errors import FormatError
-from featurestore.plan.definition import Feature, FeatureDefinition
+from featurestore.errors import CorruptionError
+from featurestore.plan.definition import Feature, StoredDefinition
 from featurestore.plan.graph import FeatureGraph, build_graph
 from featurestore.schema import TableSchema
-from featurestore.storage.fileset import read_fileset
+from featurestore.storage.fileset import read_fileset, read_provenance, with_definition
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.record_checks import read_as
 from featurestore.storage.records import (
     BASE_GROUP,
     GroupEntry,
     PartitionEntry,
+    Provenance,
     Snapshot,
     TableEntry,
 )
-from featurestore.transforms.base import UnknownTransformer
+from featurestore.transforms.base import Scope, SourceTransformer
+
+
+class GroupFiles(Mapping[str, Mapping[str, PartitionEntry]]):
+    """For each column group its partitions by id; a fileset is read when its group is asked for.
+
+    May be used by several threads: two that ask at once read the same.
+    """
+
+    def __init__(self, store: ObjectStore, groups: Mapping[str, GroupEntry]) -> None:
+        self._store = store
+        self._groups = groups
+        self._read: dict[str, Mapping[str, PartitionEntry]] = {}
+
+    def __getitem__(self, group: str) -> Mapping[str, PartitionEntry]:
+        if group not in self._read:
+            entries = read_fileset(self._store, self._groups[group].fileset)
+            self._read[group] = {one.partition: one for one in entries}
+        return self._read[group]
+
+    def provenance(self, group: str) -> Mapping[str, Provenance]:
+        """Return a group's provenance by partition, without keeping all that its fileset says."""
+        if group in self._read:
+            return _provenance(self._read[group])
+        return read_provenance(self._store, self._groups[group].fileset)
+
+    def __contains__(self, group: object) -> bool:
+        return group in self._groups
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+
+def provenance_of(
+    entries: Mapping[str, Mapping[str, PartitionEntry]], group: str
+) -> Mapping[str, Provenance]:
+    """Return the provenance of a group's values by partition."""
+    if isinstance(entries, GroupFiles | _OtherGroups):
+        return entries.provenance(group)
+    return _provenance(entries[group])
+
+
+def _provenance(entries: Mapping[str, PartitionEntry]) -> Mapping[str, Provenance]:
+    return {name: one.provenance for name, one in entries.items()}
+
+
+class _OtherGroups(Mapping[str, Mapping[str, PartitionEntry]]):
+    """The partitions of another mapping's groups, without some and with empty ones beside."""
+
+    def __init__(
+        self,
+        inner: Mapping[str, Mapping[str, PartitionEntry]],
+        removed: frozenset[str],
+        empty: frozenset[str],
+    ) -> None:
+        self._inner = inner
+        self._removed = removed
+        self._empty = empty
+
+    def __getitem__(self, group: str) -> Mapping[str, PartitionEntry]:
+        if group in self._empty:
+            return {}
+        if group in self._removed:
+            raise KeyError(group)
+        return self._inner[group]
+
+    def provenance(self, group: str) -> Mapping[str, Provenance]:
+        if group in self._empty:
+            return {}
+        return provenance_of(self._inner, group)
+
+    def __iter__(self) -> Iterator[str]:
+        hidden = self._removed | self._empty
+        yield from (one for one in self._inner if one not in hidden)
+        yield from self._empty
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +120,41 @@ class TableFiles:
     entry : TableEntry
     schema : TableSchema
         All columns, built or not.
-    base : tuple of PartitionEntry
-        The partitions, in table order.
     groups : mapping of str to GroupEntry
     entries : mapping of str to mapping of str to PartitionEntry
-        Group, then partition id; a partition that is not there was not built.
+        Group, then partition id, in table order; a partition that is not there was not built.
+        Usually :class:`GroupFiles`, which reads what is asked for.
     graph : FeatureGraph
     """
 
     snapshot: Snapshot
     entry: TableEntry
     schema: TableSchema
-    base: tuple[PartitionEntry, ...]
     groups: Mapping[str, GroupEntry]
     entries: Mapping[str, Mapping[str, PartitionEntry]]
     graph: FeatureGraph
+    _base: list[tuple[PartitionEntry, ...]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     @property
     def name(self) -> str:
         return self.entry.name
 
     @property
+    def base(self) -> tuple[PartitionEntry, ...]:
+        """The partitions, in table order."""
+        if not self._base:
+            self._base.append(tuple(self.entries[BASE_GROUP].values()))
+        return self._base[0]
+
+    @property
     def rows(self) -> int:
         return sum(one.rows for one in self.base)
+
+    def provenance(self, group: str) -> Mapping[str, Provenance]:
+        """Return what a group's values were computed from, by partition; cheaper than ``entries``."""
+        return provenance_of(self.entries, group)
 
     def groups_of(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         return self.graph.groups_of(columns)
@@ -73,14 +174,14 @@ class TableFiles:
         fields = tuple(one for one in self.schema.fields if one.name not in gone)
         schema = TableSchema(fields, self.schema.key, self.schema.time, self.schema.sources)
         staying = tuple(one for one in self.graph.features() if one.group not in removed)
-        entries = {name: one for name, one in self.entries.items() if name not in removed}
+        schema = schema.with_fields(tuple(field for one in features for field in one.outputs))
+        new = {one.group: group_entry(self.name, one, schema) for one in features}
         return TableFiles(
             self.snapshot,
             self.entry,
-            schema.with_fields(tuple(field for one in features for field in one.outputs)),
-            self.base,
-            {**kept, **{one.group: group_entry(self.name, one) for one in features}},
-            {**entries, **{one.group: {} for one in features}},
+            schema,
+            {**kept, **new},
+            _OtherGroups(self.entries, removed, frozenset(new)),
             build_graph(kept[BASE_GROUP].fields, (*staying, *features)),
         )
 
@@ -96,47 +197,73 @@ def schema_of(snapshot: Snapshot, table: str) -> TableSchema:
     return TableSchema(own.fields, own.key, own.time, sources)
 
 
-def group_entry(table: str, feature: Feature) -> GroupEntry:
-    """Return the snapshot entry of a feature of which nothing is built."""
+def group_entry(table: str, feature: Feature, schema: TableSchema) -> GroupEntry:
+    """Return the entry of a feature of which nothing is published; its definition is in it.
+
+    Parameters
+    ----------
+    table : str
+    feature : Feature
+    schema : TableSchema
+        Of the table.
+    """
+    definition, transformer = feature.definition, feature.transformer
+    reads = {}
+    if isinstance(transformer, SourceTransformer):
+        reads[transformer.source_table] = transformer.source_inputs(schema)
     return GroupEntry(
         table=table,
         group=feature.group,
         fields=feature.outputs,
-        definition=feature.definition.to_json(),
-        definition_fingerprint=feature.definition.fingerprint,
+        definition=definition.to_json(),
+        definition_fingerprint=definition.fingerprint,
         inputs=feature.inputs,
+        kind=definition.kind,
+        reads=reads,
+        asked=definition.asked,
+        looks_ahead=transformer.scope is Scope.SUFFIX,
     )
 
 
 def load_table_files(store: ObjectStore, snapshot: Snapshot, table: str) -> TableFiles:
-    """Read what exists of a table: one fileset per column group, nothing else.
+    """Return what exists of a table; filesets are read when they are asked for.
 
     Raises
     ------
     NotFoundError
         If the snapshot has no such table.
     """
-    schema = schema_of(snapshot, table)
     groups = {one.group: one for one in snapshot.groups(table)}
-    filesets = {name: read_fileset(store, one.fileset) for name, one in groups.items()}
-    features = tuple(_feature(one) for one in groups.values() if one.definition is not None)
+    if BASE_GROUP not in groups:
+        raise CorruptionError(f"table {table!r} has no ingested columns", "run verify")
+    features = tuple(
+        Feature(
+            one.group,
+            StoredDefinition(one, partial(_definition, store, one)),
+            one.inputs,
+            one.fields,
+        )
+        for one in groups.values()
+        if one.kind
+    )
     return TableFiles(
         snapshot,
         snapshot.table(table),
-        schema,
-        filesets[BASE_GROUP],
+        schema_of(snapshot, table),
         groups,
-        {name: {one.partition: one for one in entries} for name, entries in filesets.items()},
-        build_graph(groups[BASE_GROUP].fields, features),
+        GroupFiles(store, groups),
+        read_as(
+            f"the graph of table {table!r}",
+            lambda: build_graph(groups[BASE_GROUP].fields, features),
+        ),
     )
 
 
-def _feature(group: GroupEntry) -> Feature:
-    assert group.definition is not None
-    try:
-        definition = FeatureDefinition.from_json(group.definition)
-    except FormatError as error:
-        # Of a package that is not imported here: its values can be read all the same.
-        stored = group.definition["transformer"]
-        definition = FeatureDefinition(UnknownTransformer(stored, error))
-    return Feature(group.group, definition, group.inputs, group.fields)
+def _definition(store: ObjectStore, group: GroupEntry) -> Mapping[str, Any]:
+    found = with_definition(store, group).definition
+    if found is None:
+        raise CorruptionError(
+            f"the definition of {list(group.names)} in table {group.table!r} is in no fileset",
+            "drop the feature and define it again",
+        )
+    return found

@@ -106,3 +106,19 @@ def ingest_progress(label: str) -> Iterator[Callable[[int, int | None, str], Non
             current[1](done)
 
         yield report
+
+
+@contextmanager
+def counted_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show progress of one step; yields the callback it reports to: done, total as known by then."""
+    with progress_bars(), ExitStack() as running:
+        known: tuple[int, Callable[[int], None]] | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal known
+            if known is None or known[0] != total:
+                running.close()
+                known = (total, running.enter_context(step(label, total)))
+            known[1](done)
+
+        yield report

@@ -322,8 +322,9 @@ class BuildReport:
     ----------
     columns : tuple of str
         That got values.
-    computed, resumed : int
-        Partitions x features computed now, and found finished by an earlier, interrupted build.
+    computed, resumed, reused : int
+        Partitions x features computed now, found finished by an earlier, interrupted build, and
+        found to be still right although something they were computed from changed.
     bytes_written : int
     version : int
         That the result was published as.
@@ -336,11 +337,79 @@ class BuildReport:
     bytes_written: int
     version: int
     seconds: float
+    reused: int = 0
 
     def __str__(self) -> str:
         resumed = f", {self.resumed} found finished" if self.resumed else ""
+        reused = f", {self.reused} still right" if self.reused else ""
         return (
             f"version {self.version}: {', '.join(self.columns) or 'nothing to do'}; "
-            f"{self.computed} partitions computed{resumed}, {format_bytes(self.bytes_written)} "
-            f"written in {self.seconds:.1f} s"
+            f"{self.computed} partitions computed{resumed}{reused}, "
+            f"{format_bytes(self.bytes_written)} written in {self.seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowsReport:
+    """What a change of rows did.
+
+    Parameters
+    ----------
+    removed, written : int
+        Rows that went, and rows that came. A row that stays counts as neither, although its
+        partition may have been written again.
+    rewritten : int
+        Partitions that gave way to others, or to none.
+    version : int
+        That the result was published as; the version as it was if nothing changed.
+    """
+
+    removed: int
+    written: int
+    rewritten: int
+    version: int
+
+    def __str__(self) -> str:
+        if not self.removed and not self.written:
+            return f"version {self.version}: no row to change"
+        return (
+            f"version {self.version}: {self.removed:,} rows removed, {self.written:,} written; "
+            f"{self.rewritten} partitions rewritten"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport:
+    """What a compaction did.
+
+    Parameters
+    ----------
+    table : str
+    partitions_before, partitions_after : int
+    files_before, files_after : int
+        Data files that the table's newest version names.
+    bytes_written : int
+    missing : tuple of str
+        Columns that were missing or stale somewhere, and are missing now in a merged partition.
+    version : int
+        That the result was published as; the version as it was if there was nothing to do.
+    seconds : float
+    """
+
+    table: str
+    partitions_before: int
+    partitions_after: int
+    files_before: int
+    files_after: int
+    bytes_written: int
+    missing: tuple[str, ...]
+    version: int
+    seconds: float
+
+    def __str__(self) -> str:
+        missing = f"; build is to compute {', '.join(self.missing)}" if self.missing else ""
+        return (
+            f"version {self.version}: table {self.table} has {self.partitions_after} partitions in "
+            f"{self.files_after} files, before {self.partitions_before} in {self.files_before}; "
+            f"{format_bytes(self.bytes_written)} written in {self.seconds:.1f} s{missing}"
         )

@@ -17,6 +17,7 @@ import errno
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -30,11 +31,12 @@ from featurestore.errors import (
     NotFoundError,
     SchemaError,
 )
-from featurestore.fingerprint import digest
+from featurestore.fingerprint import digest, fingerprint
 from featurestore.schema import check_name, normalise_type
-from featurestore.storage.checksum import hashed_file
+from featurestore.storage.checksum import file_checksum, hashed_file
 from featurestore.storage.fileset import read_checked
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.parquet_bounds import require_bounded
 from featurestore.storage.parquet_footer import footer_length, parquet_footer, read_footer
 from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
 from featurestore.storage.row_width import widest_row
@@ -133,6 +135,12 @@ def write_partition(
     )
 
 
+def ingested(entry: PartitionEntry) -> PartitionEntry:
+    """Return a base group's entry with the provenance of ingested rows: their files' checksums."""
+    inputs = fingerprint(*(file.checksum for file in entry.all_files()))
+    return replace(entry, provenance=Provenance("ingest", inputs))
+
+
 def sync_partition(store: ObjectStore, entry: PartitionEntry) -> None:
     """Return once all files of a partition are durable."""
     store.sync(file.path for file in entry.all_files())
@@ -152,6 +160,7 @@ def read_columns(store: ObjectStore, entry: PartitionEntry, names: Sequence[str]
     if file is None:
         return pa.table({})
     with _damage(file, entry, names), open_parquet(store, file) as parquet:
+        require_bounded(parquet, file, entry, names)
         table = _select(parquet.read(columns=list(names)), names)
     nulls = {name: table.column(name).null_count for name in names}
     _check_counts(file, entry, table.num_rows, nulls)
@@ -173,6 +182,7 @@ def iter_columns(
         return
     rows, nulls = 0, dict.fromkeys(names, 0)
     with _damage(file, entry, names), open_parquet(store, file) as parquet:
+        require_bounded(parquet, file, entry, names)
         for index in range(parquet.num_row_groups):
             group = _select(parquet.read_row_group(index, columns=list(names)), names)
             rows += group.num_rows
@@ -181,6 +191,27 @@ def iter_columns(
             for start in range(0, group.num_rows, max_rows):
                 yield group.slice(start, max_rows)
     _check_counts(file, entry, rows, nulls)
+
+
+def require_intact(store: ObjectStore, entry: PartitionEntry) -> None:
+    """Compare every byte of a partition's files with their checksums.
+
+    Before rows are copied into new files: those would get checksums of their own, and damage that
+    was copied along could never be found again.
+
+    Raises
+    ------
+    CorruptionError
+    """
+    for file in entry.all_files():
+        try:
+            intact = file_checksum(store, file.path) == file.checksum
+        except NotFoundError as error:
+            raise CorruptionError(f"{file.path} is missing", _REMEDY) from error
+        if not intact:
+            raise CorruptionError(
+                f"{file.path} (partition {entry.partition}) does not match its checksum", _REMEDY
+            )
 
 
 def open_parquet(store: ObjectStore, file: StoredFile) -> pq.ParquetFile:

@@ -9,9 +9,11 @@ only when it is complete. A crash can therefore leave no torn file under a snaps
 fails its checksum may have been acknowledged and was damaged afterwards. It is never skipped
 silently; reading it raises ``CorruptionError``, and :meth:`CommitLog.give_up` is the explicit way on.
 
-The trade-off: finding the newest version takes a logarithmic number of existence checks (one, when
-this object has seen the head before) rather than a mutable pointer, which could be lost or lie. A
-hint file shortens the search; nothing relies on it.
+*Damage beside a writer.* An open log holds the newest content in memory, as it was acknowledged.
+Before each commit it looks after the files which that content came from, see ``acknowledged``.
+
+The trade-off: finding the newest version takes a few existence checks (one, when this object has
+seen the head before) rather than a mutable pointer, see ``head_search``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from featurestore.errors import (
@@ -34,57 +36,53 @@ from featurestore.errors import (
     NotFoundError,
 )
 from featurestore.fingerprint import Json
+from featurestore.storage.acknowledged import Acknowledged
+from featurestore.storage.condemned import Condemned
+from featurestore.storage.format_version import check_format
+from featurestore.storage.head_search import HINT_FILE, find_newest_version, leave_hint
+from featurestore.storage.history import HistoryRecord, read_history, version_at
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import (
     FORMAT_VERSION,
     Snapshot,
     StoredFile,
-    check_format,
     check_path,
 )
 from featurestore.storage.required_files import require_files
-from featurestore.storage.sealed_json import MAX_BYTES, seal, unseal
+from featurestore.storage.sealed_json import MAX_BYTES, read_sealed, seal
 from featurestore.storage.snapshot_file import (
     Entries,
     SnapshotFile,
     difference,
+    is_let_go,
+    is_time,
     merge,
     outweighs,
+    read_snapshot_file,
     snapshot_path,
 )
 from featurestore.storage.tags import Tag, Tags
 
+__all__ = ["HINT_FILE", "STORE_FILE", "CommitLog", "HistoryRecord"]
+
 STORE_FILE: Final = "store.json"
-HINT_FILE: Final = "latest.json"
-_HINT_EVERY: Final = 32
 _ATTEMPTS: Final = 300
-_FOLDERS: Final = ("data", "filesets", "journal", "snapshots", "states", "tags", "tmp")
+_FOLDERS: Final = (
+    "data", "filesets", "gc", "journal", "leases", "snapshots", "states", "tags", "tmp",
+)  # fmt: skip
 
 Change = Callable[[Snapshot], Mapping[str, Mapping[str, Any] | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryRecord:
-    """A version without its entries; ``kept`` is False once gc let its entries go."""
-
-    version: int
-    commit: str
-    created: str
-    operation: str
-    kept: bool = True
-
-    @property
-    def id(self) -> str:
-        return f"{self.version}-{self.commit}"
-
-
-@dataclass(frozen=True, slots=True)
 class _Head:
-    """A snapshot with the complete one it is written against."""
+    """A snapshot with the complete one it is written against, and the files of both."""
 
     snapshot: Snapshot
     base: int
     base_entries: Entries
+    files: tuple[SnapshotFile, ...] = ()
+    data: bytes = b""  # of the last file, while it is not published
 
 
 class CommitLog:
@@ -107,6 +105,12 @@ class CommitLog:
         self.store_id = store_id
         self._created = created
         self._newest = _Head(Snapshot(0, store_id, created, "create", {}), 0, {})
+        self._acknowledged = Acknowledged(store)
+
+    @property
+    def created(self) -> str:
+        """When the store was made."""
+        return self._created
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (CommitLog, (self.store, self.store_id, self._created))
@@ -148,15 +152,20 @@ class CommitLog:
             If ``store.json`` is damaged.
         """
         try:
-            data = store.read(STORE_FILE)
+            content = read_sealed(store, STORE_FILE)
         except NotFoundError as error:
             raise NotFoundError(
                 f"there is no store at {store.url}: {STORE_FILE} is missing",
                 "check the path, or create a store there",
             ) from error
-        content = unseal(data, STORE_FILE)
         check_format(content.get("format"))
-        return cls(store, content["id"], content["created"])
+        store_id, created = content.get("id"), content.get("created")
+        if not (isinstance(store_id, str) and isinstance(created, str) and is_time(created)):
+            raise CorruptionError(
+                f"{STORE_FILE} holds id {store_id!r} and created {created!r}",
+                "restore it from a backup",
+            )
+        return cls(store, store_id, created)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -172,18 +181,7 @@ class CommitLog:
 
     def newest_version(self) -> int:
         """Return the number of the newest version, without reading it."""
-        known = self._newest.snapshot.version
-        if known == 0:
-            known = self._hint()
-        step = 1
-        while self._exists(known + step):
-            known += step
-            step *= 2
-        while step > 1:  # known exists, known + step does not
-            step //= 2
-            if self._exists(known + step):
-                known += step
-        return known
+        return find_newest_version(self.store, self._newest.snapshot.version)
 
     def read(self, version: int) -> Snapshot:
         """Return a snapshot by its number.
@@ -207,13 +205,13 @@ class CommitLog:
         """
         if isinstance(reference, int):
             return self.read(reference)
-        tag = Tags(self.store).all().get(reference)
+        tag = Tags(self.store).find(reference)
         text = reference if tag is None else tag.id
         version, _, commit = text.partition("-")
         if not version.isdecimal() or not commit:
             raise NotFoundError(
                 f"there is no tag {reference!r}, and it is no snapshot id like '42-0a1b2c3d'",
-                f"tags are {sorted(self.tags())}",
+                f"tags are {Tags(self.store).names()}",
             )
         snapshot = self.read(int(version))
         if snapshot.commit != commit:
@@ -228,41 +226,33 @@ class CommitLog:
         return list(range(self.newest_version() + 1))
 
     def history(self, last: int | None = None) -> list[HistoryRecord]:
-        """Return the versions, oldest first, or the ``last`` ones only; reads one file for each."""
+        """Return the versions, oldest first, or the ``last`` ones only; reads one file for each.
+
+        One that cannot be read is there all the same, with its ``fault``.
+        """
         versions = self.versions()
-        records = []
-        for version in versions if last is None else versions[max(0, len(versions) - last) :]:
-            if version == 0:
-                records.append(HistoryRecord(0, self.store_id, self._created, "create"))
-                continue
-            found = self.read_file(version)
-            records.append(
-                HistoryRecord(
-                    version,
-                    found.commit,
-                    found.created,
-                    found.operation,
-                    found.entries is not None,
-                )
-            )
-        return records
+        return read_history(self, versions if last is None else versions[-last:] if last else [])
+
+    def at(self, moment: dt.datetime) -> Snapshot:
+        """Return the newest snapshot that is not later than a time.
+
+        Raises
+        ------
+        NotFoundError
+            If the store is younger, or gc let that version go.
+        CorruptionError
+            If it depends on a version that cannot be read.
+        """
+        return self.read(version_at(self, moment))
 
     def read_file(self, version: int) -> SnapshotFile:
         """Return what a version's own file says, from 1 on."""
-        path = snapshot_path(version)
         try:
-            size = self.store.size(path)
-            if size > MAX_BYTES:
-                raise CorruptionError(
-                    f"{path} has {size} bytes, more than the {MAX_BYTES} that a snapshot may have",
-                    "restore it from a backup",
-                )
-            data = self.store.read(path)
+            return read_snapshot_file(self.store, version)
         except NotFoundError as error:
             raise NotFoundError(
                 f"there is no version {version}", f"the newest is {self.newest_version()}"
             ) from error
-        return SnapshotFile.decode(data, version)
 
     # --- tags ----------------------------------------------------------------------------------
 
@@ -279,11 +269,17 @@ class CommitLog:
         snapshot = self.head() if version is None else self.read(version)
         tags = Tags(self.store)
         tag = tags.put(Tag(name, snapshot.version, snapshot.commit, _now()))
-        # gc looks at the tags once more after it let versions go, and restores those it finds
-        # tagged. So either gc sees this tag, or the next line sees what gc did.
-        if snapshot.version and self.read_file(snapshot.version).entries is None:
+        # gc says which versions it lets go, then looks at the tags, then lets go. So either gc sees
+        # this tag, or the next line sees what gc is about to do, or did.
+        if snapshot.version and (
+            Condemned(self.store).includes(snapshot.version)
+            or is_let_go(self.store, snapshot.version)
+        ):
             tags.delete(name)
-            raise NotFoundError(f"gc let version {version} go before it was tagged")
+            raise NotFoundError(
+                f"gc let version {snapshot.version} go before it was tagged",
+                "tag a newer version",
+            )
         return tag
 
     def tags(self) -> dict[str, int]:
@@ -331,17 +327,17 @@ class CommitLog:
         required = tuple(requires)
         commit = secrets.token_hex(8)
         for attempt in range(_ATTEMPTS):
-            head = self._head()
+            head = self._sound_head()
             changes = change(head.snapshot)
             entries = merge(head.snapshot.entries, changes)
             if entries == head.snapshot.entries:
                 return head.snapshot
             self.store.sync(_filesets(changes.values()))
-            file, new = _next(head, entries, commit, operation)
+            new = _next(head, entries, commit, operation)
             require_files(self.store, required, operation)
-            if self._publish(file):
-                self._newest = new
-                self._leave_hint(file.version)
+            if self._publish(new):
+                self._newest = replace(new, data=b"")
+                leave_hint(self.store, new.snapshot.version)
                 return new.snapshot
             time.sleep(random.uniform(0.0, min(0.002 * 2 ** min(attempt, 6), 0.1)))
         raise ConflictError(
@@ -370,8 +366,9 @@ class CommitLog:
         except CorruptionError:
             before = self._load(version - 1)
             operation = f"give up unreadable version {version}"
-            file, _ = _next(before, before.snapshot.entries, secrets.token_hex(8), operation)
-            self.store.replace(snapshot_path(version), file.encode())
+            new = _next(before, before.snapshot.entries, secrets.token_hex(8), operation)
+            self.store.replace(snapshot_path(version), new.data)
+            self._newest = self._load(version)
             return self.head()
         raise InvalidInputError(f"version {version} can be read", "nothing has to be given up")
 
@@ -398,58 +395,55 @@ class CommitLog:
             )
         if file.base is None:
             entries = merge({}, file.entries)
-            return _Head(file.complete(entries), version, entries)
-        base = self._base_entries(file.base, known)
-        return _Head(file.complete(merge(base, file.entries)), file.base, base)
+            return _Head(file.complete(entries), version, entries, (file,))
+        base, base_entries = self._base(file.base, known)
+        entries = merge(base_entries, file.entries)
+        return _Head(file.complete(entries), file.base, base_entries, (*base, file))
 
-    def _base_entries(self, version: int, known: _Head | None) -> Entries:
+    def _base(self, version: int, known: _Head | None) -> tuple[tuple[SnapshotFile, ...], Entries]:
+        """Return the file of a complete version, and its entries."""
         if version == 0:
-            return {}
+            return (), {}
         if known is not None and known.base == version:
-            return known.base_entries
+            return known.files[:1], known.base_entries
         base = self.read_file(version)
         if base.base is not None or base.entries is None:
             raise CorruptionError(
                 f"{snapshot_path(version)} is not complete, but later versions build on it",
                 "restore it from a backup",
             )
-        return merge({}, base.entries)
+        return (base,), merge({}, base.entries)
 
-    def _publish(self, file: SnapshotFile) -> bool:
-        """Return whether this file became its version."""
-        path = snapshot_path(file.version)
-        data = file.encode()
+    def _sound_head(self) -> _Head:
+        """Return the head to build on, after looking whether its files are what they were."""
+        head = self._head()
+        if self._acknowledged.are_sound(head.files):
+            return head
+        try:  # somebody may have restored them, or given the newest up
+            head = self._newest = self._load(head.snapshot.version)
+        except (CorruptionError, NotFoundError):
+            self._acknowledged.restore(head.files)
+        return head
+
+    def _publish(self, new: _Head) -> bool:
+        """Return whether this head became its version."""
+        version, data = new.snapshot.version, new.data
         if len(data) > MAX_BYTES:  # nobody could read it
             raise LimitError(
-                f"the snapshot of {file.operation!r} would have {len(data)} bytes, more than "
-                f"{MAX_BYTES}",
+                f"the snapshot of {new.snapshot.operation!r} would have {len(data)} bytes, more "
+                f"than {MAX_BYTES}",
                 "drop tables or features, or keep some of them in a store of their own",
             )
         try:
-            self.store.create(path, data)
+            self.store.create(snapshot_path(version), data)
         except ConflictError:
             # A repeated request may have met its own first attempt.
-            return self.read_file(file.version).commit == file.commit
+            return self.read_file(version).commit == new.snapshot.commit
         return True
 
-    def _exists(self, version: int) -> bool:
-        return self.store.exists(snapshot_path(version))
 
-    def _hint(self) -> int:
-        try:
-            content = unseal(self.store.read(HINT_FILE), HINT_FILE)
-        except (NotFoundError, CorruptionError):  # only a shortcut: search from the start
-            return 0
-        version = content.get("version")
-        return version if isinstance(version, int) and version > 0 and self._exists(version) else 0
-
-    def _leave_hint(self, version: int) -> None:
-        if version % _HINT_EVERY == 0:
-            self.store.replace(HINT_FILE, seal({"version": version}))
-
-
-def _next(head: _Head, entries: Entries, commit: str, operation: str) -> tuple[SnapshotFile, _Head]:
-    """Return the file of the version after ``head``, and the head it makes."""
+def _next(head: _Head, entries: Entries, commit: str, operation: str) -> _Head:
+    """Return the head after ``head``, with what is to be written."""
     version = head.snapshot.version + 1
     base, base_entries = head.base, head.base_entries
     written: Mapping[str, Mapping[str, Any] | None] = difference(base_entries, entries)
@@ -459,12 +453,15 @@ def _next(head: _Head, entries: Entries, commit: str, operation: str) -> tuple[S
         version,
         commit,
         head.snapshot.commit,
-        _now(),
+        max(_now(), head.snapshot.created),  # see history: times never run backwards
         operation,
         None if base == version else base,
         written,
     )
-    return file, _Head(file.complete(entries), base, base_entries)
+    data = file.encode()
+    file = replace(file, size=len(data))
+    files = (file,) if base == version else (*head.files[: base > 0], file)
+    return _Head(file.complete(entries), base, base_entries, files, data)
 
 
 def _filesets(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:

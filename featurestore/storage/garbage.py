@@ -2,52 +2,64 @@
 
 What is kept:
 
-* every version that is the newest, tagged, among the ``keep_versions`` newest, or younger than the
-  safety age, and the complete snapshot it builds on; with all files they name;
-* every file younger than the safety age: somebody may be about to publish it;
-* the journal of a table while any of its entries is younger than the safety age (its build is
-  alive), with all files the entries name. The entries of a dead journal go; the files they name go
-  with the next collection;
+* every version that is the newest, tagged, leased (see ``leases``), among the ``keep_versions``
+  newest, or younger than the safety age, and the complete snapshot it builds on; with all files
+  they name;
+* every file younger than the safety age: somebody may be about to publish it. While somebody writes
+  under a lease, every file younger than that lease, whatever the safety age;
+* the journal of a table while any of its files is younger than the safety age (its build is
+  alive), with all files the entries name. A dead journal goes; the files its entries name go with
+  the next collection. Of a table that the newest version does not have, each journal file goes by
+  its own age;
 * states (a cache) that are younger than ``state_age_seconds``;
 * every file whose name this package does not give: somebody put it there.
 
 Versions that are let go keep their number, time and operation, only their entries go: their names
-must stay taken, see ``commit_log``. Each fileset is read once, however many versions share it. If
-anything that is kept cannot be read, nothing is removed at all.
+must stay taken, see ``commit_log``. Each fileset is read once, however many versions share it; a
+version that is gone is not read again. If anything that is kept cannot be read, nothing is removed
+at all; an old version that cannot be read and would not be kept is left as it is.
 
-Two rules close the races. Files are listed before the newest version is looked up, so a file that
-was published meanwhile is seen as needed. Tags and journals are looked at again after versions were
-let go; a version tagged meanwhile is restored, and the run stops if a journal came alive.
+What closes the races. Files are listed before leases and the newest version are looked up, so a file
+that was published meanwhile is seen as needed. A gc first decides, which changes nothing; then says
+which versions it lets go (see ``condemned``); then looks again at tags, leases and journals, and
+decides anew if any of them came in between. Only then it changes something. Several may run at once.
+
+The trade-off: files that were already old when somebody who holds no lease publishes them (copies
+taken from a version that goes at this moment) are not protected; hold a lease on that version.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError
+from featurestore.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from featurestore.storage.column_group import DATA
 from featurestore.storage.commit_log import CommitLog
+from featurestore.storage.condemned import Condemned
 from featurestore.storage.fileset import FILESETS, read_fileset
-from featurestore.storage.journal import JOURNAL, read_journal_entry
+from featurestore.storage.journal import JOURNAL, read_journal_file
+from featurestore.storage.kept_versions import KeptVersions, choose_versions, held_versions
+from featurestore.storage.leases import Leases
 from featurestore.storage.local import STAGING
 from featurestore.storage.object_store import ObjectInfo, ObjectStore
 from featurestore.storage.records import FilesetRef
-from featurestore.storage.snapshot_file import SNAPSHOTS, SnapshotFile, snapshot_path
+from featurestore.storage.snapshot_file import is_let_go, snapshot_path
 from featurestore.storage.states import STATES
 from featurestore.units import format_bytes
 
 DAY: Final = 86_400.0
 _SHOWN: Final = 20
+_ATTEMPTS: Final = 10
+_CLOCKS_SECONDS: Final = 60.0  # that a writer's clock may be ahead of the storage's
 _PARTITION: Final = r"/[^/]+/[^/]+/[^/]+-[0-9a-f]{12}(\.parquet|\.\d+\.zarr/.+)"
 _OURS: Final = re.compile(
     rf"{DATA}{_PARTITION}|{FILESETS}/[0-9a-f]{{24}}\.arrow|{STATES}/[^/]+\.arrow"
     rf"|{STAGING}/\d+-[0-9a-f]+|{JOURNAL}/[^/]+/[^/]+\.json"
 )
-_VERSION: Final = re.compile(rf"{SNAPSHOTS}/(\d+)\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +82,18 @@ class GcReport:
         In order of their paths.
     expired, kept : tuple of int
         Versions that were let go, and those that are readable.
+    reasons : mapping of int to str
+        Why each version is kept.
+    unreadable : mapping of int to str
+        Old versions that were left alone, and what is wrong with them; ``verify`` says more.
     """
 
     dry_run: bool
     removed: tuple[Garbage, ...]
     expired: tuple[int, ...]
     kept: tuple[int, ...]
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    unreadable: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -90,7 +108,14 @@ class GcReport:
         )
         lines = [f"  {one.path} ({one.reason})" for one in self.removed[:_SHOWN]]
         more = len(self.removed) - len(lines)
-        return "\n".join([head, *lines, *([f"  and {more} more"] if more else [])])
+        lines += [f"  and {more} more"] if more else []
+        shown = list(self.reasons.items())[-_SHOWN:]
+        lines += [f"  version {version} is kept: {why}" for version, why in shown]
+        lines += [
+            f"  version {version} cannot be read and is left alone: {problem}"
+            for version, problem in list(self.unreadable.items())[:_SHOWN]
+        ]
+        return "\n".join([head, *lines])
 
 
 def gc(
@@ -107,8 +132,9 @@ def gc(
     ----------
     log : CommitLog
     safety_age_seconds : float
-        Nothing younger is removed. It must exceed the time from writing a file to publishing it,
-        journals apart, and the difference between the clocks of this machine and the storage.
+        Nothing younger is removed. It must exceed the time from writing a file to publishing it
+        where that is done without a lease, journals apart, and the difference between the clocks
+        of this machine and the storage.
     keep_versions : int
         How many of the newest versions stay readable, at least 1.
     state_age_seconds : float
@@ -122,35 +148,111 @@ def gc(
         For a negative age or fewer than one version.
     CorruptionError
         If something that is kept cannot be read; nothing was removed.
+    ConflictError
+        If others kept tagging, leasing or removing what was to go; nothing was removed.
     """
     if not (safety_age_seconds >= 0 and state_age_seconds >= 0 and keep_versions >= 1):
         raise InvalidInputError(
             f"ages of {safety_age_seconds} and {state_age_seconds} s with {keep_versions} versions",
             "ages must not be negative, and at least one version is kept",
         )
-    store = log.store
-    before = time.time() - safety_age_seconds
-    old_state = time.time() - max(safety_age_seconds, state_age_seconds)
-    candidates = _old_files(store, before)  # first: see the module on races
-    journal = _Journals.read(store, before)
-    versions = _Versions.choose(log, before, keep_versions)
-    needed = _needed(store, versions.keep.values()) | journal.files
-    removed = [
-        Garbage(info.path, info.bytes, _reason(info.path))
-        for info in candidates
-        if info.path not in needed
-        and (not info.path.startswith(STATES + "/") or info.modified < old_state)
-    ]
-    removed += [Garbage(one.path, one.bytes, "entry of a dead build") for one in journal.dead]
-    removed.sort(key=lambda one: one.path)
-    kept = tuple(sorted(versions.keep))
-    report = GcReport(dry_run, tuple(removed), tuple(sorted(versions.expire)), kept)
-    if not dry_run:
-        _expire(log, versions)
-        if _Journals.read(store, before).alive - journal.alive:
-            return GcReport(False, (), report.expired, kept)
-        store.delete(one.path for one in removed)
-    return report
+    for _ in range(_ATTEMPTS):
+        try:
+            found = _Findings.of(log, safety_age_seconds, state_age_seconds, keep_versions)
+        except _OvertakenError:  # by another gc
+            continue
+        if dry_run:
+            return found.report(dry_run=True)
+        with Condemned(log.store).announced(found.versions.expire):
+            if found.still_holds(log.store):
+                _carry_out(log.store, found)
+                return found.report(dry_run=False)
+    raise ConflictError(
+        f"others kept changing what was to go, {_ATTEMPTS} times",
+        "run gc again when fewer tags, leases and collections come and go at once",
+    )
+
+
+class _OvertakenError(Exception):
+    """Another gc let go what this one keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What a gc decided, before it changes anything.
+
+    Parameters
+    ----------
+    before : float
+        What changed at this time or later is young.
+    versions : KeptVersions
+    removed : tuple of Garbage
+    journals : frozenset of str
+        Tables whose journals are alive.
+    """
+
+    before: float
+    versions: KeptVersions
+    removed: tuple[Garbage, ...]
+    journals: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, log: CommitLog, safety_age: float, state_age: float, keep_versions: int
+    ) -> _Findings:
+        store, now = log.store, time.time()
+        candidates = _old_files(store, now - safety_age)  # first: see the module on races
+        leases = Leases(store).live()
+        # A writer that comes later writes what was not listed.
+        since = [one.since - _CLOCKS_SECONDS for one in leases if one.writes]
+        before = min([now - safety_age, *since])
+        old_state = min(before, now - state_age)
+        journal = _Journals.read(store, before)
+        versions = choose_versions(
+            log, now - safety_age, keep_versions, [one.version for one in leases]
+        )
+        needed = _needed(store, versions) | journal.files
+        removed = [
+            Garbage(info.path, info.bytes, _reason(info.path))
+            for info in candidates
+            if info.path not in needed
+            and info.modified < (old_state if info.path.startswith(STATES + "/") else before)
+        ]
+        removed += [
+            Garbage(one.path, one.bytes, "entry of a dead build")
+            for one in journal.dead(versions.tables)
+        ]
+        removed += [
+            Garbage(one.path, one.bytes, "lease that ended") for one in Leases(store).dead()
+        ]
+        removed += [Garbage(one.path, one.bytes, "dead gc") for one in Condemned(store).dead()]
+        removed.sort(key=lambda one: one.path)
+        return cls(before, versions, tuple(removed), journal.alive)
+
+    def still_holds(self, store: ObjectStore) -> bool:
+        """Whether nobody tagged, leased or resumed meanwhile what is to go."""
+        held = held_versions(store, [one.version for one in Leases(store).live()])
+        came_alive = _Journals.read(store, self.before).alive - self.journals
+        return not set(held) & set(self.versions.expire) and not came_alive
+
+    def report(self, *, dry_run: bool) -> GcReport:
+        versions = self.versions
+        return GcReport(
+            dry_run,
+            self.removed,
+            tuple(versions.expire),
+            tuple(versions.keep),
+            versions.keep,
+            versions.unreadable,
+        )
+
+
+def _carry_out(store: ObjectStore, found: _Findings) -> None:
+    for version, stub in found.versions.expire.items():
+        store.replace(snapshot_path(version), stub.encode())
+    store.delete(one.path for one in found.removed)
+    if found.versions.gone is not None:
+        found.versions.gone.write(store)
 
 
 def _old_files(store: ObjectStore, before: float) -> list[ObjectInfo]:
@@ -170,97 +272,60 @@ def _reason(path: str) -> str:
     }.get(path.split("/", 1)[0], "named by no kept version")
 
 
-def _needed(store: ObjectStore, versions: Iterable[SnapshotFile]) -> set[str]:
-    """Return the paths that versions name; each fileset is read once.
+def _needed(store: ObjectStore, versions: KeptVersions) -> set[str]:
+    """Return the paths that the kept versions name; each fileset is read once.
 
     What a version says of its own and what its base says together name everything it needs.
     """
-    filesets: dict[str, FilesetRef] = {}
-    for version in versions:
-        for entry in (version.entries or {}).values():
-            value = None if entry is None else entry.get("fileset")
-            if value is not None and value["path"] not in filesets:
-                filesets[value["path"]] = FilesetRef.from_json(value)
-    needed = set(filesets)
-    for ref in filesets.values():
-        for partition in read_fileset(store, ref):
-            needed.update(file.path for file in partition.all_files())
+    needed: set[str] = set()
+    for ref in versions.filesets:
+        needed.add(ref.file.path)
+        needed.update(_named_by(store, ref, versions))
     return needed
+
+
+def _named_by(store: ObjectStore, ref: FilesetRef, versions: KeptVersions) -> Iterable[str]:
+    try:
+        entries = read_fileset(store, ref)
+    except CorruptionError as error:
+        if any(is_let_go(store, version) for version in versions.keep):
+            raise _OvertakenError from error
+        raise
+    return (file.path for entry in entries for file in entry.all_files())
 
 
 @dataclass(frozen=True, slots=True)
 class _Journals:
-    """The journals of all tables: which are alive, the files they name, the entries of dead ones."""
+    """The journals of all tables: which are alive, and the files they name."""
 
+    before: float
+    infos: tuple[ObjectInfo, ...]
     alive: frozenset[str]
     files: frozenset[str]
-    dead: tuple[ObjectInfo, ...]
 
     @classmethod
     def read(cls, store: ObjectStore, before: float) -> _Journals:
-        infos = [one for one in store.list(JOURNAL) if _OURS.fullmatch(one.path)]
-        alive = frozenset(one.path.split("/")[1] for one in infos if one.modified >= before)
+        infos = tuple(one for one in store.list(JOURNAL) if _OURS.fullmatch(one.path))
+        alive = frozenset(_table(one) for one in infos if one.modified >= before)
         files: set[str] = set()
         for info in infos:
             try:
-                entry = read_journal_entry(info.path, store.read(info.path))
+                entries = read_journal_file(info.path, store.read(info.path))
             except NotFoundError:  # cleared since the listing: its build has published
                 continue
             except CorruptionError:  # names nothing; a build ignores it as well
                 continue
-            files.update(file.path for file in entry.all_files())
-        dead = tuple(one for one in infos if one.path.split("/")[1] not in alive)
-        return cls(alive, frozenset(files), dead)
+            files.update(file.path for one in entries.values() for file in one.all_files())
+        return cls(before, infos, alive, frozenset(files))
+
+    def dead(self, tables: frozenset[str]) -> list[ObjectInfo]:
+        """Return the files whose builds are dead, given the tables that there are."""
+        return [
+            one
+            for one in self.infos
+            if one.modified < self.before and (_table(one) not in self.alive & tables)
+        ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Versions:
-    """Which versions stay readable, and which are let go."""
-
-    keep: dict[int, SnapshotFile]
-    expire: dict[int, SnapshotFile]
-
-    @classmethod
-    def choose(cls, log: CommitLog, before: float, keep_versions: int) -> _Versions:
-        newest = log.newest_version()
-        young = {
-            int(match[1])
-            for info in log.store.list(SNAPSHOTS)
-            if info.modified >= before and (match := _VERSION.fullmatch(info.path))
-        }
-        tagged = set(log.tags().values()) - {0}
-        files = {version: log.read_file(version) for version in range(1, newest + 1)}
-        readable = {version for version, file in files.items() if file.entries is not None}
-        wanted = tagged | {newest} - {0}
-        if not wanted <= readable:
-            raise CorruptionError(
-                f"versions {sorted(wanted - readable)} are tagged or newest, but have no entries",
-                "remove tags that name versions let go earlier",
-            )
-        keep = readable & (wanted | young | set(range(newest - keep_versions + 1, newest)))
-        bases = {base for version in keep if (base := files[version].base)}
-        if not bases <= readable:
-            raise CorruptionError(
-                f"versions {sorted(bases - readable)} have no entries, but later ones build on them",
-                "restore their files from a backup",
-            )
-        keep |= bases
-        return cls(
-            {version: files[version] for version in sorted(keep)},
-            {version: files[version] for version in sorted(readable - keep)},
-        )
-
-
-def _expire(log: CommitLog, versions: _Versions) -> None:
-    """Let versions go, then restore those that were tagged meanwhile."""
-    for version, file in versions.expire.items():
-        log.store.replace(snapshot_path(version), file.expire().encode())
-    tagged = set(log.tags().values()) & set(versions.expire)
-    for version in tagged:
-        log.store.replace(snapshot_path(version), versions.expire[version].encode())
-    if tagged:
-        raise CorruptionError(
-            f"versions {sorted(tagged)} were tagged while gc ran; they were restored and no file "
-            "was removed",
-            "run gc again",
-        )
+def _table(info: ObjectInfo) -> str:
+    return info.path.split("/")[1]

@@ -1,23 +1,36 @@
 """The journal of builds: which partitions are finished but not published yet.
 
-A build records each finished partition under a key that covers everything its values depend on. A
-build that starts after a kill finds those entries and does not compute them again. Readers never
-look here. Always true: an entry found names files that were synced before it was written and that
-exist with their sizes.
+A build records what it finished under keys that cover everything the values depend on, in one file per
+task. A build that starts after a kill finds those entries and does not compute them again. Readers
+never look here. Always true: an entry found names files that were durable before it was written and
+that exist with their sizes.
+
+The trade-off: a task records at its end (and every few seconds, if it takes long) rather than after each
+feature, which would cost a sync of two directories and a file for every one of them. So a kill costs the
+features that the tasks under way had finished since; a task that fails loses none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
 
-from featurestore.errors import CorruptionError, NotFoundError
+from featurestore.errors import (
+    CorruptionError,
+    FeatureStoreError,
+    NotFoundError,
+)
+from featurestore.fingerprint import fingerprint
 from featurestore.schema import check_name
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, check_path
 from featurestore.storage.sealed_json import seal, unseal
 
 JOURNAL: Final = "journal"
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Journal:
@@ -34,55 +47,115 @@ class Journal:
         self._store = store
         self._directory = f"{JOURNAL}/{check_name(table, 'table')}"
 
-    def find(self, key: str) -> PartitionEntry | None:
-        """Return the entry of a finished partition if its files are all there, else None.
+    def finished(self, keys: AbstractSet[str] | None = None) -> dict[str, PartitionEntry]:
+        """Return the entries of finished partitions whose files are all there, by key.
 
-        The entry is written again, which makes it young: gc leaves the journal of a table alone
-        while any of its entries is younger than the safety age.
+        Files with an entry that is returned are written again, which makes them young: gc leaves the
+        journal of a table alone while any of its files is younger than the safety age.
+
+        Parameters
+        ----------
+        keys : set of str, optional
+            Those that are of interest; all by default.
         """
-        path = self._path(key)
-        try:
-            data = self._store.read(path)
-            entry = read_journal_entry(path, data)
-            complete = all(self._store.size(file.path) == file.bytes for file in entry.all_files())
-        except (NotFoundError, CorruptionError):  # not finished, or not to be trusted: do it again
-            return None
-        if not complete:
-            return None
-        self._store.replace(path, data)
-        return entry
+        found: dict[str, PartitionEntry] = {}
+        for path, data, entries in self._files():
+            usable = {
+                key: entry
+                for key, entry in entries.items()
+                if key not in found and (keys is None or key in keys) and self._is_complete(entry)
+            }
+            if usable:
+                self._store.replace(path, data)
+                found.update(usable)
+        return found
+
+    def find(self, key: str) -> PartitionEntry | None:
+        """Return the entry of one finished partition, see :meth:`finished`, or None."""
+        return self.finished({key}).get(key)
+
+    def record_all(self, entries: Iterable[tuple[str, PartitionEntry]]) -> None:
+        """Make partitions' files durable, then their entries, together in one file."""
+        content = dict(entries)
+        if not content:
+            return
+        self._store.sync([file.path for one in content.values() for file in one.all_files()])
+        # Named by what it holds, so that a task that is repeated writes the same file.
+        name = next(iter(content)) if len(content) == 1 else fingerprint(sorted(content))
+        self._store.replace(self._path(name), _sealed(content))
 
     def record(self, key: str, entry: PartitionEntry) -> None:
         """Make a partition's files durable, then its entry."""
-        self._store.sync(file.path for file in entry.all_files())
-        self._store.replace(self._path(key), seal(entry.to_json()))
+        self.record_all([(key, entry)])
 
     def keys(self) -> list[str]:
         """Return the keys of all entries, in order."""
-        start = len(self._directory) + 1
-        return [
-            info.path[start:].removesuffix(".json") for info in self._store.list(self._directory)
-        ]
+        return sorted({key for _, _, entries in self._files() for key in entries})
 
     def clear(self, keys: Iterable[str]) -> None:
-        """Forget entries, after they were published; those that are gone are no error."""
-        self._store.delete(self._path(key) for key in keys)
+        """Forget entries, after they were published; those that are gone are no error.
 
-    def _path(self, key: str) -> str:
-        return check_path(f"{self._directory}/{key}.json")
+        Others in the same files stay. What is published is published: where a file cannot be
+        removed or written again, that is logged; gc removes it with time.
+        """
+        gone = frozenset(keys)
+        if not gone:
+            return
+        emptied = []
+        try:
+            for path, _, entries in self._files():
+                left = {key: entry for key, entry in entries.items() if key not in gone}
+                if not left:
+                    emptied.append(path)
+                elif len(left) < len(entries):
+                    self._store.replace(path, _sealed(left))
+            self._store.delete(emptied)
+        except FeatureStoreError as error:
+            _log.warning("the journal %s was not tidied: %s", self._directory, error.problem)
+
+    def _files(self) -> Iterator[tuple[str, bytes, Mapping[str, PartitionEntry]]]:
+        """Yield what can be read: path, bytes, entries. The rest is as if it were not there."""
+        for info in list(self._store.list(self._directory)):
+            try:
+                data = self._store.read(info.path)
+                yield info.path, data, read_journal_file(info.path, data)
+            except (NotFoundError, CorruptionError):  # cleared meanwhile, or not to be trusted
+                continue
+
+    def _is_complete(self, entry: PartitionEntry) -> bool:
+        try:
+            return all(self._store.size(file.path) == file.bytes for file in entry.all_files())
+        except NotFoundError:
+            return False
+
+    def _path(self, name: str) -> str:
+        return check_path(f"{self._directory}/{name}.json")
 
 
-def read_journal_entry(path: str, data: bytes) -> PartitionEntry:
-    """Return the entry that a journal file holds.
+def read_journal_file(path: str, data: bytes) -> dict[str, PartitionEntry]:
+    """Return the entries that a journal file holds, by key.
+
+    Files of earlier versions hold one entry, whose key is the name of the file.
 
     Raises
     ------
     CorruptionError
         If the file is torn or damaged.
     """
-    remedy = "delete the file; the partition is computed again"
+    remedy = "delete the file; the partitions are computed again"
     content = unseal(data, path, remedy)
     try:
-        return PartitionEntry.from_json(content)
-    except (KeyError, TypeError) as error:
-        raise CorruptionError(f"{path} is no journal entry: {error!r}", remedy) from error
+        entries: Mapping[str, Any] = content.get("entries") or {_stem(path): content}
+        return {key: PartitionEntry.from_json(one) for key, one in entries.items()}
+    except FeatureStoreError as error:
+        raise CorruptionError(f"{path} is no journal file: {error.problem}", remedy) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CorruptionError(f"{path} is no journal file: {error!r}", remedy) from error
+
+
+def _sealed(entries: Mapping[str, PartitionEntry]) -> bytes:
+    return seal({"entries": {key: entry.to_json() for key, entry in entries.items()}})
+
+
+def _stem(path: str) -> str:
+    return path.rsplit("/", 1)[-1].removesuffix(".json")

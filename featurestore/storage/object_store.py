@@ -77,8 +77,11 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the files below a directory ``prefix``, recursively, in order of their paths."""
 
-    def delete(self, paths: Iterable[str]) -> None:
-        """Delete files; those that are gone already are no error."""
+    def delete(self, paths: Iterable[str], durable: bool = False) -> None:
+        """Delete files; those that are gone already are no error.
+
+        After a power failure they may be back, unless ``durable``.
+        """
 
     def local_path(self, path: str) -> Path | None:
         """Return where a file lies on this machine's file system, for memory maps; else None."""

@@ -4,6 +4,10 @@ A *fileset* lists one column group's files, one :class:`PartitionEntry` per part
 is a flat mapping from entry keys to entries (one per table, one per column group), so that a commit
 can say what it changed without repeating the rest.
 
+A column group's entry holds what is asked of every group at every opening; its definition, which is
+longer and seldom asked for, is in its fileset. So all entries together stay small, and with them
+what a commit writes (see ``snapshot_file``).
+
 Always true: every path is relative to the store and was validated; a partition's identity is its
 ``partition`` id, never its position, so a group that lacks a partition is visibly missing there.
 """
@@ -12,15 +16,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from featurestore.errors import CorruptionError, FormatError, NotFoundError
+from featurestore.errors import CorruptionError, NotFoundError
 from featurestore.fingerprint import Json, fingerprint
-from featurestore.schema import Field, TableSchema, check_name
+from featurestore.schema import Field, TableSchema, check_name, type_from_text, type_to_text
+from featurestore.storage.record_checks import count, counts, read_as, text, texts, whole
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 BASE_GROUP: Final = "base"
+_INGESTED: Final = "ingest"
+_REMEMBERED: Final = 20_000  # some 30 MB at most
 _PATH: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
 
 
@@ -151,22 +158,31 @@ class PartitionEntry:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PartitionEntry:
-        """Read what :meth:`to_json` gave; members and list items that are not known are ignored."""
-        return cls(
-            partition=value["partition"],
-            rows=value["rows"],
-            files=tuple(StoredFile(*one[:4]) for one in value["files"]),
-            tensors={
-                name: tuple(StoredFile(*one[:4]) for one in files)
-                for name, files in value["tensors"].items()
-            },
-            provenance=Provenance(*value["provenance"][:3]),
-            decoded_bytes=value["decoded_bytes"],
-            column_bytes=value["column_bytes"],
-            widest_row=value["widest_row"],
-            nulls=value["nulls"],
-            time_min=value.get("time_min"),
-            time_max=value.get("time_max"),
+        """Read what :meth:`to_json` gave; members and list items that are not known are ignored.
+
+        Raises
+        ------
+        CorruptionError
+            If it is something else.
+        """
+        return read_as(
+            "an entry of a partition",
+            lambda: cls(
+                partition=text(value["partition"]),
+                rows=count(value["rows"]),
+                files=tuple(_stored_file(*one[:4]) for one in value["files"]),
+                tensors={
+                    text(name): tuple(_stored_file(*one[:4]) for one in files)
+                    for name, files in value["tensors"].items()
+                },
+                provenance=Provenance(*texts(value["provenance"][:3])),
+                decoded_bytes=count(value["decoded_bytes"]),
+                column_bytes=counts(value["column_bytes"]),
+                widest_row=count(value["widest_row"]),
+                nulls=counts(value["nulls"]),
+                time_min=whole(value.get("time_min")),
+                time_max=whole(value.get("time_max")),
+            ),
         )
 
 
@@ -189,10 +205,13 @@ class FilesetRef:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FilesetRef:
-        return cls(
-            StoredFile(value["path"], value["bytes"], value["checksum"]),
-            value["partitions"],
-            value["rows"],
+        return read_as(
+            "a reference to a fileset",
+            lambda: cls(
+                _stored_file(value["path"], value["bytes"], value["checksum"]),
+                count(value["partitions"]),
+                count(value["rows"]),
+            ),
         )
 
 
@@ -225,12 +244,16 @@ class TableEntry:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TableEntry:
         """Read what :meth:`to_json` gave; members that are not known are ignored."""
-        return cls(
-            value["name"],
-            tuple(value["key"]),
-            value.get("time"),
-            value["partition_bytes"],
-            value.get("duplicates", "error"),
+        time = value.get("time")
+        return read_as(
+            "an entry of a table",
+            lambda: cls(
+                text(value["name"]),
+                texts(value["key"]),
+                None if time is None else text(time),
+                count(value["partition_bytes"]),
+                text(value.get("duplicates", "error")),
+            ),
         )
 
 
@@ -245,12 +268,21 @@ class GroupEntry:
     fields : tuple of Field
         The columns the group holds.
     fileset : FilesetRef, optional
-        ``None`` while nothing was built.
+        ``None`` in stores of format 1 while nothing was built.
     definition : mapping, optional
-        The transformer's specification as JSON; ``None`` for ingested columns.
+        As JSON, where it is not in the fileset: in entries of format 1, and before it is published.
     definition_fingerprint : str
+        ``"ingest"`` for ingested columns.
     inputs : tuple of str
         The columns of its own table that the definition reads.
+    kind : str
+        Of the transformer; ``""`` for ingested columns.
+    reads : mapping of str to tuple of str
+        The other table that the definition reads, and its columns. Not known of format 1.
+    asked : str
+        See :class:`~featurestore.plan.definition.FeatureDefinition`.
+    looks_ahead : bool
+        Whether values depend on later rows. Not known of format 1.
     """
 
     table: str
@@ -258,8 +290,12 @@ class GroupEntry:
     fields: tuple[Field, ...]
     fileset: FilesetRef | None = None
     definition: Mapping[str, Any] | None = None
-    definition_fingerprint: str = "ingest"
+    definition_fingerprint: str = _INGESTED
     inputs: tuple[str, ...] = ()
+    kind: str = ""
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    asked: str = ""
+    looks_ahead: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.table, "table")
@@ -269,30 +305,80 @@ class GroupEntry:
     def names(self) -> tuple[str, ...]:
         return tuple(one.name for one in self.fields)
 
+    @property
+    def key(self) -> str:
+        """The key under which a snapshot has it, which says its table and its name."""
+        return group_key(self.table, self.group)
+
     def to_json(self) -> dict[str, Json]:
-        return {
-            "table": self.table,
-            "group": self.group,
-            "fields": [one.to_json() for one in self.fields],
+        """Return the value that a snapshot has under :attr:`key`; what is empty is left out."""
+        members: dict[str, Json] = {
             "fileset": None if self.fileset is None else self.fileset.to_json(),
-            "definition": None if self.definition is None else dict(self.definition),
-            "definition_fingerprint": self.definition_fingerprint,
+            "fingerprint": None
+            if self.definition_fingerprint == _INGESTED
+            else self.definition_fingerprint,
             "inputs": list(self.inputs),
+            "kind": self.kind,
+            "reads": {table: list(columns) for table, columns in self.reads.items()},
+            "asked": self.asked,
+            "ahead": self.looks_ahead,
+            "definition": None if self.definition is None else dict(self.definition),
         }
+        fields = [_field_json(one) for one in self.fields]
+        return {"fields": fields, **{name: value for name, value in members.items() if value}}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> GroupEntry:
-        """Read what :meth:`to_json` gave; members that are not known are ignored."""
-        fileset = value.get("fileset")
+    def from_json(cls, key: str, value: Mapping[str, Any]) -> GroupEntry:
+        """Read what :meth:`to_json` gave, or an entry of format 1, and the key it is found under.
+
+        Members that are not known are ignored.
+
+        Raises
+        ------
+        CorruptionError
+            If it is something else.
+        """
+        return read_as(f"the entry {key!r}", lambda: cls._from_json(key, value))
+
+    @classmethod
+    def _from_json(cls, key: str, value: Mapping[str, Any]) -> GroupEntry:
+        _, table, group = key.split(":")
+        fileset, definition = value.get("fileset"), value.get("definition")
+        kind, asked = value.get("kind", ""), value.get("asked", "")
+        if definition is not None:  # of format 1
+            kind, asked = definition["transformer"]["kind"], definition.get("asked", "")
+            _ = definition["fit_on"]
+        old = value.get("definition_fingerprint", _INGESTED)
         return cls(
-            value["table"],
-            value["group"],
-            tuple(Field.from_json(one) for one in value["fields"]),
+            table,
+            group,
+            tuple(_field_from_json(one) for one in value["fields"]),
             None if fileset is None else FilesetRef.from_json(fileset),
-            value.get("definition"),
-            value["definition_fingerprint"],
-            tuple(value.get("inputs", ())),
+            definition,
+            text(value.get("fingerprint", old)),
+            texts(value.get("inputs", ())),
+            text(kind),
+            {name: texts(columns) for name, columns in value.get("reads", {}).items()},
+            text(asked),
+            value.get("ahead", False) is True,
         )
+
+
+def _field_json(one: Field) -> Json:
+    """Return a column as a list: name, type, and for a tensor the shape of one row."""
+    written = [one.name, type_to_text(one.type)]
+    return written if one.shape is None else [*written, list(one.shape)]
+
+
+def _field_from_json(value: Any) -> Field:
+    if isinstance(value, Mapping):  # of format 1
+        return Field.from_json(value)
+    shape = tuple(count(size) for size in value[2]) if len(value) > 2 else None
+    return Field(text(value[0]), type_from_text(text(value[1])), shape)
+
+
+def _stored_file(path: Any, size: Any, checksum: Any, footer: Any = "") -> StoredFile:
+    return StoredFile(text(path), count(size), text(checksum), text(footer))
 
 
 def table_key(table: str) -> str:
@@ -326,6 +412,13 @@ class Snapshot:
     created: str
     operation: str
     entries: Mapping[str, Mapping[str, Any]]
+    # What was made of the entries already: they are asked for again by every property of a table.
+    _parsed: dict[tuple[str, str], Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Snapshot, (self.version, self.commit, self.created, self.operation, self.entries)
 
     @property
     def id(self) -> str:
@@ -339,15 +432,31 @@ class Snapshot:
         entry = self.entries.get(table_key(name))
         if entry is None:
             raise NotFoundError(f"there is no table {name!r}", f"tables are {list(self.tables())}")
-        return TableEntry.from_json(entry)
+        found = TableEntry.from_json(entry)
+        if found.name != name:
+            raise CorruptionError(
+                f"the store has a table {found.name!r} under the name {name!r}", "run verify"
+            )
+        return found
+
+    def group(self, table: str, group: str) -> GroupEntry | None:
+        """Return one column group; None if there is no such group or table."""
+        key = group_key(table, group)
+        value = self.entries.get(key)
+        return None if value is None else _group_of(key, value)
 
     def groups(self, table: str) -> tuple[GroupEntry, ...]:
         """Return the table's column groups: ``base`` first, then in order of their names."""
+        at = "groups", table
+        if at not in self._parsed:
+            self._parsed[at] = self._groups(table)
+        found: tuple[GroupEntry, ...] = self._parsed[at]
+        return found
+
+    def _groups(self, table: str) -> tuple[GroupEntry, ...]:
         prefix = group_key(table, "")
         found = [
-            GroupEntry.from_json(value)
-            for key, value in self.entries.items()
-            if key.startswith(prefix)
+            _group_of(key, value) for key, value in self.entries.items() if key.startswith(prefix)
         ]
         if not found:
             raise NotFoundError(f"there is no table {table!r}", f"tables are {list(self.tables())}")
@@ -360,22 +469,29 @@ class Snapshot:
         return TableSchema(own.fields, own.key, own.time, sources)
 
     def _own_schema(self, table: str) -> TableSchema:
-        entry = self.table(table)
-        fields = tuple(one for group in self.groups(table) for one in group.fields)
-        return TableSchema(fields, entry.key, entry.time)
+        at = "schema", table
+        if at not in self._parsed:
+            entry = self.table(table)
+            fields = tuple(one for group in self.groups(table) for one in group.fields)
+            self._parsed[at] = read_as(
+                f"the schema of table {table!r}", lambda: TableSchema(fields, entry.key, entry.time)
+            )
+        found: TableSchema = self._parsed[at]
+        return found
 
 
-def check_format(version: object) -> None:
-    """Refuse a store of a newer format.
+# A commit leaves most values of the snapshot before as they are, the same objects: so all of a table of
+# thousands need not be read again for one that changed. A value is kept with what was made of it, so
+# that its number stays its own.
+_groups: Final[dict[int, tuple[str, Mapping[str, Any], GroupEntry]]] = {}
 
-    Raises
-    ------
-    FormatError
-    """
-    if not isinstance(version, int) or version < 1:
-        raise FormatError(f"format version {version!r} is not a number from 1 on", "check the path")
-    if version > FORMAT_VERSION:
-        raise FormatError(
-            f"the store has format version {version}, this package reads up to {FORMAT_VERSION}",
-            "upgrade featurestore",
-        )
+
+def _group_of(key: str, value: Mapping[str, Any]) -> GroupEntry:
+    known = _groups.get(id(value))
+    if known is not None and known[0] == key and known[1] is value:
+        return known[2]
+    made = GroupEntry.from_json(key, value)
+    if len(_groups) >= _REMEMBERED:
+        _groups.clear()
+    _groups[id(value)] = key, value, made
+    return made

@@ -201,7 +201,7 @@ class RemoteStore:
     def sync(self, paths: Iterable[str]) -> None:
         """Do nothing: an object is durable when its put was answered."""
 
-    def delete(self, paths: Iterable[str]) -> None:
+    def delete(self, paths: Iterable[str], durable: bool = False) -> None:
         todo = [check_path(path) for path in paths]
         for start in range(0, len(todo), _DELETE_AT_ONCE):
             batch = todo[start : start + _DELETE_AT_ONCE]

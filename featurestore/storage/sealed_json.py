@@ -1,4 +1,4 @@
-"""Small JSON files that carry their own checksum: snapshots, tags, journal entries.
+"""Small JSON files that carry their own checksum: snapshots, tags, leases, journal entries.
 
 A sealed file is canonical JSON of an object whose ``checksum`` member is the BLAKE2b-128 digest of
 the canonical JSON of the rest. Always true: any changed, missing or added byte is found, because the
@@ -13,8 +13,11 @@ from typing import Any, Final
 
 from featurestore.errors import CorruptionError
 from featurestore.fingerprint import Json, canonical_json, digest
+from featurestore.storage.object_store import ObjectStore
 
 MAX_BYTES: Final = 256 * 2**20
+SMALL_BYTES: Final = 2**20
+_RESTORE: Final = "restore it from a backup"
 
 
 def seal(content: Mapping[str, Json]) -> bytes:
@@ -28,7 +31,7 @@ def seal(content: Mapping[str, Json]) -> bytes:
     return canonical_json({**content, "checksum": digest(canonical_json(content))})
 
 
-def unseal(data: bytes, path: str, remedy: str = "restore it from a backup") -> dict[str, Any]:
+def unseal(data: bytes, path: str, remedy: str = _RESTORE) -> dict[str, Any]:
     """Return the content of a sealed file.
 
     Raises
@@ -49,3 +52,36 @@ def unseal(data: bytes, path: str, remedy: str = "restore it from a backup") -> 
     raise CorruptionError(
         f"{path} ({len(data)} bytes) does not match the checksum it carries", remedy
     )
+
+
+def read_sealed(
+    store: ObjectStore, path: str, remedy: str = _RESTORE, max_bytes: int = SMALL_BYTES
+) -> dict[str, Any]:
+    """Return the content of a sealed file of a store; more than ``max_bytes`` are not read.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none.
+    CorruptionError
+        As :func:`unseal`, or if the file is larger.
+    """
+    return unseal(read_bounded(store, path, remedy, max_bytes), path, remedy)
+
+
+def read_bounded(store: ObjectStore, path: str, remedy: str, max_bytes: int) -> bytes:
+    """Return a file's bytes, refusing to load more than ``max_bytes``.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none.
+    CorruptionError
+        If it is larger.
+    """
+    size = store.size(path)
+    if size > max_bytes:
+        raise CorruptionError(
+            f"{path} has {size} bytes, more than the {max_bytes} that such a file may have", remedy
+        )
+    return store.read(path)

@@ -11,17 +11,20 @@ and the history stays readable.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from featurestore.errors import CorruptionError
 from featurestore.fingerprint import Json, canonical_json
-from featurestore.storage.records import FORMAT_VERSION, Snapshot, check_format
-from featurestore.storage.sealed_json import seal, unseal
+from featurestore.storage.format_version import check_format
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import FORMAT_VERSION, Snapshot
+from featurestore.storage.sealed_json import MAX_BYTES, read_bounded, seal, unseal
 
 SNAPSHOTS: Final = "snapshots"
-SMALL_DIFFERENCE: Final = 32 * 2**10
+SMALL_DIFFERENCE: Final = 4 * 2**10
 
 Entries = Mapping[str, Mapping[str, Any]]
 
@@ -53,6 +56,8 @@ class SnapshotFile:
         The complete version that ``entries`` differ from; ``None`` if they are complete.
     entries : mapping, optional
         ``None`` once the version was let go by gc.
+    size : int
+        Bytes of the file it was read from; 0 if it was not.
     """
 
     version: int
@@ -62,6 +67,7 @@ class SnapshotFile:
     operation: str
     base: int | None
     entries: Mapping[str, Mapping[str, Any] | None] | None
+    size: int = field(default=0, compare=False)
 
     def encode(self) -> bytes:
         """Return the bytes of the file."""
@@ -100,12 +106,29 @@ class SnapshotFile:
                 content["operation"],
                 content["base"],
                 content["entries"],
+                len(data),
             )
         except KeyError as error:
             raise CorruptionError(f"{path} lacks {error}", _TORN) from error
+        found._check(path)
         if found.version != version or (found.base is not None and found.base >= version):
             raise CorruptionError(f"{path} holds version {found.version}", _TORN)
         return found
+
+    def _check(self, path: str) -> None:
+        """Refuse members of other types than those that are written."""
+        texts = (self.commit, self.parent, self.created, self.operation)
+        entries = {} if self.entries is None else self.entries
+        sound = (
+            all(isinstance(one, str) for one in texts)
+            and _is_number(self.version)
+            and (self.base is None or _is_number(self.base))
+            and isinstance(entries, dict)
+            and all(one is None or isinstance(one, dict) for one in entries.values())
+            and is_time(self.created)
+        )
+        if not sound:
+            raise CorruptionError(f"{path} is no snapshot: members have other types", _TORN)
 
     def expire(self) -> SnapshotFile:
         """Return the same version without its entries."""
@@ -117,9 +140,57 @@ class SnapshotFile:
         return Snapshot(self.version, self.commit, self.created, self.operation, entries)
 
 
+def read_snapshot_file(store: ObjectStore, version: int) -> SnapshotFile:
+    """Return what a version's own file says.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such version.
+    CorruptionError
+        If the file is damaged, or has more bytes than a snapshot may have.
+    """
+    path = snapshot_path(version)
+    return SnapshotFile.decode(read_bounded(store, path, _TORN, MAX_BYTES), version)
+
+
+def is_let_go(store: ObjectStore, version: int) -> bool:
+    """Whether gc let a version go; its first bytes tell, as members are in order of their names.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such version.
+    """
+    path = snapshot_path(version)
+    with store.open_read(path) as stream:
+        start = stream.read(_START)
+    _, found, rest = start.partition(b',"created":')
+    if found and b',"entries":' in rest:
+        return b',"entries":null,' in rest
+    try:
+        return read_snapshot_file(store, version).entries is None
+    except CorruptionError:  # then its entries are damaged, not gone
+        return False
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is an ISO time with an offset."""
+    try:
+        return dt.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+_START: Final = 256
 _TORN: Final = (
     "restore the file from a backup; or read an earlier version, and if this is the newest one and "
-    "cannot be restored, give it up with CommitLog.give_up (an acknowledged file is synced before "
+    "cannot be restored, give it up with FeatureStore.give_up, or featurestore repair STORE "
+    "--give-up VERSION (an acknowledged file is synced before "
     "it gets its name, so it cannot be torn by a crash: suspect the disk or a partial copy)"
 )
 

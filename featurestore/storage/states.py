@@ -4,10 +4,10 @@ A file holds one Arrow stream per named table, in order of the names, each table
 metadata under ``featurestore.state``; then the magic ``FSSTATE1`` and the BLAKE2b-128 digest of
 everything before it. Any Arrow stream reader opens the first table.
 
-States are a cache of something that can be computed again. So a damaged file is no error: ``get``
-logs a warning, deletes it and says that there is none, and the caller computes the state anew. A
-key is a fingerprint of everything the state depends on, so equal keys mean equal states, and
-putting one twice changes nothing.
+States are a cache of something that can be computed again. So they are not synced: a build keeps
+thousands of them, and what a power failure takes is computed anew. And a damaged file is no error:
+``get`` logs a warning, deletes it and says that there is none. A key is a fingerprint of everything
+the state depends on, so equal keys mean equal states, and putting one twice changes nothing.
 
 Opening a store must not cost more memory than its files have: tables are not compressed, so that
 what is decoded is as large as what was read, and a file has at most ``MAX_BYTES``. gc removes states
@@ -35,6 +35,7 @@ from featurestore.errors import (
     LimitError,
     NotFoundError,
 )
+from featurestore.storage.arrow_bounds import is_compressed, messages
 from featurestore.storage.object_store import ObjectStore
 
 STATES: Final = "states"
@@ -48,6 +49,10 @@ _KEY: Final = re.compile(r"[0-9a-f]{8,128}")
 _REMEDY: Final = "delete the file; the state is computed again"
 
 _log: Final = logging.getLogger(__name__)
+
+
+class StateLostError(CorruptionError):
+    """A state that was computed before is gone or damaged; whoever can computes it again."""
 
 
 def encode_state(state: Mapping[str, pa.Table]) -> bytes:
@@ -95,6 +100,7 @@ def decode_state(data: bytes) -> dict[str, pa.Table]:
         while reader.tell() < reader.size():
             with pa.ipc.open_stream(reader) as stream:
                 table = stream.read_all()
+            table.validate(full=True)  # a hostile offset leads nowhere
             metadata = dict(table.schema.metadata or {})
             name = metadata.pop(_NAME).decode()
             state[name] = table.replace_schema_metadata(metadata or None)
@@ -113,42 +119,11 @@ def _require_size(size: int) -> None:
 def _refuse_compressed(reader: pa.NativeFile) -> None:
     """Raise ``CorruptionError`` if a record batch is compressed; only metadata is looked at."""
     while reader.tell() < reader.size():
-        messages = pa.ipc.MessageReader.open_stream(reader)
-        while True:
-            try:
-                message = messages.read_next_message()
-            except StopIteration:  # the end of one stream
-                break
-            if message.type in ("record batch", "dictionary") and _compressed(
-                message.metadata.to_pybytes(), dictionary=message.type == "dictionary"
+        for kind, metadata, _ in messages(reader):  # of one stream
+            if kind in ("record batch", "dictionary") and is_compressed(
+                metadata, dictionary=kind == "dictionary"
             ):
                 raise CorruptionError("a state holds compressed tables", _REMEDY)
-
-
-def _compressed(metadata: bytes, *, dictionary: bool) -> bool:
-    """Whether the flatbuffer of an Arrow message says that its record batch is compressed.
-
-    Message: version, header type, *header*, ... DictionaryBatch: id, *data*, ... RecordBatch: length,
-    nodes, buffers, *compression*, ...
-    """
-    message: int = struct.unpack_from("<I", metadata)[0]
-    batch = _member(metadata, message, 2)
-    if dictionary:
-        batch = _member(metadata, batch, 1)
-    return _member(metadata, batch, 3) != 0
-
-
-def _member(metadata: bytes, table: int, number: int) -> int:
-    """Return where a member of a flatbuffer table that is a table lies, 0 if it is absent."""
-    vtable = table - struct.unpack_from("<i", metadata, table)[0]
-    slot = 4 + 2 * number
-    if slot >= struct.unpack_from("<H", metadata, vtable)[0]:
-        return 0
-    offset: int = struct.unpack_from("<H", metadata, vtable + slot)[0]
-    if not offset:
-        return 0
-    place = table + offset
-    return int(place + struct.unpack_from("<I", metadata, place)[0])
 
 
 class StateStore:
@@ -170,6 +145,38 @@ class StateStore:
         """Whether there is a state of that key; it may still turn out to be damaged."""
         return self._store.exists(_path(key))
 
+    def is_sound(self, key: str) -> bool:
+        """Whether there is a state of that key, and it can be read; a damaged one is deleted."""
+        return self.get(key) is not None
+
+    def digest(self, key: str) -> bytes | None:
+        """Return the digest that a state was written with, without reading it; None if there is none.
+
+        Equal digests mean that equal bytes were written. The bytes may be damaged by now.
+        """
+        path = _path(key)
+        try:
+            size = self._store.size(path)
+            tail = self._store.read(path, max(0, size - _TAIL), min(size, _TAIL))
+        except (NotFoundError, CorruptionError):
+            return None
+        return tail[len(MAGIC) :] if len(tail) == _TAIL and tail.startswith(MAGIC) else None
+
+    def require(self, key: str) -> Mapping[str, pa.Table]:
+        """Return a state that was computed before.
+
+        Raises
+        ------
+        StateLostError
+            If it has gone since: a damaged state file is deleted when read.
+        """
+        state = self.get(key)
+        if state is None:
+            raise StateLostError(
+                f"state {key} is gone or damaged", "do it again: the state is computed anew"
+            )
+        return state
+
     def get(self, key: str) -> Mapping[str, pa.Table] | None:
         """Return a state, or None if there is none or it is damaged.
 
@@ -190,7 +197,7 @@ class StateStore:
         return state
 
     def put(self, key: str, state: Mapping[str, pa.Table]) -> None:
-        """Keep a state; it is durable when this returns. One that exists is left as it is.
+        """Keep a state, whole but not synced. One that exists is left as it is.
 
         Raises
         ------
@@ -207,7 +214,7 @@ class StateStore:
                 "learn from fewer columns, or from columns with fewer distinct values",
             )
         try:
-            self._store.create(path, data)
+            self._store.write(path, data)
         except ConflictError:  # somebody else computed the same
             return
 

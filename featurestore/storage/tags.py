@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
-from featurestore.errors import CorruptionError, NotFoundError
+from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError
 from featurestore.fingerprint import Json
 from featurestore.schema import check_name
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.sealed_json import seal, unseal
+from featurestore.storage.sealed_json import SMALL_BYTES, read_bounded, seal, unseal
 
 TAGS: Final = "tags"
+_FILE: Final = re.compile(rf"{TAGS}/[A-Za-z_][A-Za-z0-9_.-]*\.json")
+_REMEDY: Final = "set the tag again, or delete the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,33 @@ class Tags:
             If its file is damaged.
         """
         path = _path(name)
-        return read_tag(path, self._store.read(path))
+        return read_tag(path, read_bounded(self._store, path, _REMEDY, SMALL_BYTES))
+
+    def find(self, name: str) -> Tag | None:
+        """Return one tag, None if there is none of that name, or the name can be no tag's.
+
+        Raises
+        ------
+        CorruptionError
+            If its file is damaged.
+        """
+        try:
+            return self.get(name)
+        except InvalidInputError:
+            return None
+
+    def names(self) -> list[str]:
+        """Return the names of all tags; reads none of them."""
+        return [
+            info.path.removeprefix(f"{TAGS}/").removesuffix(".json")
+            for info in self._store.list(TAGS)
+            if _FILE.fullmatch(info.path)
+        ]
 
     def all(self) -> dict[str, Tag]:
-        """Return all tags by name."""
+        """Return all tags by name; files that are named like no tag are somebody else's."""
         found = {}
-        for info in self._store.list(TAGS):
-            name = info.path.removeprefix(f"{TAGS}/").removesuffix(".json")
+        for name in self.names():
             try:
                 found[name] = self.get(name)
             except NotFoundError:  # removed since the listing
@@ -73,8 +96,9 @@ class Tags:
         return found
 
     def delete(self, name: str) -> None:
-        """Remove a tag; one that does not exist is no error."""
-        self._store.delete([_path(name)])
+        """Remove a tag, durably; one that does not exist is no error."""
+        # A tag that came back after gc let its version go would name nothing.
+        self._store.delete([_path(name)], durable=True)
 
 
 def read_tag(path: str, data: bytes) -> Tag:
@@ -83,15 +107,18 @@ def read_tag(path: str, data: bytes) -> Tag:
     Raises
     ------
     CorruptionError
-        If the file is torn or damaged.
+        If the file is torn or damaged, or holds something else.
     """
-    remedy = "set the tag again, or delete the file"
-    content = unseal(data, path, remedy)
+    content = unseal(data, path, _REMEDY)
     name = path.removeprefix(f"{TAGS}/").removesuffix(".json")
-    try:
-        return Tag(name, content["version"], content["commit"], content["created"])
-    except KeyError as error:
-        raise CorruptionError(f"{path} lacks {error}", remedy) from error
+    version, commit, created = (content.get(one) for one in ("version", "commit", "created"))
+    whole = isinstance(version, int) and not isinstance(version, bool) and version >= 0
+    if not (whole and isinstance(commit, str) and isinstance(created, str)):
+        raise CorruptionError(
+            f"{path} holds version {version!r}, commit {commit!r} and time {created!r}", _REMEDY
+        )
+    assert isinstance(version, int)
+    return Tag(name, version, commit, created)
 
 
 def _path(name: str) -> str:

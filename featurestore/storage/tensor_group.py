@@ -211,7 +211,7 @@ def read_tensor(
         If a file is missing, has the wrong size, or (read as a whole) the wrong bytes.
     """
     files = _tensor_files(entry, name)
-    layout = _layout(store, entry, name)
+    layout = stored_layout(store, entry, name)
     stop = entry.rows if stop is None else stop
     if not 0 <= start <= stop <= entry.rows:
         raise InvalidInputError(
@@ -285,8 +285,14 @@ def _tensor_files(entry: PartitionEntry, name: str) -> Sequence[StoredFile]:
     return entry.tensors[name]
 
 
-def _layout(store: ObjectStore, entry: PartitionEntry, name: str) -> TensorLayout:
-    """Return a tensor's layout, checked against the partition and its files."""
+def stored_layout(store: ObjectStore, entry: PartitionEntry, name: str) -> TensorLayout:
+    """Return a tensor's layout, checked against the partition and its files.
+
+    Raises
+    ------
+    CorruptionError
+        If rows, chunks and their sizes do not fit.
+    """
     files = _tensor_files(entry, name)
     if not files or files[0].bytes > _METADATA_BYTES:
         raise CorruptionError(

@@ -1,7 +1,8 @@
 """A small S3-compatible server on loopback, for tests: one bucket in memory.
 
 It knows what this package needs: put (also ``If-None-Match: *``), get with ranges, head, list,
-delete of many, and multipart uploads. Signatures are not checked.
+delete of many, and multipart uploads. Signatures are not checked. It can lose answers: the request
+lands, and the client sees a closed connection.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import md5
@@ -21,16 +23,55 @@ BUCKET = "bucket"
 
 
 class LoopbackS3(ThreadingHTTPServer):
-    """The server; ``objects`` is what it holds, ``page`` how many keys a listing gives at once."""
+    """The server, on 127.0.0.1 only.
+
+    Parameters
+    ----------
+    page : int
+        How many keys a listing gives at once.
+    lose_every : int
+        Of so many puts one lands without an answer; 0 for none.
+
+    Attributes
+    ----------
+    objects : dict of str to bytes
+        What it holds.
+    modified : dict of str to float
+        When each was put, in seconds since 1970.
+    lost : int
+        How many answers it did not give.
+    """
 
     daemon_threads = True
+    request_queue_size = 128  # many processes connect at once
 
-    def __init__(self, page: int = 1000) -> None:
+    def __init__(self, page: int = 1000, lose_every: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
+        self.modified: dict[str, float] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.page = page
         self.lock = threading.Lock()
+        self.lost = 0
+        self._lose_every = lose_every
+        self._puts = 0
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep an object; the caller holds the lock."""
+        self.objects[key] = data
+        self.modified[key] = time.time()
+
+    def remove(self, key: str) -> None:
+        """Forget an object, if there is one; the caller holds the lock."""
+        self.objects.pop(key, None)
+        self.modified.pop(key, None)
+
+    def loses_this(self) -> bool:
+        """Whether the put that just landed gets no answer; the caller holds the lock."""
+        self._puts += 1
+        loses = self._lose_every > 0 and self._puts % self._lose_every == 0
+        self.lost += loses
+        return loses
 
     @property
     def environment(self) -> dict[str, str]:
@@ -46,9 +87,9 @@ class LoopbackS3(ThreadingHTTPServer):
 
 
 @contextmanager
-def loopback_s3(page: int = 1000) -> Iterator[LoopbackS3]:
+def loopback_s3(page: int = 1000, lose_every: int = 0) -> Iterator[LoopbackS3]:
     """Run a server in a thread of this process."""
-    server = LoopbackS3(page)
+    server = LoopbackS3(page, lose_every)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -62,6 +103,10 @@ def loopback_s3(page: int = 1000) -> Iterator[LoopbackS3]:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LoopbackS3
+    # Headers and body in one packet: sent one by one, the second waits for the first one's
+    # acknowledgement, which takes a client 40 ms.
+    wbufsize = 2**16
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is inherited
         """Say nothing."""
@@ -98,7 +143,11 @@ class _Handler(BaseHTTPRequestHandler):
             elif self.headers.get("If-None-Match") == "*" and key in self.server.objects:
                 return self._fail(412, "PreconditionFailed")
             else:
-                self.server.objects[key] = body
+                self.server.put(key, body)
+            loses = self.server.loses_this()
+        if loses:
+            self.close_connection = True
+            return None
         return self._answer(200, ETag=_etag(body))
 
     def do_HEAD(self) -> None:
@@ -109,11 +158,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._list()
         with self.server.lock:
             data = self.server.objects.get(self._key)
+            modified = self.server.modified.get(self._key, 0.0)
         if data is None:
             return self._fail(404, "NoSuchKey")
         headers = {
             "ETag": _etag(data),
-            "Last_Modified": dt.datetime.now(dt.UTC).strftime("%a, %d %b %Y %H:%M:%S GMT"),
+            "Last_Modified": _moment(modified).strftime("%a, %d %b %Y %H:%M:%S GMT"),
         }
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted is None:
@@ -135,12 +185,15 @@ class _Handler(BaseHTTPRequestHandler):
                 and key > query.get("continuation-token", "")
             )
             page = keys[: self.server.page]
-            sizes = {key: len(self.server.objects[key]) for key in page}
-        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+            found = {
+                key: (len(self.server.objects[key]), _moment(self.server.modified[key]))
+                for key in page
+            }
         items = "".join(
-            f"<Contents><Key>{escape(key)}</Key><LastModified>{now}</LastModified>"
-            f"<ETag>x</ETag><Size>{sizes[key]}</Size></Contents>"
-            for key in page
+            f"<Contents><Key>{escape(key)}</Key>"
+            f"<LastModified>{modified:%Y-%m-%dT%H:%M:%S}.000Z</LastModified>"
+            f"<ETag>x</ETag><Size>{size}</Size></Contents>"
+            for key, (size, modified) in found.items()
         )
         more = len(keys) > len(page)
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
@@ -156,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
             if "delete" in query:
                 names = re.findall(r"<Key>(.*?)</Key>", body.decode())
                 for name in names:
-                    self.server.objects.pop(unescape(name), None)
+                    self.server.remove(unescape(name))
                 done = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
                 return self._answer(200, f"<DeleteResult>{done}</DeleteResult>".encode())
             if "uploads" in query:
@@ -168,14 +221,18 @@ class _Handler(BaseHTTPRequestHandler):
                 )
                 return self._answer(200, answer.encode())
             parts = self.server.uploads.pop(query["uploadId"])
-            self.server.objects[key] = b"".join(parts[number] for number in sorted(parts))
+            self.server.put(key, b"".join(parts[number] for number in sorted(parts)))
         answer = "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"
         return self._answer(200, answer.encode())
 
     def do_DELETE(self) -> None:
         with self.server.lock:
-            self.server.objects.pop(self._key, None)
+            self.server.remove(self._key)
         self._answer(204)
+
+
+def _moment(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC)
 
 
 def _etag(data: bytes) -> str:

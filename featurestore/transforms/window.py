@@ -200,7 +200,10 @@ class Rolling(Transformer):
         return Keep(rows=span) if isinstance(self.window, int) else Keep(span=span)
 
     def reach(self, schema: TableSchema) -> int | None:
-        return None if isinstance(self.window, int) else sum(self._steps(schema.time_unit))
+        if isinstance(self.window, int):
+            return None
+        # The window's first moment itself is outside where it is open on the left.
+        return sum(self._steps(schema.time_unit)) - (self.closed in ("right", "none"))
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
         schema = partition.schema

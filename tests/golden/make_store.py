@@ -59,20 +59,40 @@ def quotes() -> pl.DataFrame:
     )
 
 
+def shops() -> pl.DataFrame:
+    """Return one row per shop but one."""
+    return pl.DataFrame({"shop": ["☃", "north"], "size": [3, 41]})
+
+
 def make(place: Path) -> None:
-    """Make the store: two tables of three partitions, a feature of each kind, a tag, and an append."""
+    """Make the store: every kind of entry in its snapshots, a tag, and an append.
+
+    Two tables of three partitions and one without time, features of each kind and scope, one that
+    was defined by a selector, and one that was defined and never built.
+    """
     import golden_functions
 
     store = fs.FeatureStore.create(place, workers=1)
-    store.ingest("quotes", quotes(), key="shop", time="at", partition_bytes=650)
+    store.ingest("shops", shops(), key="shop").feature(
+        golden_functions.double_size, inputs="size", output="double"
+    )
+    store.ingest("quotes", quotes(), key="shop", time="at", partition_bytes=650).add(
+        fs.Standardize(fs.numeric(), prefix="z_"), fit_on="all"
+    )
     table = store.ingest("trades", trades(0, ROWS), key="shop", time="at", partition_bytes=1100)
     table.add(
         fs.Expression(value=nw.col("price") * nw.col("pieces")),
         fs.Rolling("price", "12h", ["sum", "max", "count"]),
         fs.AsOfJoin("quotes", columns="quote", max_age="6h"),
         fs.Function(golden_functions.price_pair, inputs="price", output="pair", shape=(2,)),
+        fs.Calendar("at", ("hour", "weekday")),
+        fs.CrossSection("price", stats=["rank"]),
+        fs.Lag("value"),
+        fs.Lookup("shops", "size"),
     )
     table.add(fs.Standardize("price", prefix="std_"), fit_on=("1970-01-01", "1970-01-03"))
+    table.add(fs.Impute("pieces", prefix="full_"), fit_on=("1970-01-01", "1970-01-03"))
+    table.add(fs.Categorify("shop", prefix="code_"), fit_on=("1970-01-01", "1970-01-03"))
     store.tag(TAG)
     table.append(trades(ROWS, 12))
     assert store.table("quotes").partitions == 3, store.table("quotes").partitions
@@ -93,15 +113,18 @@ def expected(place: Path) -> dict[str, Any]:
         "history": [one.id for one in store.history()],
         "operations": [one.operation for one in store.history()],
         "quotes": content(store.table("quotes")),
+        "shops": content(store.table("shops"), ("shop", "size")),
         "trades": content(store.table("trades"), base),
         "tagged": content(store.checkout(TAG).table("trades")),
         "missing": store.table("trades").status()["value"].missing,
     }
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(place, Path(folder) / "s")
-        table = fs.FeatureStore.open(Path(folder) / "s", workers=1).table("trades")
-        table.build()
-        found["built"] = content(table)
+        store = fs.FeatureStore.open(Path(folder) / "s", workers=1)
+        for name in store.tables():
+            store.table(name).build()
+        found["built"] = content(store.table("trades"))
+        found["built_shops"] = content(store.table("shops"))
     return found
 
 

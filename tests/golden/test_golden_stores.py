@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import narwhals as nw
 import polars as pl
 import pytest
 
 import featurestore as fs
 from featurestore.errors import DefinitionError, NotReadyError
+from featurestore.plan.readers import readers
+from featurestore.storage.snapshot_file import snapshot_path
 
 HERE = Path(__file__).resolve().parent
 TAG = "before_append"
@@ -69,8 +72,14 @@ def test_all_bytes_are_sound(golden: tuple[Path, dict[str, Any]]) -> None:
 def test_values_and_versions_without_the_function(golden: tuple[Path, dict[str, Any]]) -> None:
     place, expected = golden
     store = fs.FeatureStore.open(place)
-    assert store.tables() == ("quotes", "trades")
+    assert store.tables() == (
+        ("quotes", "shops", "trades") if "shops" in expected else ("quotes", "trades")
+    )
     assert content(store.table("quotes")) == expected["quotes"]
+    if "shops" in expected:
+        shops = store.table("shops")
+        assert content(shops, ["shop", "size"]) == expected["shops"]
+        assert shops.status()["double"].missing == shops.partitions
     table = store.table("trades")
     assert content(table, list(expected["trades"])) == expected["trades"]
     assert [one.id for one in store.history()] == expected["history"]
@@ -97,9 +106,13 @@ def test_status_says_what_is_missing(golden: tuple[Path, dict[str, Any]]) -> Non
 @pytest.mark.usefixtures("loadable")
 def test_build_completes_it(golden: tuple[Path, dict[str, Any]]) -> None:
     place, expected = golden
-    table = fs.FeatureStore.open(place, workers=1).table("trades")
+    store = fs.FeatureStore.open(place, workers=1)
+    table = store.table("trades")
     features = len(table.status().features)
     assert table.build().computed == features * expected["missing"]
+    if "built_shops" in expected:
+        assert store.table("shops").build().computed == 1
+        assert content(store.table("shops")) == expected["built_shops"]
     assert table.status().is_fresh
     found = content(table)
     assert list(found) == list(expected["built"])
@@ -109,6 +122,35 @@ def test_build_completes_it(golden: tuple[Path, dict[str, Any]]) -> None:
     for name, values in expected["tagged"].items():
         assert found[name][: len(values)] == values
     assert fs.FeatureStore.open(place).verify(all_versions=True).ok
+
+
+@pytest.mark.usefixtures("loadable")
+def test_old_entries_are_upgraded_when_they_are_touched(tmp_path: Path) -> None:
+    shutil.copytree(HERE / "v1", tmp_path / "s")
+    store = fs.FeatureStore.open(tmp_path / "s", workers=1)
+    before = store._session.snapshot().entries
+    store.table("trades").build()
+    snapshot = store._session.snapshot()
+    changed = {key for key, value in snapshot.entries.items() if before[key] != value}
+    features = {key for key in before if key.startswith("group:trades:f_")}
+    assert changed == features
+    assert all("definition" not in snapshot.entries[key] for key in changed)
+    # Packages that know format 1 alone refuse what is written now, and say so.
+    path = tmp_path / "s" / snapshot_path(snapshot.version)
+    assert json.loads(path.read_bytes())["format"] == 2
+    assert json.loads((tmp_path / "s" / "store.json").read_bytes())["format"] == 1
+    # What is known of a feature is the same before and after, wherever it is kept.
+    old, new = store.checkout(snapshot.version - 1).table("trades"), store.table("trades")
+    assert old.lineage(*FEATURES) == new.lineage(*FEATURES)
+    kinds = {one.columns: one.kind for one in old.status().features}
+    assert {one.columns: one.kind for one in new.status().features} == kinds
+    then = store.checkout(snapshot.version - 1)._session.snapshot()
+    (reader,) = readers(snapshot, "quotes", {"quote"})
+    assert [reader] == list(readers(then, "quotes", {"quote"}))
+    assert (reader.table, reader.feature) == ("trades", "quote")
+    # Adding a feature once more finds the old one.
+    new.add(fs.Expression(value=nw.col("price") * nw.col("pieces")))
+    assert store.version == snapshot.version
 
 
 def test_a_function_that_is_not_here_is_named(golden: tuple[Path, dict[str, Any]]) -> None:

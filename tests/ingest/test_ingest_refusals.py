@@ -246,7 +246,7 @@ def test_late_rows(ingest):
     refused(
         ingest, LateRowsError, pa.table({"t": times}),
         "2 of 4 rows have a 't' from 1970-01-01 00:00:05 to 1970-01-02 00:00:00, not after",
-        "newest, 1970-01-02 00:00:00", "ingest the table anew", time="t", after=86_400_000,
+        "newest, 1970-01-02 00:00:00", "use replace", time="t", after=86_400_000,
         schema=(Field("t", pa.timestamp("ms")),),
     )  # fmt: skip
     assert len(ingest(pa.table({"t": times[2:]}), time="t", after=86_400_000)) == 1
@@ -298,19 +298,19 @@ def test_scratch_disk_full(ingest, monkeypatch):
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 7])
-@pytest.mark.parametrize("step", ["write_partition", "sync_partition", "write_tensor"])
+@pytest.mark.parametrize("step", ["write_partition", "fsync", "write_tensor"])
 @pytest.mark.parametrize("error", [DiskFullError("full", "free some"), KeyboardInterrupt()])
 def test_a_failure_in_the_middle_takes_everything_back(
     ingest, monkeypatch, stop_after, step, error
 ):
     ingest(GOOD, time="t")
     before = ingest.listing()
-    module = "storage.column_group" if step == "write_tensor" else "ingest.partition_writer"
-    place = f"featurestore.{module}.{step}"
     import featurestore.ingest.partition_writer as writer
     import featurestore.storage.column_group as groups
+    from featurestore.storage.local_io import LocalIO
 
-    real = getattr(groups if step == "write_tensor" else writer, step)
+    place = {"write_partition": writer, "fsync": LocalIO, "write_tensor": groups}[step]
+    real = getattr(place, step)
     calls = []
 
     def failing(*arguments, **options):
@@ -319,7 +319,7 @@ def test_a_failure_in_the_middle_takes_everything_back(
             raise error
         return real(*arguments, **options)
 
-    monkeypatch.setattr(place, failing)
+    monkeypatch.setattr(place, step, failing)
     table = unsorted()
     values = pa.FixedSizeListArray.from_arrays(pa.nulls(600_000, pa.int8()).fill_null(1), 2)
     with pytest.raises(type(error)):

@@ -18,12 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import CorruptionError, DiskFullError, InvalidInputError, LimitError
+from featurestore.schema import Field
 from featurestore.storage import fileset
 from featurestore.storage import states as states_module
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.checksum import write_hashed
 from featurestore.storage.column_group import write_partition
-from featurestore.storage.fileset import read_fileset, write_fileset
+from featurestore.storage.fileset import (
+    read_definition,
+    read_fileset,
+    with_definition,
+    with_partitions,
+    write_fileset,
+)
 from featurestore.storage.journal import Journal
 from featurestore.storage.local import LocalStore
 from featurestore.storage.object_store import ObjectStore
@@ -121,7 +128,7 @@ class TestFilesets:
         monkeypatch.setattr(fileset, "_CACHED_PARTITIONS", 10)
         for _ in range(30):
             read_fileset(store, write_fileset(store, [_entry()]))
-        assert sum(map(len, fileset._cache.values())) <= 10
+        assert sum(1 + one.partitions for one in fileset._cache.values()) <= 10
 
     def test_arrow_opens_it(self, tmp_path: Path) -> None:
         store = LocalStore(tmp_path)
@@ -265,7 +272,7 @@ class TestFilesets:
         def emptied(rows: list[dict[str, Any]]) -> pa.Table:
             return self._typed([{**rows[0], column: None}])
 
-        with pytest.raises(CorruptionError, match="no fileset"):
+        with pytest.raises(CorruptionError, match=r"not valid|0 rows"):
             read_fileset(store, self._rewritten(store, emptied))
 
 
@@ -290,11 +297,55 @@ class TestEntries:
         group = GroupEntry("t", "g", (), ref)
         value: dict[str, Any] = {**group.to_json(), "zone": 1}
         value["fileset"]["zone"] = 1
-        assert GroupEntry.from_json(value) == group
-        del value["definition"], value["inputs"]
-        assert GroupEntry.from_json(value) == group
+        assert GroupEntry.from_json("group:t:g", value) == group
         # What a writer does not know is not in what it writes again.
-        assert "zone" not in GroupEntry.from_json(value).to_json()
+        assert "zone" not in GroupEntry.from_json("group:t:g", value).to_json()
+
+    def test_a_feature_is_what_its_entry_and_its_fileset_say(self, store: ObjectStore) -> None:
+        fields = (Field("x", pa.float64()), Field("e", pa.float32(), (2, 3)))
+        transformer = {"kind": "Lookup"}
+        definition: dict[str, Any] = {
+            "asked": "cd" * 16,
+            "fit_on": None,
+            "transformer": transformer,
+        }
+        group = GroupEntry(
+            "t", "f", fields, None, definition, "ab" * 16, ("k",), "Lookup", {"o": ("k", "y")},
+            "cd" * 16, True,
+        )  # fmt: skip
+        assert GroupEntry.from_json(group.key, group.to_json()) == group
+        published = with_partitions(store, group, [_entry()], definition)
+        assert published.definition is None
+        assert published.fileset is not None
+        assert GroupEntry.from_json(group.key, published.to_json()) == published
+        assert with_definition(store, published) == dataclasses.replace(
+            group, fileset=published.fileset
+        )
+        # Whoever changes its partitions, none left among them, takes the definition along.
+        for entries in ([_entry(), dataclasses.replace(_entry(), partition="q")], []):
+            changed = with_partitions(store, published, entries)
+            assert read_fileset(store, changed.fileset) == tuple(entries)
+            assert with_definition(store, changed).definition == definition
+
+    def test_an_entry_of_format_1(self, store: ObjectStore) -> None:
+        definition = {"transformer": {"kind": "Lag"}, "fit_on": None, "asked": "ab" * 16}
+        value: dict[str, Any] = {
+            "table": "t", "group": "f", "fields": [{"name": "e", "type": "int8", "shape": [2]}],
+            "fileset": None, "definition": definition, "definition_fingerprint": "cd" * 16,
+            "inputs": ["x"],
+        }  # fmt: skip
+        group = GroupEntry.from_json("group:t:f", value)
+        assert group == GroupEntry(
+            "t", "f", (Field("e", pa.int8(), (2,)),), None, definition, "cd" * 16, ("x",), "Lag",
+            asked="ab" * 16,
+        )  # fmt: skip
+        assert GroupEntry.from_json(group.key, group.to_json()) == group
+        # It keeps its definition, as only who knows the transformer knows what else to say of it.
+        kept = with_partitions(store, group, [_entry()])
+        assert kept.definition == definition
+        assert kept.fileset is not None
+        with pytest.raises(CorruptionError, match="holds no definition"):
+            read_definition(store, kept.fileset)
 
 
 class TestStates:
@@ -512,7 +563,8 @@ class TestJournal:
             assert journal.find("k") is None
 
     def test_keys_stay_inside(self, store: ObjectStore) -> None:
+        assert Journal(store, "t").find("../../store") is None
         with pytest.raises(CorruptionError):
-            Journal(store, "t").find("../../store")
+            Journal(store, "t").record("../../store", self._partition(store))
         with pytest.raises(InvalidInputError):
             Journal(store, "../t")

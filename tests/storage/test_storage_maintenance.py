@@ -330,27 +330,6 @@ class TestGc:
             gc(log, safety_age_seconds=60)
         assert local.exists(orphan.files[0].path)
 
-    def test_a_version_tagged_meanwhile_is_restored(
-        self, local: LocalStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        log = CommitLog.create(local)
-        for _ in range(3):
-            _publish(log, "base", [_partition(local, "base", "p1")])
-        _age(local, 3600)
-        before = _paths(local)
-        real = garbage._expire
-
-        def tag_first(own: CommitLog, versions: Any) -> None:
-            CommitLog.open(local).tag("late", 1)
-            real(own, versions)
-
-        monkeypatch.setattr(garbage, "_expire", tag_first)
-        with pytest.raises(CorruptionError, match="run gc again"):
-            gc(log, safety_age_seconds=60, keep_versions=1)
-        assert _paths(local) - before == {"tags/late.json"}
-        assert log.resolve("late").version == 1
-        assert verify_store(log).ok
-
     def test_a_commit_while_gc_looks(
         self, local: LocalStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:

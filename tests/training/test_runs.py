@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
@@ -527,3 +529,36 @@ def test_a_misspelt_xgboost_parameter_is_refused(store: Path, tmp_path: Path) ->
     with pytest.raises(InvalidInputError, match="maxdepth"):
         fit(content, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_snapshot_of_a_run_reopens_what_it_was_trained_on(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    table = store.ingest("t", rows(600, 0, 0), key="id", time="day", partition_bytes="10kB")
+    content = configuration(
+        tmp_path / "store",
+        tmp_path / "packs",
+        split={"kind": "time", "valid": 400, "test": 500},
+        model={"kind": "xgboost", "params": {"max_depth": 2, "nthread": 1}},
+        train={"epochs": 2, "learning_rate": 0.3},
+    )
+    run = fit(content, tmp_path / "run")
+    trained_on = table.read()
+    table.replace(rows(50, 100, 7), (100, 150))
+    table.delete(nw.col("x") > 1)
+    table.append(rows(40, 600, 8))
+    table.compact("1MiB")
+    assert not store.diff(run.snapshot).is_empty
+    old = FeatureStore.open(tmp_path / "store").checkout(run.snapshot)
+    assert old.table("t").read().equals(trained_on)
+    changed = store.diff(run.snapshot)["t"].rows
+    now, then = set(table.read().rows()), set(trained_on.rows())
+    assert (changed.added, changed.removed) == (len(now - then), len(then - now))
+    del old
+    store.tag("trained", int(run.snapshot.partition("-")[0]))
+    store.gc(safety_age="0s", keep_versions=1)
+    assert store.checkout(run.snapshot).table("t").read().equals(trained_on)
+    store.untag("trained")
+    gc.collect()  # datasets hold their version as long as they live
+    store.gc(safety_age="0s", keep_versions=1)
+    with pytest.raises(NotFoundError, match="gc"):
+        store.checkout(run.snapshot)

@@ -230,7 +230,9 @@ def test_state_of_a_time_window_is_bounded() -> None:
     part = Partition(ENGINE.from_arrow(table), schema)
     tail = rolling.summarize(part, ENGINE)["tail"]
     assert len(tail) < 100
-    assert rolling.reach(schema) == 600_000
+    # The moment 10 minutes ago itself is outside, unless the window is closed on the left.
+    assert rolling.reach(schema) == 599_999
+    assert Rolling("x", "10m", by=[], closed="both").reach(schema) == 600_000
     assert Rolling("x", 3).reach(schema) is None
     per_key = Rolling("x", 3, lag=2).summarize(part, ENGINE)["tail"]
     assert len(per_key) == 3 * 5

@@ -1,0 +1,321 @@
+"""Leases: who is reading or writing at a version right now, so that gc leaves it alone.
+
+A lease is a small sealed file ``leases/<id>.json``: version, commit, when it was first taken, by which
+process, and whether it writes. gc keeps a version with a live lease and all its files; and while
+somebody writes under a lease, every file that is younger than that lease, published or not.
+
+A lease is live while its file is younger than ``LEASE_SECONDS`` and its process is not provably gone
+(see ``holder``). Holders call :meth:`Lease.touch` when they work; it writes the file anew, under a new
+name, when a tenth of that time has passed, so that a holder is seen for as long as it works, without
+a thread of its own. A process has one file per version and kind however many holders it has; leases
+of this process that nobody holds any more count as gone.
+
+Taking a lease races with gc as tagging does: the lease is written first, then the taker looks whether
+the version is still there and not condemned (see ``condemned``), while gc looks at leases after it
+condemned versions. So one of both sees the other.
+
+The trade-offs: nothing is synced, because a power loss ends every holder too; a place that cannot be
+written to is read without a lease, said at level INFO; a holder that does not work for
+``LEASE_SECONDS`` may lose its version, and is told so by its next ``touch``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+from featurestore.errors import CorruptionError, FeatureStoreError, NotFoundError
+from featurestore.storage.condemned import Condemned
+from featurestore.storage.holder import Holder
+from featurestore.storage.object_store import ObjectInfo, ObjectStore
+from featurestore.storage.records import Snapshot
+from featurestore.storage.sealed_json import read_sealed, seal
+from featurestore.storage.snapshot_file import is_let_go
+
+LEASES: Final = "leases"
+LEASE_SECONDS: Final = 86_400.0
+_FILE: Final = re.compile(rf"{LEASES}/[0-9a-f]{{16}}\.json")
+_REMEDY: Final = "delete the file if nobody reads the store"
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFile:
+    """What a lease's file says.
+
+    Parameters
+    ----------
+    version : int
+    commit : str
+    since : float
+        When it was first taken, in seconds since 1970.
+    writes : bool
+        Whether its holder writes files that no version names yet.
+    holder : Holder
+    """
+
+    version: int
+    commit: str
+    since: float
+    writes: bool
+    holder: Holder
+
+    def encode(self) -> bytes:
+        """Return the bytes of the file."""
+        created = dt.datetime.fromtimestamp(self.since, dt.UTC)
+        return seal(
+            {
+                "version": self.version,
+                "commit": self.commit,
+                "created": created.isoformat(timespec="microseconds"),
+                "writes": self.writes,
+                **self.holder.to_json(),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> LeaseFile:
+        """Read the content of a lease's file.
+
+        Raises
+        ------
+        CorruptionError
+            If members are missing or have other types.
+        """
+        version, commit, created, writes = (
+            content.get(name) for name in ("version", "commit", "created", "writes")
+        )
+        whole = isinstance(version, int) and not isinstance(version, bool) and version >= 0
+        if not (whole and isinstance(commit, str) and isinstance(writes, bool)):
+            raise CorruptionError(f"a lease names version {version!r}, {commit!r}", _REMEDY)
+        try:
+            since = dt.datetime.fromisoformat(str(created)).timestamp()
+        except (ValueError, OverflowError, OSError) as error:
+            raise CorruptionError(f"a lease was taken at {created!r}", _REMEDY) from error
+        assert isinstance(version, int)
+        return cls(version, commit, since, writes, Holder.from_json(content))
+
+
+class Lease:
+    """What keeps a version from gc, until it is released, left as a context, or forgotten.
+
+    May be used by several threads. Handed to another process it holds nothing there: it is the
+    process that took it that holds.
+    """
+
+    __slots__ = ("__weakref__", "_file", "_finalizer")
+
+    def __init__(self, file: _SharedFile | None) -> None:
+        self._file = file
+        self._finalizer = None if file is None else weakref.finalize(self, file.leave)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Lease, (None,))
+
+    def touch(self) -> None:
+        """Say that the holder is at work; writes only when the file has come of age.
+
+        Raises
+        ------
+        NotFoundError
+            If the lease had run out, and gc let the version go.
+        """
+        if self._file is not None:
+            self._file.touch()
+
+    def release(self) -> None:
+        """End the lease; doing so again is no error."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    def keep(self) -> Self:
+        """Hold until this process ends, whatever becomes of this object."""
+        _kept.append(self)
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+NO_LEASE: Final = Lease(None)
+"""Holds nothing: for version 0, which gc cannot take, and where nothing can be written."""
+
+_kept: Final[list[Lease]] = []
+
+
+class Leases:
+    """The leases of one store.
+
+    Examples
+    --------
+    >>> from featurestore.storage.backends import open_object_store
+    >>> store = open_object_store("memory://leases-example")
+    >>> snapshot = Snapshot(0, "store", "2026-01-01T00:00:00+00:00", "create", {})
+    >>> with Leases(store).take(snapshot, writes=True):
+    ...     [one.version for one in Leases(store).live()]
+    [0]
+    >>> Leases(store).live()
+    []
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def take(self, snapshot: Snapshot, *, writes: bool = False) -> Lease:
+        """Keep a version, and what is written from now on, from gc.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+        writes : bool
+            Whether the holder writes files that no version names yet.
+
+        Raises
+        ------
+        NotFoundError
+            If gc let the version go, or does so at this moment.
+        """
+        if not snapshot.version and not writes:
+            return NO_LEASE
+        key = (self._store.url, snapshot.version, snapshot.commit, writes, os.getpid())
+        with _lock:
+            shared = _shared.get(key) or _SharedFile(self._store, snapshot, writes, key)
+            shared.holders += 1
+            _shared[key] = shared  # also if a finalizer has just removed it
+        lease = Lease(shared)
+        try:
+            shared.ensure()
+        except BaseException:
+            lease.release()
+            raise
+        return lease
+
+    def live(self) -> list[LeaseFile]:
+        """Return the leases that gc must respect."""
+        return [one for one in map(self._read, self._files()) if one is not None]
+
+    def dead(self) -> list[ObjectInfo]:
+        """Return the files of leases that ended without being released."""
+        over = [info for info in self._files() if self._read(info) is None]
+        return [info for info in over if self._store.exists(info.path)]
+
+    def _files(self) -> list[ObjectInfo]:
+        return [one for one in self._store.list(LEASES) if _FILE.fullmatch(one.path)]
+
+    def _read(self, info: ObjectInfo) -> LeaseFile | None:
+        """Return a lease, or None if it is over."""
+        if info.modified < time.time() - LEASE_SECONDS:
+            return None
+        try:
+            found = LeaseFile.from_json(read_sealed(self._store, info.path, _REMEDY))
+        except NotFoundError:  # released since the listing
+            return None
+        except CorruptionError:  # torn by the power loss that ended its holder
+            return None
+        if found.holder.is_this:
+            key = (self._store.url, found.version, found.commit, found.writes, os.getpid())
+            return found if key in _shared else None
+        return None if found.holder.is_gone else found
+
+
+_Key = tuple[str, int, str, bool, int]
+
+
+@dataclass(slots=True)
+class _SharedFile:
+    """The one file of all holders of a version in this process."""
+
+    store: ObjectStore
+    snapshot: Snapshot
+    writes: bool
+    key: _Key
+    holders: int = 0
+    since: float = field(default_factory=time.time)
+    path: str | None = None
+    _written: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ensure(self) -> None:
+        """Have the file there, and the version."""
+        with self._lock:
+            if self.path is None or not self.store.exists(self.path):
+                self._renew()
+                self._require_version()
+
+    def touch(self) -> None:
+        age = time.time() - self._written
+        if age < LEASE_SECONDS / 10 or self.key[-1] != os.getpid():
+            return
+        with self._lock:
+            age = time.time() - self._written
+            if age < LEASE_SECONDS / 10 or not self.holders:  # done by another thread, or released
+                return
+            self._renew()
+            if age >= LEASE_SECONDS:
+                self._require_version()
+
+    def leave(self) -> None:
+        """Count one holder less; the last one removes the file."""
+        if self.key[-1] != os.getpid():  # a fork's copy: the file is its parent's
+            return
+        with _lock:
+            self.holders -= 1
+            if self.holders:
+                return
+            _shared.pop(self.key, None)
+        path, self.path = self.path, None
+        if path is not None:
+            try:
+                self.store.delete([path])
+            except FeatureStoreError as error:  # it ends by its age, or with this process
+                _log.info("lease %s was not removed: %s", path, error.problem)
+
+    def _renew(self) -> None:
+        """Write the file under a new name, then remove the old one: files are written once."""
+        old, path = self.path, f"{LEASES}/{secrets.token_hex(8)}.json"
+        content = LeaseFile(
+            self.snapshot.version, self.snapshot.commit, self.since, self.writes, Holder.this()
+        )
+        self._written = time.time()
+        try:
+            self.store.write(path, content.encode())
+            self.path = path
+            if old is not None:
+                self.store.delete([old])
+        except FeatureStoreError as error:
+            _log.info(
+                "%s is used without a lease, which cannot be written: %s",
+                self.store.url,
+                error.problem,
+            )
+
+    def _require_version(self) -> None:
+        version = self.snapshot.version
+        if version and (Condemned(self.store).includes(version) or is_let_go(self.store, version)):
+            raise NotFoundError(
+                f"gc let version {version} go", "use a newer version, or tag those you want to keep"
+            )
+
+
+# A finalizer may run, and release a lease, wherever this thread allocates memory.
+_lock: Final = threading.RLock()
+_shared: Final[dict[_Key, _SharedFile]] = {}
