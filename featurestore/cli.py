@@ -384,13 +384,14 @@ def doctor(url: str, as_json: bool) -> None:
 @main.command()
 @_store_argument
 @click.option("--safety-age", default="1d", show_default=True, help="Keep what is younger.")
+@click.option("--keep-versions", default=10, show_default=True, help="Newest versions to keep.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-def gc(store: str, safety_age: str, dry_run: bool) -> None:
+def gc(store: str, safety_age: str, keep_versions: int, dry_run: bool) -> None:
     """Remove files of STORE that no kept version names.
 
     Example: featurestore gc golden --dry-run
     """
-    click.echo(_open(store).gc(safety_age=safety_age, dry_run=dry_run))
+    click.echo(_open(store).gc(safety_age, keep_versions, dry_run))
 
 
 if __name__ == "__main__":

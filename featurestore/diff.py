@@ -3,21 +3,22 @@
 Partitions of equal ids hold equal rows and are not read. The rows of the others are compared as
 multisets of 64-bit hashes of all ingested columns (see ``engines.row_hashing``), so rows that were only
 cut anew, as by a compaction, differ in nothing. Where the table has event times only partitions that
-overlap in time are compared with each other; memory is 16 bytes for each row of such partitions, and
-one slice of rows. Everything else is metadata.
+overlap in time are compared with each other; memory is 64 bytes for each row of such partitions (hash,
+time, and both sorted), and one slice of rows. Everything else is metadata.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.engines.row_hashing import hash_rows
+from featurestore.errors import MemoryLimitError
 from featurestore.fingerprint import canonical_json
 from featurestore.plan.definition import Feature
 from featurestore.plan.table_files import TableFiles
@@ -35,7 +36,9 @@ from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import BASE_GROUP, PartitionEntry, Snapshot
 from featurestore.storage.tensor_group import read_tensor
 from featurestore.times import from_steps
+from featurestore.units import format_bytes
 
+_ROW_BYTES: Final = 64
 _Side = tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]  # hash and time of rows
 
 
@@ -67,14 +70,15 @@ def _table(
         return TableDiff(table, change, _counted(files, gone, come, compared=rows), features)
     if _identity(old) != _identity(new):
         anew = _counted(new, old.base, new.base, compared=rows)
-        return TableDiff(table, "ingested anew", anew, _features(old, new))
+        return TableDiff(table, "ingested anew", anew, _features(old, new, recut=False))
     kept = {one.partition for one in old.base} & {one.partition for one in new.base}
     gone = tuple(one for one in old.base if one.partition not in kept)
     come = tuple(one for one in new.base if one.partition not in kept)
     counted = _counted(new, gone, come, compared=False)
     if rows:
-        counted = _compared(session.objects, new, counted, gone, come)
-    return TableDiff(table, "", counted, _features(old, new))
+        counted = _compared(session, new, counted, gone, come)
+    recut = rows and not counted.added and not counted.removed
+    return TableDiff(table, "", counted, _features(old, new, recut))
 
 
 def _identity(files: TableFiles) -> tuple[Any, ...]:
@@ -107,14 +111,16 @@ def _counted(
 
 
 def _compared(
-    store: ObjectStore,
+    session: Session,
     files: TableFiles,
     counted: RowsDiff,
     gone: Sequence[PartitionEntry],
     come: Sequence[PartitionEntry],
 ) -> RowsDiff:
     added, removed = [], []
+    store = session.objects
     for old, new in _overlapping(gone, come):
+        _require_memory(session, files.name, sum(one.rows for one in (*old, *new)))
         before, after = _hashes(store, files, old), _hashes(store, files, new)
         added.append(_surplus(after, before))
         removed.append(_surplus(before, after))
@@ -128,6 +134,16 @@ def _compared(
         _span(files, [(low, high) for count, low, high in added if count]),
         _span(files, [(low, high) for count, low, high in removed if count]),
     )
+
+
+def _require_memory(session: Session, table: str, rows: int) -> None:
+    needed, left = rows * _ROW_BYTES, session.memory_left()
+    if needed > left:
+        raise MemoryLimitError(
+            f"comparing {rows:,} rows of {table!r} that overlap in time needs {format_bytes(needed)}, "
+            f"{format_bytes(left)} are left of the memory limit",
+            "raise memory_limit, or compare with rows=False",
+        )
 
 
 def _overlapping(
@@ -216,13 +232,14 @@ def _span(files: TableFiles, ranges: Sequence[tuple[int | None, int | None]]) ->
 # --- features ----------------------------------------------------------------------------------
 
 
-def _features(old: TableFiles, new: TableFiles) -> tuple[FeatureDiff, ...]:
+def _features(old: TableFiles, new: TableFiles, recut: bool) -> tuple[FeatureDiff, ...]:
+    """Compare all features; ``recut`` where both versions have the same rows, maybe cut anew."""
     before = {name: one for one in old.graph.features() for name in one.names}
     after = {name: one for one in new.graph.features() for name in one.names}
     found = []
     for feature in new.graph.features():
         earlier = next((before[name] for name in feature.names if name in before), None)
-        found.append(_feature(old, new, earlier, feature))
+        found.append(_feature(old, new, earlier, feature, recut))
     for feature in old.graph.features():
         if not any(name in after for name in feature.names):
             found.append(FeatureDiff(feature.names, "removed"))
@@ -230,7 +247,7 @@ def _features(old: TableFiles, new: TableFiles) -> tuple[FeatureDiff, ...]:
 
 
 def _feature(
-    old: TableFiles, new: TableFiles, before: Feature | None, after: Feature
+    old: TableFiles, new: TableFiles, before: Feature | None, after: Feature, recut: bool
 ) -> FeatureDiff:
     had = {} if before is None else old.entries[before.group]
     has = new.entries[after.group]
@@ -243,12 +260,15 @@ def _feature(
         change = "redefined"
         one, other = before.definition.to_json(), after.definition.to_json()
         parameters, source = _parameters(one, other), _source(one, other, after.names[0])
+    # The same rows had values everywhere and have: as a compaction leaves it, nothing was built.
+    everywhere = len(had) == len(old.base) and len(has) == len(new.base)
+    merged = has.keys() - had.keys() if recut and everywhere else frozenset()
     return FeatureDiff(
         after.names,
         change,
         parameters,
         source,
-        built=len(has.keys() - had.keys()),
+        built=len(has.keys() - had.keys() - merged),
         changed=sum(
             had[name].provenance != entry.provenance for name, entry in has.items() if name in had
         ),

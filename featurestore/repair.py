@@ -34,12 +34,14 @@ from featurestore.storage.intact_copies import IntactCopy, intact_copies
 from featurestore.storage.journal import Journal
 from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance, Snapshot
 from featurestore.storage.states import STATES, StateStore
-from featurestore.storage.verification import VerifyReport
+from featurestore.storage.verification import Fault, VerifyReport
 from featurestore.transforms.base import SourceTransformer, UnknownTransformer
 from featurestore.transforms.function import Function
 
 _LOST: Final = "its definition was in that file and in no other"
 _ADD_AGAIN: Final = "restore the file from a backup, or drop the feature and add it again"
+# Of a damaged fileset: what could be computed has a new one.
+_BUILD: Final = "the rest is missing now: mend what it needs, then build"
 _At = tuple[str, str, str]  # table, group, partition id
 
 
@@ -134,7 +136,7 @@ class Repair:
 
     def _find_copies(self) -> None:
         for one in self._damage.groups:
-            if one.table not in self._tables:
+            if one.table not in self._tables or one.group not in self._tables[one.table].groups:
                 continue
             files = self._tables[one.table]
             wanted = self._wanted(files, one)
@@ -171,8 +173,6 @@ class Repair:
         known = {name: entry.provenance for name, entry in one.entries.items()}
         if one.group == BASE_GROUP or not one.unreadable:
             return {name: known[name] for name in one.partitions}
-        if one.group not in files.groups:  # its definition is lost
-            return {}
         found = self._assessor().group(files.name, one.group)
         names = self._ids[files.name]
         fresh = {name: one.provenance for name, one in zip(names, found, strict=True)}
@@ -378,12 +378,17 @@ class Repair:
                     continue
             found.append(
                 Left(
-                    fault.file, fault.problem, reason,
-                    _ADD_AGAIN if reason == _LOST else fault.remedy,
+                    fault.file, fault.problem, reason, self._remedy(fault, reason, mended),
                     fault.table, fault.columns, fault.partition,
                 )
             )  # fmt: skip
         return tuple(found)
+
+    def _remedy(self, fault: Fault, reason: str, mended: set[_At]) -> str:
+        if reason == _LOST:
+            return _ADD_AGAIN
+        partly = any((table, group) == (fault.table, fault.group) for table, group, _ in mended)
+        return _BUILD if fault.group and not fault.partition and partly else fault.remedy
 
     def _reason(self, at: _At) -> str:
         table, group, _ = at
@@ -391,7 +396,9 @@ class Repair:
             return f"the table cannot be read: {self._unreadable[table]}"
         if group == BASE_GROUP:
             return "it was ingested, and no kept version has an intact copy"
-        return self._reasons.get(at, "") or "it belongs to no column group of the newest version"
+        if table in self._tables and group not in self._tables[table].groups:
+            return "it needs a feature whose definition is lost"
+        return self._reasons.get(at, "") or "it is no file of values of the newest version"
 
     def _reason_of_group(self, table: str, group: str, mended: set[_At]) -> str:
         """Return why a column group whose fileset is damaged could not be mended, or nothing."""

@@ -29,6 +29,7 @@ from featurestore.units import Duration, parse_bytes
 if TYPE_CHECKING:
     from featurestore.report.differences import StoreDiff
     from featurestore.report.repairs import RepairReport
+    from featurestore.storage.doctor import DoctorReport
     from featurestore.storage.maintenance import GcReport, VerifyReport
 
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -278,13 +279,18 @@ class FeatureStore:
         a, b : int or str
             As for :meth:`checkout`; ``"newest"`` is the version this store is at.
         rows : bool
-            Compare the rows of partitions that differ by content (reads them; 16 bytes of memory for
+            Compare the rows of partitions that differ by content (reads them; 64 bytes of memory for
             each row of partitions that overlap in time); else only metadata, by partitions.
 
         Returns
         -------
         StoreDiff
             With ``is_empty``; ``diff["flights"]`` is one table's.
+
+        Raises
+        ------
+        MemoryLimitError
+            If the hashes of the rows do not fit.
         """
         from featurestore.diff import diff
 
@@ -370,6 +376,15 @@ class FeatureStore:
                         session.log, True, accepted_fingerprints, told, only=snapshot
                     )
             return Repair(session, snapshot, report, dry_run).run()
+
+    def doctor(self) -> DoctorReport:
+        """Try whether the place this store lies at keeps what it relies on.
+
+        Works in a folder of its own, which it removes.
+        """
+        from featurestore.storage.doctor import examine
+
+        return examine(self.url)
 
     def give_up(self, version: int) -> int:
         """Give up the newest version, whose file is damaged, for the one before it.

@@ -64,9 +64,7 @@ def hour(number: int) -> Any:
 def make(url: str) -> None:
     """Make the store that every pair begins with."""
     store = fs.FeatureStore.create(url, workers=1)
-    table = store.ingest(
-        "rows", rows(ROWS, 0, 0), key="k", time="t", partition_bytes=450
-    )
+    table = store.ingest("rows", rows(ROWS, 0, 0), key="k", time="t", partition_bytes=450)
     table.add(
         fs.Expression(double=nw.col("x") * 2),
         fs.Expression(check=nw.col("id") * 7 + 3),
@@ -91,9 +89,7 @@ def clone(url: str, damage: str | None) -> str:
         copy.write(info.path, source.read(info.path))
     if damage is not None:
         group = next(
-            one
-            for one in CommitLog.open(copy).head().groups(damage)
-            if one.names == ("frail",)
+            one for one in CommitLog.open(copy).head().groups(damage) if one.names == ("frail",)
         )
         entries = read_fileset(copy, group.fileset)
         file = entries[len(entries) // 2].files[0]
@@ -247,7 +243,7 @@ SAME: dict[tuple[str, str], Same] = {
     ("build a feature", "delete rows"): Same(LAZY, DELETE, "rebases*"),
     ("build a feature", "compact its partitions"): Same(LAZY, COMPACT, "rebases*"),
     ("build a feature", "drop the table"): Same(LAZY, GONE, "conflicts"),
-    ("build a feature", "drop the table, ingest it again"): Same(LAZY, again, "rebases"),
+    ("build a feature", "drop the table, ingest it again"): Same(LAZY, again, "unaffected"),
     ("replace rows", "replace rows of those partitions"): Same(REPLACE, REPLACE, "conflicts"),
     ("replace rows", "delete rows of those partitions"): Same(REPLACE, DELETE, "conflicts"),
     ("replace rows up to the end", "append rows"): Same(OPEN_END, LATER, "conflicts"),
@@ -443,12 +439,17 @@ def test_on_different_things(template: str, a: str, b: str) -> None:
 @pytest.mark.parametrize(("a", "b"), SAME)
 def test_on_the_same_things(template: str, a: str, b: str) -> None:
     same = SAME[a, b]
-    for pause in (FIRST_CHANGE, FIRST_REMOVAL) if a.startswith("gc") else ((),):
+    pauses: tuple[tuple[str, ...], ...] = ((),)
+    if a.startswith("gc"):
+        pauses = (FIRST_CHANGE, FIRST_REMOVAL)
+    if b == "tag it":  # once files go, the tag is refused: see "tag an old version"
+        pauses = (FIRST_CHANGE,)
+    for pause in pauses:
         found = check_pair(template, same.a, same.b, same.damage, order=same.order, pause=pause)
         assert found == same.outcome
 
 
-@pytest.mark.parametrize("do", [LATER, NEW, LAZY, REPLACE, DELETE, GONE])
+@pytest.mark.parametrize("do", [LATER, NEW, LAZY, REPLACE, DELETE, COMPACT])
 def test_a_dropped_table_takes_nothing_with_it(template: str, do: Do) -> None:
     """Whatever was done to a table that somebody is dropping stays."""
     assert check_pair(template, GONE, do, None) == "conflicts"

@@ -16,7 +16,7 @@ import pytest
 
 import featurestore as fs
 from featurestore.engines.row_hashing import hash_rows
-from featurestore.errors import NotFoundError
+from featurestore.errors import MemoryLimitError, NotFoundError
 from featurestore.testing.tables import FIT_ON, observations
 
 ROWS = observations(120).sort("t", "k")
@@ -139,6 +139,35 @@ def test_appended_rows_by_metadata_and_by_content() -> None:
         assert not store.diff(1, rows=rows).is_empty
     back = store.diff("newest", 1)["rows"].rows
     assert (back.added, back.removed, back.partitions_removed) == (0, 20, 1)
+
+
+def test_rows_that_do_not_fit_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = new_store()
+    table = store.ingest("rows", ROWS, **CUT)  # type: ignore[arg-type]
+    table.append(observations(20, 5, start=100).sort("t", "k"))
+    monkeypatch.setattr("featurestore.session.Session.memory_left", lambda self: 1000)
+    with pytest.raises(MemoryLimitError, match="20 rows of 'rows'"):
+        store.diff(1)
+    assert store.diff(1, rows=False)["rows"].rows.stored_added == 20
+
+
+def test_a_compaction_changes_no_row_and_a_replacement_those_it_replaces() -> None:
+    store = new_store()
+    table = store.ingest("rows", ROWS, **CUT)  # type: ignore[arg-type]
+    table.add(fs.Expression(double=nw.col("x") * 2))
+    table.compact("1MiB")
+    found = store.diff(2)
+    assert found.is_empty
+    assert found["rows"].rows.partitions_added == 1
+    assert (found["rows"].rows.added, found["rows"].rows.removed) == (0, 0)
+    day = ROWS.filter(pl.col("t").dt.date() == pl.date(1970, 1, 2))
+    assert len(day) > 3
+    table.replace(day.with_columns(n=pl.lit(7, pl.Int64)), ("1970-01-02", "1970-01-03"))
+    changed = store.diff(3)["rows"].rows
+    sevens = int((day["n"] == 7).sum())
+    assert (changed.added, changed.removed) == (len(day) - sevens, len(day) - sevens)
+    assert changed.added_range is not None
+    assert changed.added_range[0].startswith("1970-01-02")
 
 
 def test_features_added_redefined_and_removed() -> None:

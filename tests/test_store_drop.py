@@ -32,7 +32,8 @@ def before_the_commit_of(
     monkeypatch: pytest.MonkeyPatch, operation: str, change: Callable[[], Any]
 ) -> None:
     """Let another writer publish right before the commit of an operation."""
-    commit, raced = Session.commit, []
+    commit = Session.commit
+    raced: list[str] = []
 
     def racing(session: Session, what: str, *arguments: Any) -> Any:
         if what.startswith(operation) and not raced:

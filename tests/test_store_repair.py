@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -339,6 +340,28 @@ def test_a_lost_fileset_takes_its_definition_along(store: fs.FeatureStore) -> No
     assert table.read(columns).equals(before[0])
 
 
+def test_what_reads_a_feature_of_lost_definition_waits_for_it(store: fs.FeatureStore) -> None:
+    backup = {}
+    for column, table in (("double", "rows"), ("z", "other")):
+        path = fileset_of(store, column, table)
+        backup[path] = (root(store) / path).read_bytes()
+    waiting = [files_of(store, "double_mean_1d")[0], files_of(store, "z")[0]]
+    also = files_of(store, "recent")[0]
+    before = values(store)
+    for one in (*map(Path, backup), *waiting, also):
+        damage(store, one, "gone")
+    report = store.repair()
+    assert [one.columns for one in report.mended] == [("recent",)]
+    reasons = {one.file: one.reason for one in report.left}
+    assert {reasons[path].partition(" was")[0] for path in backup} == {"its definition"}
+    for one in waiting:
+        name = one.relative_to(root(store)).as_posix()
+        assert reasons[name] == "it needs a feature whose definition is lost"
+    for path, data in backup.items():
+        (root(store) / path).write_bytes(data)
+    assert_mended(store, before, store.repair())
+
+
 def test_a_table_whose_own_fileset_is_damaged(store: fs.FeatureStore) -> None:
     base, sound = fileset_of(store, "k"), b""
     damage(store, files_of(store, "double")[0])
@@ -424,4 +447,43 @@ def test_features_that_share_a_damaged_file_are_all_mended(store: fs.FeatureStor
     assert {("double",), ("std_n",), ("z",)} <= named
     report = store.repair()
     assert {one.columns for one in report.mended} == named
+    assert_mended(store, before, report)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_damage_is_mended_or_named_and_a_backup_mends_the_rest(
+    store: fs.FeatureStore, seed: int
+) -> None:
+    print("seed", seed)
+    draw = random.Random(seed)
+    before = values(store)
+    folder, objects = root(store), store._session.objects
+    newest = {
+        group.fileset.file.path
+        for table in store.tables()
+        for group in store._session.snapshot().groups(table)
+        if group.fileset is not None
+    }
+    paths = [one.path for one in objects.list("") if one.path.startswith(("data", "states"))]
+    chosen = draw.sample(paths, draw.randrange(2, 12)) + draw.sample(sorted(newest), seed % 3)
+    backup = {path: (folder / path).read_bytes() for path in chosen}
+    for path in chosen:
+        damage(store, path, draw.choice(["flip", "cut", "gone"]))
+    if draw.random() < 0.5:
+        shutil.rmtree(folder / "states")
+    for _ in range(4):  # what is behind a damaged fileset shows when that is restored
+        found = {one.file for one in store.verify().faults}
+        assert found <= backup.keys()
+        report = store.repair()
+        fileset._cache.clear()
+        left = {one.file for one in store.verify().faults}
+        named = {one.file: one for one in report.left}
+        assert left <= named.keys()
+        assert all("then build" in named[path].remedy for path in named.keys() - left)
+        assert named or not left
+        for path in left:
+            (folder / path).write_bytes(backup[path])
+        fileset._cache.clear()
+    assert report.ok
+    store.table("rows").build()
     assert_mended(store, before, report)

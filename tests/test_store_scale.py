@@ -11,8 +11,8 @@ import pickle
 import random
 import secrets
 import statistics
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from featurestore.storage.records import (
     BASE_GROUP,
     FilesetRef,
     GroupEntry,
+    Snapshot,
     StoredFile,
     group_key,
 )
@@ -74,9 +75,8 @@ def wide(
     place = tmp_path_factory.mktemp("wide") / "s"
     store = fs.FeatureStore.create(place, workers=1)
     table = wide_tables.narrow_table(store, partitions)
-    rows = {"at": [0, 5_000], "y": [1.0, 2.0]}
-    types = {"at": pl.Datetime("ms"), "y": pl.Float64}
-    store.ingest("o", pl.DataFrame(rows, schema=types), time="at")
+    rows = pl.DataFrame({"at": [0, 5_000], "y": [1.0, 2.0]})
+    store.ingest("o", rows.with_columns(pl.col("at").cast(pl.Datetime("ms"))), time="at")
     store.table("o").add(fs.Expression(z=nw.col("y") + 1))
     wide_tables.add_unbuilt(session(LocalStore(place, Unsynced())), range(features))
     table.add(fs.Expression(two=nw.col("one") * 2), fs.AsOfJoin("o", columns=["z"], by=[]))
@@ -84,11 +84,11 @@ def wide(
 
 
 @pytest.fixture
-def opened(wide: tuple[Path, int, int]) -> Iterator[tuple[CountingStore, Table]]:
+def opened(wide: tuple[Path, int, int]) -> tuple[CountingStore, Table]:
     """The table of a store opened anew, of which nothing is in memory."""
     fileset._cache.clear()
     counting = CountingStore(LocalStore(wide[0]))
-    yield counting, Table(session(counting), "t")
+    return counting, Table(session(counting), "t")
 
 
 def filesets(counting: CountingStore) -> list[str]:
@@ -306,9 +306,13 @@ def long_history(
     place = tmp_path_factory.mktemp("versions") / "s"
     log = CommitLog.create(LocalStore(place, Unsynced()))
     for number in range(request.param):
-        key = group_key("t", f"g{number % 20:02d}")
-        log.commit(f"write {number}", lambda _, n=number, key=key: {key: {"value": n}})
+        entries = {group_key("t", f"g{number % 20:02d}"): {"value": number}}
+        log.commit(f"write {number}", partial(_same, entries))
     return place, request.param
+
+
+def _same(entries: dict[str, dict[str, int]], _: Snapshot) -> dict[str, dict[str, int]]:
+    return entries
 
 
 def test_requests_of_a_long_history(long_history: tuple[Path, int]) -> None:

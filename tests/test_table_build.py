@@ -26,6 +26,7 @@ from featurestore.errors import (
     NotPartitionIndependentError,
     NotReadyError,
 )
+from featurestore.execution import tasks
 from featurestore.storage.journal import Journal
 from featurestore.testing.tables import (
     fitted_of_each,
@@ -312,15 +313,39 @@ def test_a_build_that_fails_halfway_shows_nothing_and_resumes(
 def test_finished_work_of_a_failed_build_serves_another_add(
     store: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = store.ingest("rows", NUMBERED, key="k", time="t", partition_bytes=2500)
-    monkeypatch.setenv(FAIL_FROM, "200")
+    store.ingest("rows", NUMBERED, key="k", time="t", partition_bytes=2500)
+    table = with_one_worker(store).table("rows")
+    first_of_third = sum(one.rows for one in table._files().base[:3])
+    monkeypatch.setenv(FAIL_FROM, str(first_of_third))
     with pytest.raises(DefinitionError, match="gone away"):
         table.add(DOUBLE, TWICE)
     monkeypatch.delenv(FAIL_FROM)
     report = table.add(DOUBLE)
-    assert report.resumed > 0
-    assert report.resumed + report.computed == table.partitions
+    # The task that failed had finished this one before.
+    assert (report.resumed, report.computed) == (4, table.partitions - 4)
     assert_frame_equal(table.read("double"), ROWS.select(double=pl.col("x") * 2))
+    report = table.add(TWICE)
+    assert (report.resumed, report.computed) == (3, table.partitions - 3)
+    assert Journal(table._session.objects, "rows").keys() == []
+
+
+def test_a_long_task_does_not_wait_for_its_end(
+    store: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it finished so far survives a kill."""
+    monkeypatch.setattr(tasks, "JOURNAL_SECONDS", 0.0)
+    recorded: list[int] = []
+    record_all = Journal.record_all
+
+    def recording(self: Journal, entries: Any) -> None:
+        recorded.append(len(list(entries)))
+        record_all(self, entries)
+
+    monkeypatch.setattr(Journal, "record_all", recording)
+    table = store.ingest("rows", NUMBERED, key="k", time="t", partition_bytes=2500)
+    table.add(DOUBLE, TWICE)
+    assert sorted(recorded) == [0] * table.partitions + [1] * (2 * table.partitions)
+    assert Journal(table._session.objects, "rows").keys() == []
 
 
 def test_a_sample_shows_a_faulty_function_before_anything_is_written(

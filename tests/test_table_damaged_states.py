@@ -134,9 +134,14 @@ def test_fitted_states(table: fs.Table, damage: Callable[[bytes], bytes | None])
     assert_frame_equal(same, rows)
 
 
-def test_serving(table: fs.Table, damage: Callable[[bytes], bytes | None]) -> None:
+@pytest.mark.parametrize("served", ["before", "first"])
+def test_serving(table: fs.Table, damage: Callable[[bytes], bytes | None], served: str) -> None:
+    """The state of new rows is kept and damaged, or has to be combined of damaged summaries."""
     table.add(*MADE)
     names = [name for name in table.columns if name not in ROWS.columns]
-    before = table.compute(MORE, names)
+    if served == "before":
+        table.compute(MORE, names)
     spoil(table._session.objects, damage)
-    assert_frame_equal(table.compute(MORE, names), before)
+    found = table.compute(MORE, names)
+    after = expected(pl.concat([ROWS, MORE]), *MADE).tail(len(MORE))
+    assert_frame_equal(found, after.select(found.columns))

@@ -130,6 +130,21 @@ def test_a_reader_of_values_that_were_computed_is_computed() -> None:
     check(store, table, frame, LAG, twice)
 
 
+def test_a_reader_of_values_that_were_computed_by_an_earlier_build_is_computed() -> None:
+    """Its inputs are fresh, but it was computed from those before."""
+    frame = rows()
+    store, table = store_of(frame)
+    twice = fs.Expression(twice=nw.col("x_lag_1") * 2)
+    half = fs.Expression(half=nw.col("x_lag_1") / 2)
+    table.add(LAG, twice)
+    frame = change(table, frame, 3, pl.col("k") == RARE)
+    report = table.add(half)  # needs the lag, not ``twice``
+    assert (report.computed, report.reused) == (4 + PARTITIONS, 1)
+    report = table.build()
+    assert (report.computed, report.reused) == (5, 0)
+    check(store, table, frame, LAG, twice, half)
+
+
 def test_fitted_values_whose_state_came_out_the_same() -> None:
     frame = rows()
     store, table = store_of(frame)

@@ -240,6 +240,8 @@ def plan_compaction(
 def _merges_of(
     standing: Standing, files: TableFiles, run: Run, positions: Sequence[int], merge_groups: bool
 ) -> list[Merge]:
+    if not run.merges and not merge_groups:
+        return []
     pieces = []
     for feature in files.graph.features():
         if not standing.is_fresh(files.name, feature.group, positions):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from featurestore.errors import FeatureStoreError
+from featurestore.plan.readers import readers
 from featurestore.plan.stored_definitions import fingerprint_of
 from featurestore.storage.commit_log import HINT_FILE, CommitLog
 from featurestore.storage.condemned import GC
@@ -113,17 +114,29 @@ class Damage:
     def readable(self, snapshot: Snapshot) -> Snapshot:
         """Return the snapshot without the damaged filesets of features: nothing is built of these.
 
-        Features whose definition is lost are not in it.
+        Features whose definition is lost are not in it, nor those that read them.
         """
         entries = dict(snapshot.entries)
+        lost: list[GroupDamage] = []
         for one in self.groups:
             if not one.unreadable or one.group == BASE_GROUP:
                 continue
             key = group_key(one.table, one.group)
             entry = entries.pop(key)
-            if one.definition is not None:
+            if one.definition is None:
+                lost.append(one)
+            else:
                 entries[key] = {**entry, "fileset": None, "definition": one.definition}
-        return replace(snapshot, entries=entries)
+        known = replace(snapshot, entries=entries)
+        gone = [(one.table, set(one.columns)) for one in lost]
+        while gone:
+            for reader in list(readers(known, *gone.pop())):
+                group = known.group(reader.table, reader.group)
+                if group is not None:
+                    gone.append((group.table, set(group.names)))
+                    left = {key: one for key, one in known.entries.items() if key != group.key}
+                    known = replace(known, entries=left)
+        return known
 
 
 def _group_damage(

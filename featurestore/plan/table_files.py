@@ -236,6 +236,11 @@ def load_table_files(store: ObjectStore, snapshot: Snapshot, table: str) -> Tabl
     groups = {one.group: one for one in snapshot.groups(table)}
     if BASE_GROUP not in groups:
         raise CorruptionError(f"table {table!r} has no ingested columns", "run verify")
+    for name, one in groups.items():
+        if bool(one.kind) == (name == BASE_GROUP):
+            raise CorruptionError(
+                f"column group {name!r} of table {table!r} has the kind {one.kind!r}", "run verify"
+            )
     features = tuple(
         Feature(
             one.group,

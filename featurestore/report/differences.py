@@ -60,7 +60,8 @@ class FeatureDiff:
         A unified diff of a function's source; empty if it is the same.
     built, changed, missing : int
         Partitions that have values now and had none; whose values are of another provenance; that
-        have none and had some, or are new.
+        have none and had some, or are new. Where the rows are the same, only cut anew, and all have
+        values as all had, nothing counts as built.
     """
 
     columns: tuple[str, ...]

@@ -61,7 +61,7 @@ def read_arrow_file(
             accept(reader.schema)
             table = reader.read_all()
         table.validate(full=True)
-    except (pa.ArrowException, ValueError, struct.error, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, struct.error, OverflowError) as error:
         raise CorruptionError(f"{path} is not an Arrow file: {error}", remedy) from error
     return table
 

@@ -267,6 +267,8 @@ class CommitLog:
             If there is no such version, or gc lets it go at this moment.
         """
         snapshot = self.head() if version is None else self.read(version)
+        if snapshot.version:  # its writer may be just about to make it durable
+            self.store.sync([snapshot_path(snapshot.version)])
         tags = Tags(self.store)
         tag = tags.put(Tag(name, snapshot.version, snapshot.commit, _now()))
         # gc says which versions it lets go, then looks at the tags, then lets go. So either gc sees

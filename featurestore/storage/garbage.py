@@ -12,6 +12,7 @@ What is kept:
   the next collection. Of a table that the newest version does not have, each journal file goes by
   its own age;
 * states (a cache) that are younger than ``state_age_seconds``;
+* files that are being written, while they are younger than ten minutes, whatever the safety age;
 * every file whose name this package does not give: somebody put it there.
 
 Versions that are let go keep their number, time and operation, only their entries go: their names
@@ -54,6 +55,7 @@ from featurestore.units import format_bytes
 DAY: Final = 86_400.0
 _SHOWN: Final = 20
 _ATTEMPTS: Final = 10
+_STAGED_SECONDS: Final = 600.0
 _CLOCKS_SECONDS: Final = 60.0  # that a writer's clock may be ahead of the storage's
 _PARTITION: Final = r"/[^/]+/[^/]+/[^/]+-[0-9a-f]{12}(\.parquet|\.\d+\.zarr/.+)"
 _OURS: Final = re.compile(
@@ -206,7 +208,7 @@ class _Findings:
         # A writer that comes later writes what was not listed.
         since = [one.since - _CLOCKS_SECONDS for one in leases if one.writes]
         before = min([now - safety_age, *since])
-        old_state = min(before, now - state_age)
+        ages = {STATES: min(before, now - state_age), STAGING: min(before, now - _STAGED_SECONDS)}
         journal = _Journals.read(store, before)
         versions = choose_versions(
             log, now - safety_age, keep_versions, [one.version for one in leases]
@@ -216,7 +218,7 @@ class _Findings:
             Garbage(info.path, info.bytes, _reason(info.path))
             for info in candidates
             if info.path not in needed
-            and info.modified < (old_state if info.path.startswith(STATES + "/") else before)
+            and info.modified < ages.get(info.path.split("/", 1)[0], before)
         ]
         removed += [
             Garbage(one.path, one.bytes, "entry of a dead build")

@@ -157,11 +157,11 @@ class _Choice:
         for version, why in sorted(self._why.items()):
             if self._must(version, f"is kept ({why})").has_entries:
                 keep[version] = why
-            elif version == self._newest or why.startswith("tagged"):
+            elif version == self._newest:
                 raise CorruptionError(
-                    f"version {version} is {why}, but has no entries any more",
-                    "remove tags that name versions let go earlier",
-                )  # a leased one was let go before its lease was taken, which its taker sees
+                    f"version {version} is {why}, but has no entries", "restore it from a backup"
+                )
+            # Others were let go before they were tagged or leased, as whoever did that is told.
         bases = {
             base: version for version in keep if (base := self._seen[version].base) is not None
         }

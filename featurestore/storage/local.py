@@ -249,9 +249,12 @@ class LocalStore:
         try:
             yield staged, descriptor
         finally:
-            self._io.close(descriptor)
-            with suppress(OSError):  # renamed away, or gc sweeps it: it never had a final name
-                self._io.unlink(staged)
+            try:
+                with _translated(path, "write"):  # network file systems may fail only here
+                    self._io.close(descriptor)
+            finally:
+                with suppress(OSError):  # renamed away, or gc sweeps it: never a final name
+                    self._io.unlink(staged)
 
     def _fill(self, path: str, descriptor: int, data: bytes) -> None:
         with _translated(path, "write"):
@@ -338,7 +341,12 @@ class LocalStore:
         with self._known.lock:
             self._known.anchored.discard(directory)
         if not directory.startswith(os.path.join(self.root, "")):  # the root and what leads to it
-            self._io.fsync_dir(above)
+            try:
+                self._io.fsync_dir(above)
+            except OSError:  # else the next attempt would find it there, and take it for durable
+                with suppress(OSError):
+                    self._io.rmdir(directory)
+                raise
             # Whoever made the directory above may have been stopped before it synced that entry.
             # Where one was made long ago, it may lie in one that we may not read.
             with suppress(PermissionError):

@@ -240,11 +240,20 @@ def open_tensor(store: ObjectStore, entry: PartitionEntry, name: str) -> Any:
     ------
     NotFoundError
         If the group has no such tensor.
+    CorruptionError
+        If its metadata are not those that were written.
     """
     import zarr
 
-    folder = _tensor_files(entry, name)[0].path.rpartition("/")[0]
-    return zarr.open_array(store.zarr_store(), path=folder, mode="r")
+    stored_layout(store, entry, name)  # what zarr is about to parse is what was written
+    path = _tensor_files(entry, name)[0].path
+    folder, _, file = path.rpartition("/")
+    if file != "zarr.json":
+        raise CorruptionError(f"{path} is no metadata of a Zarr array", _REMEDY)
+    try:
+        return zarr.open_array(store.zarr_store(), path=folder, mode="r")
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise CorruptionError(f"{path} cannot be opened: {error}", _REMEDY) from error
 
 
 def _read_chunk(

@@ -176,7 +176,7 @@ def _with_rows(model: Model, rows: Any) -> Model:
 
 
 def _deleted(row: Row, step: Step) -> bool:
-    return row[1] < step["before"] if "before" in step else row[0] == step["key"]
+    return bool(row[1] < step["before"] if "before" in step else row[0] == step["key"])
 
 
 def _without(mapping: Mapping[str, int], name: str) -> dict[str, int]:

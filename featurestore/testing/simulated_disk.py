@@ -16,6 +16,7 @@ import copy
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,7 +323,7 @@ class SimulatedDisk(LocalIO):
 class Materializer:
     """Writes survivors as directories; equal files share their bytes through hard links.
 
-    A store never changes a file in place, so what is done in one directory does not touch others.
+    The files are an hour old: the machine was off for a while, and nobody writes them any more. A store never changes a file in place, so what is done in one directory does not touch others.
 
     Parameters
     ----------
@@ -351,14 +352,19 @@ class Materializer:
 
     def _file(self, content: Content, place: Path) -> None:
         if self._pool is None:
-            place.write_bytes(self._model.read(content))
+            self._write(content, place)
             return
         pooled = self._pooled.get(content)
         if pooled is None:
             pooled = self._pool / f"{content.file}-{content.length}"
-            pooled.write_bytes(self._model.read(content))
+            self._write(content, pooled)
             self._pooled[content] = pooled
         place.hardlink_to(pooled)
+
+    def _write(self, content: Content, place: Path) -> None:
+        place.write_bytes(self._model.read(content))
+        then = time.time() - 3600
+        os.utime(place, (then, then))
 
 
 class SimulatedStore(LocalStore):

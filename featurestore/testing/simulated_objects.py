@@ -12,7 +12,7 @@ import datetime as dt
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -156,8 +156,8 @@ class Bucket:
             below = f"{prefix}/" if prefix else ""
             return [[_meta(path, shown[path]) for path in sorted(shown) if path.startswith(below)]]
 
-    def delete(self, paths: str | list[str]) -> None:
-        names = [paths] if isinstance(paths, str) else list(paths)
+    def delete(self, paths: str | Sequence[str]) -> None:
+        names = [paths] if isinstance(paths, str) else paths
         with self._request("delete", names[0]):
             for name in names:
                 if name in self.objects:
@@ -239,11 +239,11 @@ class _Body:
 
     data: bytes
 
-    def bytes(self) -> _Body:
-        return self
-
     def to_bytes(self) -> bytes:
         return self.data
+
+    def bytes(self) -> _Body:
+        return self
 
 
 def _meta(path: str, found: tuple[bytes, float]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Power failures while features are added, built and dropped, and while tables go.
+"""Power failures while features are added, built, dropped and repaired, and while tables go.
 
 Each operation runs once through the public API; every crash state is derived from the calls it made,
 see ``featurestore.testing.crash_states``.
@@ -21,9 +21,9 @@ from featurestore.testing.crash_states import (
 )
 from featurestore.testing.store_operations import OPERATIONS
 
-NAMES = ("add", "build", "drop feature", "drop table")
-STATES = 2_500
-"""At least this many in a normal run; with the other files of this kind more than 10,000."""
+NAMES = ("add", "build", "drop feature", "drop table", "repair")
+STATES = 3_000
+"""At least this many in a normal run; with the other files of this kind 10,000."""
 
 counts: dict[str, Count] = {}
 

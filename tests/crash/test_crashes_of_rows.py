@@ -23,8 +23,8 @@ from featurestore.testing.simulated_disk import SimulatedDisk
 from featurestore.testing.store_operations import OPERATIONS
 
 NAMES = ("create", "ingest", "append", "replace", "delete")
-STATES = 2_500
-"""At least this many in a normal run; with the other files of this kind more than 10,000."""
+STATES = 2_800
+"""At least this many in a normal run; with the other files of this kind 10,000."""
 
 counts: dict[str, Count] = {}
 

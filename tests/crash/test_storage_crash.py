@@ -175,6 +175,8 @@ def _check(root: Path, told: Scenario) -> None:
     log = CommitLog.open(store)
     assert log.head().version == len(PARTITIONS)
     assert log.tags() == {"newest": len(PARTITIONS)}
+    for one in store.list("tmp"):  # gc takes young ones for files that are being written
+        os.utime(store.root / one.path, (1, 1))
     gc(log, safety_age_seconds=0, keep_versions=10, state_age_seconds=3600)
     gc(log, safety_age_seconds=0, keep_versions=10, state_age_seconds=3600)
     report = verify_store(log)
@@ -333,7 +335,7 @@ class TestTheDiskItself:
         assert len(sizes) > 3
         store.sync(["data/x"])
         for survival in ("lost", "kept", "mixed"):
-            found = disk.survivors(tmp_path / survival, survival)  # type: ignore[arg-type]
+            found = disk.survivors(tmp_path / survival, survival)
             assert (found / "data/x").read_bytes() == b"0123456789"
         store.replace("data/x", b"new")
         store.delete(["data/x"])

@@ -152,17 +152,69 @@ def test_a_directory_left_unsynced_by_somebody_who_was_stopped(tmp_path: Path) -
     assert disk.synced[str(tmp_path / "a")]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_directory_above_that_cannot_be_read(tmp_path: Path) -> None:
-    above = tmp_path / "above"
-    (above / "mine").mkdir(parents=True)
-    above.chmod(0o311)
-    try:
-        store = LocalStore(above / "mine/store")
-        store.create("x", b"1")
-        assert store.read("x") == b"1"
-    finally:
-        above.chmod(0o755)
+class _Unreadable(_Disk):
+    """A directory that may be entered, but not opened."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = str(directory)
+
+    def fsync_dir(self, path: str) -> None:
+        if path == self.directory:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        super().fsync_dir(path)
+
+
+def test_a_directory_further_up_need_not_be_readable(tmp_path: Path) -> None:
+    (tmp_path / "home/mine").mkdir(parents=True)
+    store = LocalStore(tmp_path / "home/mine/store", _Unreadable(tmp_path / "home"))
+    store.create("x", b"1")
+    assert store.read("x") == b"1"
+    (tmp_path / "home/there").mkdir()
+    store = LocalStore(tmp_path / "home/there", _Unreadable(tmp_path / "home"))
+    store.create("x", b"1")
+    assert store.read("x") == b"1"
+
+
+def test_a_root_whose_entry_cannot_be_made_durable_is_refused_every_time(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    store = LocalStore(tmp_path / "home/store", _Unreadable(tmp_path / "home"))
+    for _ in range(2):
+        with pytest.raises(FeatureStoreError, match="Permission denied") as caught:
+            store.create("x", b"1")
+        assert "permissions" in caught.value.remedy
+    assert not (tmp_path / "home/store").exists()
+
+
+@pytest.mark.parametrize("how", ["write", "create", "replace"])
+def test_an_error_on_closing_is_one_of_the_tree(tmp_path: Path, how: str) -> None:
+    """A network file system may find out only then that the disk is full."""
+
+    class Late(_Disk):
+        fail = True
+
+        def close(self, descriptor: int) -> None:
+            super().close(descriptor)
+            if self.fail:
+                self.fail = False
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    store = LocalStore(tmp_path, Late())
+    with pytest.raises(DiskFullError, match="x"):
+        getattr(store, how)("x", b"data")
+    assert list(store.list("tmp")) == []
+
+
+def test_a_tag_does_not_outlive_the_version_it_names(tmp_path: Path) -> None:
+    """The version may have been published by somebody who has not synced its directory yet."""
+    disk = _Disk()
+    log = CommitLog.create(LocalStore(tmp_path / "store", disk))
+    log.commit("by somebody else", lambda head: {"table:t": {"name": "t"}})
+    other = _Disk()
+    log = CommitLog.open(LocalStore(tmp_path / "store", other))
+    log.tag("now")
+    assert other.synced[str(tmp_path / "store/snapshots")] == 1
+    assert other.synced["00000000000000000001.json"] == 1
 
 
 def test_a_failed_directory_sync_is_said_and_not_forgotten(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import featurestore as fs
 from featurestore.plan.stored_definitions import accepted_fingerprints
 from featurestore.storage import fileset, verification
+from featurestore.storage.checksum import file_checksum
 from featurestore.storage.fileset import read_fileset, with_partitions
 from featurestore.storage.leases import LEASES
 from featurestore.storage.maintenance import verify, verify_store
@@ -104,23 +105,26 @@ def test_values_belong_to_the_definition(store: fs.FeatureStore) -> None:
 
 
 def test_definitions_can_be_read(store: fs.FeatureStore) -> None:
-    session = store._session
-    files = session.files("rows")
-    group = files.groups[files.graph.owners["double"]]
     for broken in ({"transformer": {"kind": "Expression"}}, {"fit_on": None}):
-        new = with_partitions(
-            session.objects, group, read_fileset(session.objects, group.fileset), broken
-        )
-        session.commit("a fault", lambda _, new=new: {new.key: new.to_json()})
+        redefined(store, broken)
         ((columns, _, problem),) = faults(store)
         assert columns == ("double",)
         assert "definition" in problem
-    unknown = {"transformer": {"kind": "Elsewhere", "version": 1, "params": {}}, "fit_on": None}
-    new = with_partitions(
-        session.objects, group, read_fileset(session.objects, group.fileset), unknown
+        assert "no file of values" in store.repair().left[0].reason
+    redefined(
+        store, {"transformer": {"kind": "Elsewhere", "version": 1, "params": {}}, "fit_on": None}
     )
-    session.commit("unknown here", lambda _: {new.key: new.to_json()})
     assert faults(store) == []  # readable, if not rebuildable
+
+
+def redefined(store: fs.FeatureStore, definition: dict[str, Any]) -> None:
+    """Publish a feature under another definition, as a faulty writer would."""
+    session = store._session
+    files = session.files("rows")
+    group = files.groups[files.graph.owners["double"]]
+    entries = read_fileset(session.objects, group.fileset)
+    new = with_partitions(session.objects, group, entries, definition)
+    session.commit("a fault", lambda _: {new.key: new.to_json()})
 
 
 def test_tensors_have_the_rows_of_their_partition(store: fs.FeatureStore) -> None:
@@ -178,7 +182,7 @@ def test_large_files_are_read_by_several_threads_with_the_same_result(
     table = pa.table({f"c{n}": numbers[:, n] for n in range(6)})
     store.ingest("t", table, partition_bytes="300kB")
     used: set[int] = set()
-    checksum = verification.file_checksum
+    checksum = file_checksum
 
     def seen(objects: Any, path: str) -> str:
         used.add(threading.get_ident())
