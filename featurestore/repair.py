@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -83,12 +84,16 @@ class Repair:
         for table in sorted({one.table for one in self._damage.groups}):
             self._load(table)
         self._find_copies()
-        self._choose_targets()
-        while self._round():
-            pass
-        version = self._snapshot.version
-        if not self._dry_run:
-            version = self._publish()
+        with ExitStack() as held:
+            for number in sorted({one.version for one in self._copies.values()}):
+                # Until they are published here, only these versions keep the copies from gc.
+                held.enter_context(self._session.hold(self._session.log.read(number)))
+            self._choose_targets()
+            while self._round():
+                pass
+            version = self._snapshot.version
+            if not self._dry_run:
+                version = self._publish()
         return RepairReport(self._dry_run, version, self._mended(), self._left())
 
     # --- what there is ---------------------------------------------------------------------------

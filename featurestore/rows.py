@@ -77,7 +77,7 @@ class RowSet:
                 on_progress=report,
                 existing=files.base,
             )
-        change = append_partitions(self.session.objects, self.table, base, entries)
+        change = append_partitions(self.session.objects, files.entry, base, entries)
         self.session.commit(f"append to {self.table}", change, entries)
         return sum(one.rows for one in entries)
 

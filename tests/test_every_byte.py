@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from featurestore.errors import FeatureStoreError
 from featurestore.storage import column_group, fileset, tensor_group
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.journal import Journal
-from featurestore.storage.leases import Leases
 from featurestore.storage.local import LocalStore
 from featurestore.storage.maintenance import verify_store
 from featurestore.testing.tables import observations, two_wide
@@ -126,7 +125,7 @@ def expected(root: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def seed() -> Iterator[random.Random]:
+def seed() -> random.Random:
     print(f"seed {SEED}")
     return random.Random(SEED)
 
@@ -210,11 +209,13 @@ def test_files_that_were_exchanged(
     by_kind: dict[tuple[str, ...], list[Path]] = {}
     for path in files_of(root):
         relative = path.relative_to(root)
-        by_kind.setdefault((relative.parts[0], path.suffix, str(path.stat().st_size)), []).append(path)
+        by_kind.setdefault((relative.parts[0], path.suffix, str(path.stat().st_size)), []).append(
+            path
+        )
         by_kind.setdefault((relative.parts[0], path.suffix), []).append(path)
     exchanged = 0
     for kind, paths in by_kind.items():
-        for a, b in zip(paths, paths[1:], strict=False):
+        for a, b in pairwise(paths):
             first, second = a.read_bytes(), b.read_bytes()
             if first == second:
                 continue

@@ -19,9 +19,7 @@ DAY = 24
 
 
 @pytest.fixture(params=[0, 25], ids=["sound", "losing answers"])
-def server(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[LoopbackS3]:
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackS3]:
     with loopback_s3(page=50, lose_every=request.param) as running:
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
@@ -94,7 +92,7 @@ def trained(table: fs.Table, folder: Path) -> list[float]:
     valid = dmatrix(Loader(data.valid, 32, cache=folder / "packs"), train, max_bin=16)
     parameters = {"max_bin": 16, "tree_method": "hist", "max_depth": 3, "seed": 0, "nthread": 1}
     model = xgboost.train(parameters, train, 5)
-    return model.predict(valid).tolist()
+    return list(model.predict(valid))
 
 
 def test_all_of_it_is_as_on_a_local_disk(server: LoopbackS3, tmp_path: Path) -> None:

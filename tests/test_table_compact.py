@@ -270,8 +270,9 @@ def with_empty_partitions(table: fs.Table, names: Sequence[str]) -> None:
         )
         for name in names
     ]  # fmt: skip
-    group = table._files().groups[BASE_GROUP]
-    session.commit("empty", append_partitions(session.objects, table.name, group, empty))
+    files = table._files()
+    group = files.groups[BASE_GROUP]
+    session.commit("empty", append_partitions(session.objects, files.entry, group, empty))
 
 
 def test_empty_partitions_vanish(table: fs.Table) -> None:
@@ -390,9 +391,9 @@ def test_features_share_a_file_which_is_read_once(
     reads = []
     read = PolarsEngine.read_parquet
 
-    def counted(engine: PolarsEngine, store: Any, files: Any, columns: Sequence[str]) -> Any:
-        reads.append(columns)
-        return read(engine, store, files, columns)
+    def counted(*given: Any) -> Any:
+        reads.append(given)
+        return read(*given)
 
     monkeypatch.setattr(PolarsEngine, "read_parquet", counted)
     assert_frame_equal(table.read(), expected, check_exact=True)

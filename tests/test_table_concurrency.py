@@ -191,6 +191,21 @@ def test_two_appends_of_the_same_rows_land_once(
     assert table.rows == len(ROWS) + len(MORE)
 
 
+def test_a_table_of_that_name_with_another_key_is_another_table(
+    store: fs.FeatureStore, table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    def anew() -> None:
+        other = fs.FeatureStore.open(store.url, workers=1)
+        other.drop("rows")
+        other.ingest("rows", ROWS.sort("t").unique("t", keep="first"), time="t")
+
+    meanwhile(anew)
+    with pytest.raises(ConflictError, match="key or time of 'rows' changed"):
+        table.append(MORE)
+    assert table.key == ()
+    assert store.verify().ok
+
+
 def test_two_tables_of_one_name(store: fs.FeatureStore, meanwhile: Callable[..., None]) -> None:
     url = store._session.objects.url
     meanwhile(lambda: fs.FeatureStore.open(url).ingest("twin", ROWS.head(5)))

@@ -12,6 +12,7 @@ QUICK = settings(
     max_examples=100,
     stateful_step_count=50,
     deadline=None,
+    print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
 

@@ -55,21 +55,25 @@ def create_table(
 
 
 def append_partitions(
-    store: ObjectStore, table: str, seen: GroupEntry, entries: Sequence[PartitionEntry]
+    store: ObjectStore, entry: TableEntry, seen: GroupEntry, entries: Sequence[PartitionEntry]
 ) -> Change:
     """Publish further partitions at the end of a table.
 
     Parameters
     ----------
+    entry : TableEntry
     seen : GroupEntry
-        The base group on which the append was prepared.
+        The table and its base group on which the append was prepared.
     """
+    table = entry.name
 
     def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
         group = _group(head, table, BASE_GROUP)
-        if group.fields != seen.fields:
+        # One of the same name may stand in its place; rows were sorted by the key and time of this.
+        if group.fields != seen.fields or head.table(table) != entry:
             raise ConflictError(
-                f"the columns of {table!r} changed while rows were appended", "append again"
+                f"the columns, key or time of {table!r} changed while rows were appended",
+                "append again",
             )
         before = read_fileset(store, group.fileset)
         _check_later(table, before, entries, unchanged=group.fileset == seen.fileset)

@@ -63,7 +63,7 @@ from featurestore.storage.snapshot_file import (
 )
 from featurestore.storage.tags import Tag, Tags
 
-__all__ = ["HINT_FILE", "STORE_FILE", "CommitLog", "HistoryRecord"]
+__all__ = ["HINT_FILE", "STORE_FILE", "Change", "CommitLog", "HistoryRecord"]
 
 STORE_FILE: Final = "store.json"
 _ATTEMPTS: Final = 300

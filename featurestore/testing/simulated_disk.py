@@ -323,7 +323,8 @@ class SimulatedDisk(LocalIO):
 class Materializer:
     """Writes survivors as directories; equal files share their bytes through hard links.
 
-    The files are an hour old: the machine was off for a while, and nobody writes them any more. A store never changes a file in place, so what is done in one directory does not touch others.
+    The files are an hour old: the machine was off for a while, and nobody writes them any more. A
+    store never changes a file in place, so what is done in one directory does not touch others.
 
     Parameters
     ----------

@@ -143,7 +143,12 @@ def add(model: Model, name: str) -> Operation:
         else:
             table.add(definition(name, variant), fit_on="all" if name == "std_n" else None)
 
-    return Operation(f"add {name}", do, lambda now: replace(now, features=now.features | {name}))
+    def effect(now: Model) -> Model:
+        # The same definition again defines nothing, so somebody's drop meanwhile comes after it.
+        again = name in model.features
+        return now if again else replace(now, features=now.features | {name})
+
+    return Operation(f"add {name}", do, effect)
 
 
 def replace_m(model: Model, by: int) -> Operation:
@@ -230,7 +235,8 @@ def drawn_operation(draw: Callable[[Any], Any], model: Model) -> Operation:
         kinds.append(lambda: drop(draw(st.sampled_from(sorted(model.features)))))
     if draw(st.integers(0, 15)) == 15:
         return anew(draw(seed), draw(st.sampled_from([500, 1500, 10**6])))
-    return draw(st.sampled_from(kinds))()
+    chosen: Callable[[], Operation] = draw(st.sampled_from(kinds))
+    return chosen()
 
 
 # --- the machine -----------------------------------------------------------------------------------

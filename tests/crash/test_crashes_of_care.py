@@ -22,7 +22,7 @@ from featurestore.testing.crash_states import (
 from featurestore.testing.store_operations import OPERATIONS
 
 NAMES = ("compact", "merge", "tag", "move tag", "untag", "gc")
-STATES = 4_200
+STATES = 4_000
 """At least this many in a normal run; with the other files of this kind 10,000."""
 
 counts: dict[str, Count] = {}

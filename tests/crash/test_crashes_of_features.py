@@ -22,7 +22,7 @@ from featurestore.testing.crash_states import (
 from featurestore.testing.store_operations import OPERATIONS
 
 NAMES = ("add", "build", "drop feature", "drop table", "repair")
-STATES = 3_000
+STATES = 3_200
 """At least this many in a normal run; with the other files of this kind 10,000."""
 
 counts: dict[str, Count] = {}

@@ -78,7 +78,7 @@ def test_a_definition_with_selectors_is_found_by_what_was_asked(table: fs.Table)
 
 
 def test_defined_and_not_built_it_is_there_with_all_it_is(table: fs.Table) -> None:
-    table.feature(inputs="x", dtypes="float64")(tenth)
+    table.feature(inputs="x", dtypes="float64")(eighth)
     again = fs.FeatureStore.open(table._session.objects.url, workers=1).table("t")
     (group,) = (one for one in again._session.snapshot().groups("t") if one.kind)
     assert group.fileset is not None
@@ -86,9 +86,9 @@ def test_defined_and_not_built_it_is_there_with_all_it_is(table: fs.Table) -> No
     (status,) = again.status().features
     assert (status.kind, status.fresh, status.missing) == ("Function", 0, again.partitions)
     again.build()
-    assert again.read("tenth")["tenth"].to_list() == [0.5, 0.6, 0.7]
+    assert again.read("eighth")["eighth"].to_list() == [0.625, 0.75, 0.875]
     assert fs.FeatureStore.open(table._session.objects.url).verify().ok
 
 
-def tenth(frame: nw.DataFrame[pl.DataFrame]) -> nw.Series[pl.Series]:
-    return frame["x"] / 10
+def eighth(frame: nw.DataFrame[pl.DataFrame]) -> nw.Series[pl.Series]:
+    return frame["x"] / 8

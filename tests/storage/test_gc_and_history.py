@@ -28,7 +28,7 @@ from featurestore.errors import (
 )
 from featurestore.storage import acknowledged, commit_log, fileset
 from featurestore.storage.backends import open_object_store
-from featurestore.storage.commit_log import CommitLog
+from featurestore.storage.commit_log import Change, CommitLog
 from featurestore.storage.condemned import GONE_FILE
 from featurestore.storage.leases import Leases
 from featurestore.storage.local import LocalStore
@@ -51,6 +51,10 @@ def local(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
 
 
+def _setting(key: str) -> Change:
+    return lambda head: {key: {"v": "y"}}
+
+
 def _commit(log: CommitLog, times: int) -> None:
     for _ in range(times):
         log.commit("set", lambda head: {"a": {"v": head.version}})
@@ -67,7 +71,7 @@ def _based(store: ObjectStore) -> CommitLog:
     log = CommitLog.create(store)
     log.commit("big", lambda head: {f"k{i}": {"v": "x" * 500} for i in range(200)})
     for number in range(3):
-        log.commit("small", lambda head, number=number: {f"k{number}": {"v": "y"}})
+        log.commit("small", _setting(f"k{number}"))
     assert [log.read_file(one).base for one in (2, 3, 4)] == [1, 1, 1]
     return log
 
@@ -279,7 +283,7 @@ class TestAtOnce:
         ]
         for thread in threads:
             thread.start()
-        time.sleep(4.0)
+        time.sleep(2.5)
         stop.set()
         for thread in threads:
             thread.join(60)

@@ -26,7 +26,7 @@ from featurestore.errors import ConflictError, FeatureStoreError, NotFoundError
 from featurestore.execution.events import observed_by
 from featurestore.storage import condemned, garbage, holder, leases
 from featurestore.storage.backends import open_object_store
-from featurestore.storage.commit_log import CommitLog
+from featurestore.storage.commit_log import Change, CommitLog
 from featurestore.storage.condemned import Condemned, GoneVersions, as_ranges
 from featurestore.storage.holder import Holder
 from featurestore.storage.leases import LEASE_SECONDS, LEASES, LeaseFile, Leases
@@ -46,10 +46,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return open_object_store(f"memory://{uuid.uuid4().hex}")
 
 
+def _setting(key: str, value: Any) -> Change:
+    return lambda head: {key: {"v": value}}
+
+
 def _log(store: ObjectStore, versions: int = 3) -> CommitLog:
     log = CommitLog.create(store)
     for number in range(versions):
-        log.commit("set", lambda head, number=number: {"a": {"v": number}})
+        log.commit("set", _setting("a", number))
     return log
 
 
@@ -136,7 +140,7 @@ class TestTouching:
             (before,) = Leases(store).live()
             files = _files(store)
             start = time.time()
-            monkeypatch.setattr(leases.time, "time", lambda: start + LEASE_SECONDS / 9)
+            monkeypatch.setattr(time, "time", lambda: start + LEASE_SECONDS / 9)
             lease.touch()
             monkeypatch.undo()
             assert len(_files(store)) == 1
@@ -156,7 +160,7 @@ class TestTouching:
         assert report.expired == (1, 2)
         assert [one.reason for one in report.removed] == ["lease that ended"]
         start = time.time()
-        monkeypatch.setattr(leases.time, "time", lambda: start + LEASE_SECONDS + 1)
+        monkeypatch.setattr(time, "time", lambda: start + LEASE_SECONDS + 1)
         with pytest.raises(NotFoundError, match="let version 1 go"):
             lease.touch()
         monkeypatch.undo()
@@ -175,7 +179,7 @@ class TestGc:
         log = CommitLog.create(store)
         log.commit("big", lambda head: {f"k{i}": {"v": "x" * 500} for i in range(200)})
         for number in range(80):
-            log.commit("x", lambda head, number=number: {f"k{number}": {"v": "y" * 2000}})
+            log.commit("x", _setting(f"k{number}", "y" * 2000))
         snapshot = log.read(2)
         assert log.read_file(2).base == 1
         with Leases(store).take(snapshot):
@@ -264,7 +268,7 @@ class TestRaces:
                 once()
                 return real_announced(own, versions)
 
-            monkeypatch.setattr(garbage.Condemned, "announced", announced)
+            monkeypatch.setattr(Condemned, "announced", announced)
         elif where == "announced":
             real_holds = garbage._Findings.still_holds
 
