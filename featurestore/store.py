@@ -338,11 +338,12 @@ class FeatureStore:
         from featurestore.plan.stored_definitions import accepted_fingerprints
         from featurestore.storage.maintenance import verify, verify_store
 
-        snapshot = self._session.snapshot()
-        with self._session.hold(snapshot), counted_progress("verify") as report:
+        with counted_progress("verify") as report:
             if all_versions:
                 return verify_store(self._session.log, full, accepted_fingerprints, report)
-            return verify(self._session.objects, snapshot, full, accepted_fingerprints, report)
+            snapshot = self._session.snapshot()
+            with self._session.hold(snapshot):
+                return verify(self._session.objects, snapshot, full, accepted_fingerprints, report)
 
     def repair(self, report: VerifyReport | None = None, dry_run: bool = False) -> RepairReport:
         """Mend what is damaged at the newest version, as far as sound data allows; one commit.

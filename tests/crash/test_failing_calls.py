@@ -25,7 +25,7 @@ from featurestore.testing.crash_states import (
 from featurestore.testing.simulated_disk import SimulatedDisk, attach
 from featurestore.testing.store_operations import OPERATIONS
 
-RUNS = 6
+RUNS = 5
 """Failing calls of each kind, for each operation, in a normal run."""
 
 WAYS: tuple[Way, ...] = (("lost", 0), ("mixed", 1))
