@@ -34,7 +34,7 @@ from featurestore.storage.records import (
     StoredFile,
 )
 from featurestore.storage.sealed_json import unseal
-from featurestore.storage.snapshot_file import snapshot_path
+from featurestore.storage.snapshot_file import SNAPSHOTS, snapshot_path
 from featurestore.storage.states import STATES, decode_state
 from featurestore.storage.tags import TAGS, read_tag
 from featurestore.units import format_bytes
@@ -169,9 +169,16 @@ def verify_store(
         check.snapshot(only)
         return check.report()
     parent = log.store_id
-    for version in range(1, log.newest_version() + 1):
+    for version in range(1, _last_version(log) + 1):
         parent = check.version(log, version, parent)
     return check.report()
+
+
+def _last_version(log: CommitLog) -> int:
+    """Return the highest version there is a file of: the search for the newest ends at a lost one."""
+    names = (info.path.removeprefix(f"{SNAPSHOTS}/")[:-5] for info in log.store.list(SNAPSHOTS))
+    listed = (int(name) for name in names if len(name) == 20 and name.isdecimal())
+    return max(log.newest_version(), max(listed, default=0))
 
 
 @dataclass(slots=True)
