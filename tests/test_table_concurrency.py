@@ -186,7 +186,7 @@ def test_two_appends_of_the_same_rows_land_once(
     table: fs.Table, meanwhile: Callable[..., None]
 ) -> None:
     meanwhile(lambda: another(table).append(MORE))
-    with pytest.raises(ConflictError, match="another append"):
+    with pytest.raises(ConflictError, match="somebody else changed"):
         table.append(MORE)
     assert table.rows == len(ROWS) + len(MORE)
 
@@ -204,6 +204,28 @@ def test_a_table_of_that_name_with_another_key_is_another_table(
         table.append(MORE)
     assert table.key == ()
     assert store.verify().ok
+
+
+def test_rows_without_time_or_key_follow_on_any_others(
+    store: fs.FeatureStore, meanwhile: Callable[..., None]
+) -> None:
+    plain = store.ingest("plain", pl.DataFrame({"x": [1, 2]}))
+    meanwhile(lambda: another(plain).append(pl.DataFrame({"x": [3]})))
+    plain.append(pl.DataFrame({"x": [4]}))
+    assert plain.read("x")["x"].to_list() == [1, 2, 3, 4]
+    keyed = store.ingest("keyed", pl.DataFrame({"id": [1]}), key="id")
+    meanwhile(lambda: another(keyed).append(pl.DataFrame({"id": [2]})))
+    with pytest.raises(ConflictError, match="changed the rows of 'keyed' first"):
+        keyed.append(pl.DataFrame({"id": [2]}))
+    assert keyed.read("id")["id"].to_list() == [1, 2]
+
+
+def test_rows_follow_on_a_table_that_was_emptied_meanwhile(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    meanwhile(lambda: another(table).delete(nw.col("k") == nw.col("k")))
+    table.append(MORE)
+    assert_frame_equal(table.read(), MORE.select(table.columns))
 
 
 def test_two_tables_of_one_name(store: fs.FeatureStore, meanwhile: Callable[..., None]) -> None:

@@ -76,7 +76,7 @@ def append_partitions(
                 "append again",
             )
         before = read_fileset(store, group.fileset)
-        _check_later(table, before, entries, unchanged=group.fileset == seen.fileset)
+        _check_later(entry, before, entries, unchanged=group.fileset == seen.fileset)
         new = with_partitions(store, group, (*before, *entries))
         return {_key(new): new.to_json()}
 
@@ -84,7 +84,7 @@ def append_partitions(
 
 
 def _check_later(
-    table: str,
+    table: TableEntry,
     before: Sequence[PartitionEntry],
     entries: Sequence[PartitionEntry],
     unchanged: bool,
@@ -92,11 +92,15 @@ def _check_later(
     """Refuse rows that a concurrent append made late, or may have made duplicates."""
     newest = max((one.time_max for one in before if one.time_max is not None), default=None)
     oldest = min((one.time_min for one in entries if one.time_min is not None), default=None)
-    applies = unchanged if newest is None or oldest is None else oldest > newest
+    if table.time is None:
+        # Keys were compared with those of the table as it was.
+        applies = unchanged or not table.key or table.duplicates == "keep"
+    else:
+        applies = newest is None or oldest is None or oldest > newest
     if not applies:
         raise ConflictError(
-            f"another append to {table!r} was published first, and these rows do not come after it",
-            "append again; rows that are late by then are named",
+            f"somebody else changed the rows of {table.name!r} first, and these do not follow on them",
+            "append again; rows that are late or repeat a key by then are named",
         )
 
 
