@@ -57,6 +57,7 @@ def definition(name: str, variant: int) -> Transformer:
 def values(rows: pl.DataFrame, name: str, variant: int) -> pl.Series:
     """Return a column by Polars over all rows at once."""
     m = pl.col("n") * variant
+    centred, spread = pl.col("n") - pl.col("n").mean(), pl.col("n").std(ddof=0)
     # Rows of a table are by time, then key: of one key no two share a time.
     given = {
         "m": m,
@@ -64,7 +65,7 @@ def values(rows: pl.DataFrame, name: str, variant: int) -> pl.Series:
         "x_lag_2": pl.col("x").shift(2).over("k"),
         "x_rank": pl.col("x").rank("average").over("t") / pl.col("x").count().over("t"),
         "e": m + pl.col("n"),
-        "std_n": (pl.col("n") - pl.col("n").mean()) / pl.col("n").std(ddof=0),
+        "std_n": pl.when(spread > 0).then(centred / spread).otherwise(centred),
         "more": pl.col("x") + 1,
     }
     return rows.select(given[name].alias(name))[name]
