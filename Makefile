@@ -29,10 +29,10 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/featurestore demo --output demo-output
 
 test: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --slow $(PYTEST_ARGS)
 
 check: $(VENV)/.stamp-test
 	$(BIN)/python -m ruff check .

@@ -125,9 +125,7 @@ class PartitionSource:
         }
         return Partition(_side_by_side(frames, engine).select(scalars), schema, tensors)
 
-    def _reads(
-        self, scalars: Sequence[str]
-    ) -> list[tuple[GroupEntry, PartitionEntry, list[str]]]:
+    def _reads(self, scalars: Sequence[str]) -> list[tuple[GroupEntry, PartitionEntry, list[str]]]:
         """Return what to read: a file that several groups share once, for all their columns."""
         found: dict[tuple[str, ...], tuple[GroupEntry, PartitionEntry, list[str]]] = {}
         for group, entry in self.groups:

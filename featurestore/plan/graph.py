@@ -36,8 +36,18 @@ class FeatureGraph:
         return tuple(feature for level in self.levels for feature in level)
 
     def groups_of(self, columns: Iterable[str]) -> tuple[str, ...]:
-        """Return the groups that hold these columns, each once, in order of first mention."""
-        return tuple(dict.fromkeys(self.owners[column] for column in columns))
+        """Return the groups that hold these columns, each once, in order of first mention.
+
+        Raises
+        ------
+        MissingColumnError
+        """
+        found: dict[str, None] = {}
+        for column in columns:
+            if column not in self.owners:
+                raise MissingColumnError(column, tuple(self.owners))
+            found[self.owners[column]] = None
+        return tuple(found)
 
 
 def build_graph(base: Sequence[Field], features: Sequence[Feature]) -> FeatureGraph:

@@ -2,6 +2,10 @@
 
 A mutable pointer could be lost, or lie; names of versions are never freed, so what exists cannot. The
 hint says where to start looking. Nothing relies on it: missing, old or damaged, it only costs checks.
+
+A version whose file was lost must not make the ones after it invisible: then an old version would be
+read as the newest, and the next commit would publish a second history over the first. So the search
+looks one further than the first version that is not there.
 """
 
 from __future__ import annotations
@@ -29,7 +33,21 @@ def find_newest_version(store: ObjectStore, known: int = 0) -> int:
     known : int
         A version that exists; 0 asks the hint.
     """
-    known = known or _hint(store)
+    known = _search(store, known or _hint(store))
+    while _exists(store, known + 2):
+        if _exists(store, known + 1):  # both were published since
+            known = _search(store, known + 1)
+            continue
+        _log.warning(
+            "%s is lost, and later versions are there: restore it from a backup, and run verify",
+            snapshot_path(known + 1),
+        )
+        known = _search(store, known + 2)
+    return known
+
+
+def _search(store: ObjectStore, known: int) -> int:
+    """Return the version before the first one that is not there, as far as doubling steps see."""
     step = 1
     while _exists(store, known + step):
         known += step

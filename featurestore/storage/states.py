@@ -2,7 +2,8 @@
 
 A file holds one Arrow stream per named table, in order of the names, each table's name in its schema
 metadata under ``featurestore.state``; then the magic ``FSSTATE1`` and the BLAKE2b-128 digest of
-everything before it. Any Arrow stream reader opens the first table.
+everything before it; then a seal that ties these to the key, so that two files that were exchanged
+are found out. Any Arrow stream reader opens the first table.
 
 States are a cache of something that can be computed again. So they are not synced: a build keeps
 thousands of them, and what a power failure takes is computed anew. And a damaged file is no error:
@@ -45,6 +46,8 @@ REFRESH_SECONDS: Final = 86_400.0
 _NAME: Final = b"featurestore.state"
 _DIGEST_BYTES: Final = 16
 _TAIL: Final = len(MAGIC) + _DIGEST_BYTES
+KEY_MAGIC: Final = b"FSSTKEY1"
+_KEY_TAIL: Final = _DIGEST_BYTES + len(KEY_MAGIC)
 _KEY: Final = re.compile(r"[0-9a-f]{8,128}")
 _REMEDY: Final = "delete the file; the state is computed again"
 
@@ -109,6 +112,33 @@ def decode_state(data: bytes) -> dict[str, pa.Table]:
     return state
 
 
+def _with_key(state: bytes, key: str) -> bytes:
+    """Return an encoded state with the seal that ties it to its key."""
+    return state + _key_seal(state, key) + KEY_MAGIC
+
+
+def _key_seal(state: bytes, key: str) -> bytes:
+    return hashlib.blake2b(
+        state[-_DIGEST_BYTES:] + key.encode(), digest_size=_DIGEST_BYTES
+    ).digest()
+
+
+def read_state(data: bytes, key: str) -> dict[str, pa.Table]:
+    """Return the state that the file of a key holds.
+
+    Raises
+    ------
+    CorruptionError
+        As :func:`decode_state`, or if it is the state of another key.
+    """
+    if not data.endswith(KEY_MAGIC):  # of an earlier version of this package
+        return decode_state(data)
+    state, seal = data[:-_KEY_TAIL], data[-_KEY_TAIL : -len(KEY_MAGIC)]
+    if seal != _key_seal(state, key):
+        raise CorruptionError(f"the file of state {key} holds another state", _REMEDY)
+    return decode_state(state)
+
+
 def _require_size(size: int) -> None:
     if size > MAX_BYTES:
         raise CorruptionError(
@@ -157,9 +187,13 @@ class StateStore:
         path = _path(key)
         try:
             size = self._store.size(path)
-            tail = self._store.read(path, max(0, size - _TAIL), min(size, _TAIL))
+            length = min(size, _TAIL + _KEY_TAIL)
+            tail = self._store.read(path, size - length, length)
         except (NotFoundError, CorruptionError):
             return None
+        if tail.endswith(KEY_MAGIC):
+            tail = tail[:-_KEY_TAIL]
+        tail = tail[-_TAIL:]
         return tail[len(MAGIC) :] if len(tail) == _TAIL and tail.startswith(MAGIC) else None
 
     def require(self, key: str) -> Mapping[str, pa.Table]:
@@ -186,7 +220,7 @@ class StateStore:
         try:
             _require_size(self._store.size(path))
             data = self._store.read(path)
-            state = decode_state(data)
+            state = read_state(data, key)
         except NotFoundError:
             return None
         except CorruptionError as error:
@@ -207,7 +241,7 @@ class StateStore:
         path = _path(key)
         if self._store.exists(path):
             return
-        data = encode_state(state)
+        data = _with_key(encode_state(state), key)
         if len(data) > MAX_BYTES:  # get would take it for damaged
             raise LimitError(
                 f"a state would have {len(data)} bytes, more than the {MAX_BYTES} that one may have",

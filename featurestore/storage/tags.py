@@ -44,6 +44,7 @@ class Tags:
     def put(self, tag: Tag) -> Tag:
         """Write a tag, durably, over any of that name."""
         content: dict[str, Json] = {
+            "name": tag.name,
             "version": tag.version,
             "commit": tag.commit,
             "created": tag.created,
@@ -117,6 +118,8 @@ def read_tag(path: str, data: bytes) -> Tag:
         raise CorruptionError(
             f"{path} holds version {version!r}, commit {commit!r} and time {created!r}", _REMEDY
         )
+    if content.get("name", name) != name:  # files of earlier versions do not say
+        raise CorruptionError(f"{path} holds the tag {content['name']!r}", _REMEDY)
     assert isinstance(version, int)
     return Tag(name, version, commit, created)
 

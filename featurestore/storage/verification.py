@@ -35,7 +35,7 @@ from featurestore.storage.records import (
 )
 from featurestore.storage.sealed_json import unseal
 from featurestore.storage.snapshot_file import SNAPSHOTS, snapshot_path
-from featurestore.storage.states import STATES, decode_state
+from featurestore.storage.states import STATES, read_state
 from featurestore.storage.tags import TAGS, read_tag
 from featurestore.units import format_bytes
 
@@ -457,7 +457,7 @@ def _check_tag(log: CommitLog, path: str, data: bytes) -> None:
 
 
 def _check_state(path: str, data: bytes) -> None:  # the path is in the fault already
-    decode_state(data)
+    read_state(data, path.removeprefix(f"{STATES}/").removesuffix(".arrow"))
 
 
 def _check_passing(path: str, data: bytes) -> None:
