@@ -68,11 +68,6 @@ def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
-def _version(text: str) -> int | str:
-    """Return a version as ``checkout`` takes it: digits are a number."""
-    return int(text) if text.isdecimal() else text
-
-
 def _time(table: Any, text: str | None) -> int | str | None:
     """Return a time as the table's column has it: whole numbers where that counts integers."""
     if (
@@ -115,6 +110,11 @@ def ingest(store: str, name: str, files: tuple[str, ...], **options: Any) -> Non
 
     limit = options.pop("memory_limit")
     exists = open_object_store(store).exists(STORE_FILE)
+    # Before a store is made: a mistyped name or file must not leave an empty one behind.
+    check_name(name, "table")
+    with open_source(list(files)) as source:
+        for column in (*options["key"], *filter(None, [options["time"]])):
+            require_column(source, column)
     opened = (FeatureStore.open if exists else FeatureStore.create)(store, memory_limit=limit)
     click.echo(opened.ingest(name, list(files), **options))
 
@@ -179,6 +179,7 @@ def drop(store: str, table: str, columns: tuple[str, ...]) -> None:
     Example: featurestore drop golden flights speed
     """
     _open(store).table(table).drop(*columns)
+    click.echo(f"{', '.join(columns)} dropped from {table}")
 
 
 @main.command("drop-table")
@@ -190,6 +191,7 @@ def drop_table(store: str, table: str) -> None:
     Example: featurestore drop-table golden weather
     """
     _open(store).drop(table)
+    click.echo(f"table {table} dropped")
 
 
 @main.command()
@@ -264,7 +266,9 @@ def tag(store: str, name: str, version: int | None) -> None:
 
     Example: featurestore tag golden before-weather
     """
-    _open(store).tag(name, version)
+    opened = _open(store)
+    opened.tag(name, version)
+    click.echo(f"version {opened.tags()[name]} is tagged {name}")
 
 
 @main.command()
@@ -276,6 +280,7 @@ def untag(store: str, name: str) -> None:
     Example: featurestore untag golden before-weather
     """
     _open(store).untag(name)
+    click.echo(f"tag {name} removed")
 
 
 @main.command()
@@ -301,7 +306,7 @@ def diff(store: str, before: str, after: str, no_rows: bool, as_json: bool) -> N
 
     Example: featurestore diff golden before-weather
     """
-    found = _open(store).diff(_version(before), _version(after), rows=not no_rows)
+    found = _open(store).diff(before, after, rows=not no_rows)
     click.echo(json.dumps(found.to_json()) if as_json else found)
 
 

@@ -16,7 +16,9 @@ from typing import Final
 from featurestore.errors import ConflictError
 from featurestore.execution.compaction import Compaction, journal_keys, merge_all
 from featurestore.execution.state_moves import move_states
-from featurestore.plan.compaction import Relayout, Standing, merges_at_once, plan_compaction
+from featurestore.plan.compaction import merges_at_once, plan_compaction
+from featurestore.plan.relayout import Relayout
+from featurestore.plan.staleness import Standing
 from featurestore.plan.table_files import TableFiles, load_table_files
 from featurestore.report.progress import progress_bars
 from featurestore.report.tables import CompactReport

@@ -52,7 +52,7 @@ class MissingColumnError(SchemaError):
     """
 
     def __init__(self, column: str, columns: Sequence[str]) -> None:
-        close = get_close_matches(column, columns, n=3)
+        close = get_close_matches(str(column), columns, n=3)
         known = f"did you mean {close}?" if close else f"columns are {list(columns)[:50]}"
         super().__init__(f"there is no column {column!r}", known)
         self.column = column

@@ -13,41 +13,34 @@ by the store, so that restoring their files from a backup still mends them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
-from featurestore.errors import DefinitionError, FeatureStoreError
+from featurestore.errors import FeatureStoreError
 from featurestore.execution.publish_repair import mended_groups
 from featurestore.execution.runner import Build
 from featurestore.plan.damage import Damage, GroupDamage
-from featurestore.plan.definition import Feature
 from featurestore.plan.projection import project
-from featurestore.plan.staleness import CODE, Assessment, Assessor, Freshness
-from featurestore.plan.states import Summary
+from featurestore.plan.remains import At, Remains, TableRound, Targets
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.progress import progress_bars
-from featurestore.report.repairs import Left, Mended, RepairReport
+from featurestore.report.repair_outcome import RepairOutcome
+from featurestore.report.repairs import RepairReport
 from featurestore.session import Session
 from featurestore.storage.intact_copies import IntactCopy, intact_copies
 from featurestore.storage.journal import Journal
-from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance, Snapshot
+from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.records import PartitionEntry, Provenance, Snapshot
 from featurestore.storage.states import STATES, StateStore
-from featurestore.storage.verification import Fault, VerifyReport
-from featurestore.transforms.base import SourceTransformer, UnknownTransformer
-from featurestore.transforms.function import Function
-
-_LOST: Final = "its definition was in that file and in no other"
-_ADD_AGAIN: Final = "restore the file from a backup, or drop the feature and add it again"
-# Of a damaged fileset: what could be computed has a new one.
-_BUILD: Final = "the rest is missing now: mend what it needs, then build"
-_At = tuple[str, str, str]  # table, group, partition id
+from featurestore.storage.verification import VerifyReport
 
 
-class Repair:
-    """One repair of a store at its newest version; see :meth:`run`.
+def repair(
+    session: Session, snapshot: Snapshot, report: VerifyReport, dry_run: bool
+) -> RepairReport:
+    """Mend what can be mended of the newest version; see ``FeatureStore.repair``.
 
     Parameters
     ----------
@@ -58,402 +51,184 @@ class Repair:
         Of that version.
     dry_run : bool
     """
-
-    def __init__(
-        self, session: Session, snapshot: Snapshot, report: VerifyReport, dry_run: bool
-    ) -> None:
-        self._session = session
-        self._dry_run = dry_run
-        self._snapshot = snapshot
-        self._damage = Damage.of(session.log, self._snapshot, report.faults)
-        self._states = StateStore(session.objects)
-        self._known_states: dict[str, bool] = {}
-        self._tables: dict[str, TableFiles] = {}
-        self._ids: dict[str, tuple[str, ...]] = {}  # of the partitions, in order
-        self._unreadable: dict[str, str] = {}
-        self._targets: dict[tuple[str, str], set[str]] = defaultdict(set)
-        self._reasons: dict[_At, str] = {}
-        self._copies: dict[_At, IntactCopy] = {}
-        self._computed: dict[_At, PartitionEntry] = {}
-        self._stale: set[_At] = set()
-        self._journalled: dict[str, list[str]] = defaultdict(list)
-
-    def run(self) -> RepairReport:
-        """Mend what can be mended; return that and what cannot."""
-        self._delete_caches()
-        for table in sorted({one.table for one in self._damage.groups}):
-            self._load(table)
-        self._find_copies()
-        with ExitStack() as held:
-            for number in sorted({one.version for one in self._copies.values()}):
-                # Until they are published here, only these versions keep the copies from gc.
-                held.enter_context(self._session.hold(self._session.log.read(number)))
-            self._choose_targets()
-            while self._round():
-                pass
-            version = self._snapshot.version
-            if not self._dry_run:
-                version = self._publish()
-        return RepairReport(self._dry_run, version, self._mended(), self._left())
-
-    # --- what there is ---------------------------------------------------------------------------
-
-    def _delete_caches(self) -> None:
-        if self._dry_run:
-            return
-        store = self._session.objects
-        store.delete(self._damage.caches)
-        for table in sorted({one.table for one in self._damage.groups}):
-            # An interrupted build may have left entries that name the damaged files.
-            journal = Journal(store, table)
-            journal.clear(
-                key
-                for key, entry in journal.finished().items()
-                if not self._damage.paths.isdisjoint(file.path for file in entry.all_files())
+    damage = Damage.of(session.log, snapshot, report.faults)
+    if not dry_run:
+        _delete_caches(session.objects, damage)
+    remains, copies = _copied(session, snapshot, damage, _remaining(session, snapshot, damage))
+    with ExitStack() as held:
+        for number in sorted({one.version for one in copies.values()}):
+            # Until they are published here, only these versions keep the copies from gc.
+            held.enter_context(session.hold(session.log.read(number)))
+        targets = Targets.of(damage, remains, copies)
+        made = _computed(session, remains, targets, dry_run)
+        version = snapshot.version
+        new = {**{at: copy.entry for at, copy in copies.items()}, **made.values}
+        if not dry_run and (new or targets.missing):
+            change = mended_groups(
+                session.objects, damage, _by_group(new.items()), _partitions(targets)
             )
+            version = session.commit("repair", change, new.values()).version
+            for table, keys in made.journal_keys.items():
+                Journal(session.objects, table).clear(keys)
+    versions = {at: copy.version for at, copy in copies.items()}
+    outcome = RepairOutcome(
+        damage, remains, versions, made.values.keys(), targets.missing, made.reasons
+    )
+    return RepairReport(dry_run, version, outcome.mended(), outcome.left())
 
-    def _load(self, table: str) -> None:
-        """Read a table and all that its features read, without the damaged values."""
-        if table in self._tables or table in self._unreadable:
-            return
+
+def _delete_caches(store: ObjectStore, damage: Damage) -> None:
+    store.delete(damage.caches)
+    for table in sorted({one.table for one in damage.groups}):
+        # An interrupted build may have left entries that name the damaged files.
+        journal = Journal(store, table)
+        journal.clear(
+            key
+            for key, entry in journal.finished().items()
+            if not damage.paths.isdisjoint(file.path for file in entry.all_files())
+        )
+
+
+def _remaining(session: Session, snapshot: Snapshot, damage: Damage) -> Remains:
+    """Read the damaged tables and all that their features read, without the damaged values."""
+    tables: dict[str, TableFiles] = {}
+    unreadable: dict[str, str] = {}
+    for table in sorted({one.table for one in damage.groups}):
+        if table in tables:
+            continue
         try:
-            files = self._session.files(table, self._damage.readable(self._snapshot))
-            found = {table: files, **self._session.sources(files)}
-            entries = {name: self._without_damage(one) for name, one in found.items()}
+            files = session.files(table, damage.readable(snapshot))
+            found = {table: files, **session.sources(files)}
+            sound = {name: damage.sound(one) for name, one in found.items()}
         except FeatureStoreError as error:
-            self._unreadable[table] = error.problem
-            return
-        for name, one in found.items():
-            if name not in self._tables:
-                self._tables[name] = replace(one, entries=entries[name])
-                self._ids[name] = tuple(entries[name][BASE_GROUP])
+            unreadable[table] = error.problem
+            continue
+        tables = {**sound, **tables}
+    states = StateStore(session.objects)
 
-    def _without_damage(self, files: TableFiles) -> dict[str, Mapping[str, PartitionEntry]]:
-        """Return all that is stored of a table but the damaged values of features."""
-        entries = dict(files.entries)
-        for one in self._damage.groups:
-            if one.table == files.name and one.group != BASE_GROUP and one.group in entries:
-                kept = entries[one.group].items()
-                entries[one.group] = {
-                    partition: entry for partition, entry in kept if partition not in one.partitions
-                }
-        return entries
+    def state_exists(key: str) -> bool:
+        return f"{STATES}/{key}.arrow" not in damage.caches and states.has(key)
 
-    def _find_copies(self) -> None:
-        for one in self._damage.groups:
-            if one.table not in self._tables or one.group not in self._tables[one.table].groups:
-                continue
-            files = self._tables[one.table]
-            wanted = self._wanted(files, one)
-            rows = {base.partition: base.rows for base in files.base}
-            found = intact_copies(
-                self._session.log,
-                one.table,
-                one.group,
-                wanted,
-                partial(self._holds, one, wanted, rows),
-                self._snapshot.version,
-            )
-            for partition, copy in found.items():
-                self._copies[one.table, one.group, partition] = copy
-                self._put(one.table, one.group, copy.entry)
+    return Remains.of(damage, tables, unreadable, state_exists)
 
-    def _holds(
-        self,
-        damage: GroupDamage,
-        wanted: Mapping[str, Provenance],
-        rows: Mapping[str, int],
-        entry: PartitionEntry,
-    ) -> bool:
-        """Whether an older entry has the values that were damaged, in other files."""
-        return (
-            entry.provenance == wanted[entry.partition]
-            and entry.rows == rows.get(entry.partition)
-            and self._damage.paths.isdisjoint(file.path for file in entry.all_files())
-            and entry != damage.entries.get(entry.partition)
-        )
 
-    def _wanted(self, files: TableFiles, one: GroupDamage) -> dict[str, Provenance]:
-        """Return the provenance of the damaged values, by partition; of lost ones, as if fresh."""
-        known = {name: entry.provenance for name, entry in one.entries.items()}
-        if one.group == BASE_GROUP or not one.unreadable:
-            return {name: known[name] for name in one.partitions}
-        found = self._assessor().group(files.name, one.group)
-        names = self._ids[files.name]
-        fresh = {name: one.provenance for name, one in zip(names, found, strict=True)}
-        return {name: fresh[name] for name in one.partitions if name in fresh}
-
-    def _put(self, table: str, group: str, entry: PartitionEntry) -> None:
-        """Take an entry as the partition's values from here on."""
-        files = self._tables[table]
-        entries = {**files.entries, group: {**files.entries[group], entry.partition: entry}}
-        self._tables[table] = replace(files, entries=entries)
-
-    # --- what is computed ------------------------------------------------------------------------
-
-    def _assessor(self) -> Assessor:
-        return Assessor(self._tables)
-
-    def _choose_targets(self) -> None:
-        """Pick the damaged values that were fresh: what was stale just becomes missing."""
-        assessor = self._assessor()
-        for one in self._damage.groups:
-            if one.table not in self._tables or one.group == BASE_GROUP:
-                continue
-            if one.group not in self._tables[one.table].groups:  # its definition is lost
-                continue
-            names = self._ids[one.table]
-            found = assessor.group(one.table, one.group)
-            for name, assessment in zip(names, found, strict=True):
-                at = (one.table, one.group, name)
-                if name not in one.partitions or at in self._copies:
-                    continue
-                old = one.entries.get(name)
-                fresh = old is None or old.provenance == assessment.provenance
-                if fresh or assessment.reason == CODE:
-                    self._targets[one.table, one.group].add(name)
-                else:
-                    self._stale.add(at)
-            gone = one.partitions.difference(names)
-            self._stale.update((one.table, one.group, name) for name in gone)
-
-    def _round(self) -> bool:
-        """Compute what can be computed now; return whether there was any."""
-        progress = False
-        for table in sorted(self._tables):
-            assessor = self._assessor()
-            todo = self._ready(self._tables[table], assessor)
-            if todo:
-                self._compute(table, todo, assessor)
-                progress = True
-        return progress
-
-    def _ready(self, files: TableFiles, assessor: Assessor) -> dict[str, set[int]]:
-        """Return for each feature the damaged positions whose needs are there, or computed before."""
-        todo: dict[str, set[int]] = {}
-        for level in files.graph.levels:
-            for feature in level:
-                targets = self._targets.get((files.name, feature.group), set())
-                if not targets:
-                    continue
-                reason = _function_problem(feature)
-                for position, name in enumerate(self._ids[files.name]):
-                    if name not in targets:
-                        continue
-                    assessment = assessor.group(files.name, feature.group)[position]
-                    found = reason or self._obstacle(
-                        files, feature, position, assessment, assessor, todo
-                    )
-                    self._reasons[files.name, feature.group, name] = found
-                    if not found:
-                        todo.setdefault(feature.group, set()).add(position)
-        return todo
-
-    def _obstacle(
-        self,
-        files: TableFiles,
-        feature: Feature,
-        position: int,
-        assessment: Assessment,
-        assessor: Assessor,
-        todo: Mapping[str, set[int]],
-    ) -> str:
-        """Return why a value cannot be computed now, or nothing."""
-        if assessment.reason == CODE:
-            return "its function computes something else now than when the feature was defined"
-
-        def lacking(table: TableFiles, columns: tuple[str, ...], at: int) -> str:
-            for group in table.groups_of(columns):
-                if table.name == files.name and at in todo.get(group, ()):
-                    continue
-                if not self._is_sound(table, group, at, assessor):
-                    names = ", ".join(table.groups[group].names)
-                    return (
-                        f"it needs {names} of table {table.name!r} in partition "
-                        f"{self._ids[table.name][at]}, which is damaged or not built"
-                    )
-            return ""
-
-        found = lacking(files, feature.inputs, position)
+def _copied(
+    session: Session, snapshot: Snapshot, damage: Damage, remains: Remains
+) -> tuple[Remains, dict[At, IntactCopy]]:
+    """Find intact copies in older versions; return what remains with them, and where they are."""
+    copies: dict[At, IntactCopy] = {}
+    for one in damage.groups:
+        if not remains.has_group(one.table, one.group):
+            continue
+        wanted = remains.provenance(one)
+        rows = {base.partition: base.rows for base in remains.tables[one.table].base}
+        holds = partial(_holds, damage, one, wanted, rows)
+        found = intact_copies(session.log, one.table, one.group, wanted, holds, snapshot.version)
         if found:
-            return found
-        source, columns = files, feature.inputs
-        transformer = feature.transformer
-        if isinstance(transformer, SourceTransformer):
-            source = self._tables[transformer.source_table]
-            columns = transformer.source_inputs(files.schema)
-            for at in assessment.need.rows:
-                found = lacking(source, columns, at)
-                if found:
-                    return found
-        if assessment.need.key and not self._has_state(assessment.need.key):
-            for member in assessment.need.members:
-                if not self._has_state(member.key):
-                    summarised = _summarised(source, columns, member)
-                    found = lacking(source, summarised, member.partition)
-                    if found:
-                        return found
-        return ""
+            copies |= {(one.table, one.group, name): copy for name, copy in found.items()}
+            values = {name: copy.entry for name, copy in found.items()}
+            remains = remains.with_values({(one.table, one.group): values})
+    return remains, copies
 
-    def _is_sound(self, files: TableFiles, group: str, position: int, assessor: Assessor) -> bool:
-        partition = self._ids[files.name][position]
-        if group == BASE_GROUP:
-            damaged = self._damage.partitions(files.name, group)
-            return partition not in damaged or (files.name, group, partition) in self._copies
-        return assessor.group(files.name, group)[position].freshness is Freshness.FRESH
 
-    def _has_state(self, key: str) -> bool:
-        if key not in self._known_states:
-            path = f"{STATES}/{key}.arrow"
-            self._known_states[key] = path not in self._damage.caches and self._states.has(key)
-        return self._known_states[key]
+def _holds(
+    damage: Damage,
+    group: GroupDamage,
+    wanted: Mapping[str, Provenance],
+    rows: Mapping[str, int],
+    entry: PartitionEntry,
+) -> bool:
+    """Whether an older entry has the values that were damaged, in other files."""
+    return (
+        entry.provenance == wanted[entry.partition]
+        and entry.rows == rows.get(entry.partition)
+        and damage.paths.isdisjoint(file.path for file in entry.all_files())
+        and entry != group.entries.get(entry.partition)
+    )
 
-    def _compute(self, table: str, todo: Mapping[str, set[int]], assessor: Assessor) -> None:
-        files = self._tables[table]
-        assessments = {
-            group: tuple(
-                one if position in todo[group] else replace(one, freshness=Freshness.FRESH)
-                for position, one in enumerate(found)
-            )
-            if group in todo
-            else ()
-            for group, found in assessor.table(table).items()
-        }
-        if self._dry_run:
-            entries: Mapping[str, Mapping[str, PartitionEntry]]
-            entries = _promised(files, assessments, todo)
-        else:
-            with progress_bars():
-                build = Build(self._session.place, files, self._tables, assessments)
-                result = build.run(project(files, self._tables, assessments))
-            self._journalled[table] += result.journal_keys
-            entries = result.entries
-        for group, values in entries.items():
-            for entry in values.values():
-                self._computed[table, group, entry.partition] = entry
-                self._targets[table, group].discard(entry.partition)
-                self._put(table, group, entry)
-        self._known_states.clear()  # the build made further ones
 
-    # --- the outcome -----------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What was computed, or with ``dry_run`` would be.
 
-    def _publish(self) -> int:
-        new: dict[tuple[str, str], dict[str, PartitionEntry]] = defaultdict(dict)
-        for (table, group, partition), copy in self._copies.items():
-            new[table, group][partition] = copy.entry
-        for (table, group, partition), entry in self._computed.items():
-            new[table, group][partition] = entry
-        gone: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for table, group, partition in self._stale:
-            gone[table, group].add(partition)
-        if not new and not gone:
-            return self._snapshot.version
-        written = [one for values in new.values() for one in values.values()]
-        change = mended_groups(self._session.objects, self._damage, new, gone)
-        version = self._session.commit("repair", change, written).version
-        for table, keys in self._journalled.items():
-            Journal(self._session.objects, table).clear(keys)
-        return version
+    Parameters
+    ----------
+    values : mapping of At to PartitionEntry
+    journal_keys : mapping of str to list of str
+        By table: to be cleared once the values are published.
+    reasons : mapping of At to str
+        Why the other targets could not be computed.
+    """
 
-    def _mended(self) -> tuple[Mended, ...]:
-        how = {at: f"copy of version {copy.version}" for at, copy in self._copies.items()}
-        how |= dict.fromkeys(self._computed, "computed again")
-        how |= dict.fromkeys(self._stale, "made missing")
-        found: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-        for (table, group, partition), text in sorted(how.items()):
-            found[table, group, text].append(partition)
-        columns = {(one.table, one.group): one.columns for one in self._damage.groups}
-        values = tuple(
-            Mended(text, table, columns[table, group], tuple(partitions))
-            for (table, group, text), partitions in found.items()
-        )
-        return values + tuple(Mended("deleted", files=(path,)) for path in self._damage.caches)
+    values: Mapping[At, PartitionEntry]
+    journal_keys: Mapping[str, list[str]]
+    reasons: Mapping[At, str]
 
-    def _left(self) -> tuple[Left, ...]:
-        mended = self._copies.keys() | self._computed.keys() | self._stale
-        found = []
-        for fault in self._damage.faults:
-            at = (fault.table, fault.group, fault.partition)
-            if fault.file in self._damage.caches or at in mended:
+
+def _computed(session: Session, remains: Remains, targets: Targets, dry_run: bool) -> _Made:
+    """Compute what can be computed, in rounds over the tables, until nothing more can."""
+    values: dict[At, PartitionEntry] = {}
+    journal_keys: dict[str, list[str]] = defaultdict(list)
+    reasons: dict[At, str] = {}
+    progress = True
+    while progress:
+        progress = False
+        for table in sorted(remains.tables):
+            ready = TableRound.of(remains, table, targets.computed - values.keys())
+            reasons |= ready.reasons
+            if not ready.positions:
                 continue
-            reason = self._reason(at)
-            if fault.group and not fault.partition:
-                reason = self._reason_of_group(fault.table, fault.group, mended)
-                if not reason:
-                    continue
-            found.append(
-                Left(
-                    fault.file, fault.problem, reason, self._remedy(fault, reason, mended),
-                    fault.table, fault.columns, fault.partition,
-                )
-            )  # fmt: skip
-        return tuple(found)
-
-    def _remedy(self, fault: Fault, reason: str, mended: set[_At]) -> str:
-        if reason == _LOST:
-            return _ADD_AGAIN
-        partly = any((table, group) == (fault.table, fault.group) for table, group, _ in mended)
-        return _BUILD if fault.group and not fault.partition and partly else fault.remedy
-
-    def _reason(self, at: _At) -> str:
-        table, group, _ = at
-        if table in self._unreadable:
-            return f"the table cannot be read: {self._unreadable[table]}"
-        if group == BASE_GROUP:
-            return "it was ingested, and no kept version has an intact copy"
-        if table in self._tables and group not in self._tables[table].groups:
-            return "it needs a feature whose definition is lost"
-        return self._reasons.get(at, "") or "it is no file of values of the newest version"
-
-    def _reason_of_group(self, table: str, group: str, mended: set[_At]) -> str:
-        """Return why a column group whose fileset is damaged could not be mended, or nothing."""
-        damaged = next(
-            (one for one in self._damage.groups if (one.table, one.group) == (table, group)), None
-        )
-        if damaged is None or table in self._unreadable or group == BASE_GROUP:
-            return self._reason((table, group, ""))
-        if damaged.definition is None:
-            return _LOST
-        left = [name for name in damaged.partitions if (table, group, name) not in mended]
-        reasons = dict.fromkeys(self._reasons.get((table, group, name), "") for name in left)
-        return "; ".join(one for one in reasons if one) if left else ""
+            if dry_run:
+                new = _promised(remains, table, ready)
+            else:
+                new, keys = _built(session, remains, table, ready)
+                journal_keys[table] += keys
+            values |= new
+            remains = remains.with_values(_by_group(new.items()))
+            progress = True
+    return _Made(values, journal_keys, reasons)
 
 
-def _summarised(files: TableFiles, columns: tuple[str, ...], member: Summary) -> tuple[str, ...]:
-    """Return the columns that a summary is computed from."""
-    if member.time_range is None or files.schema.time is None:
-        return columns
-    return (*columns, files.schema.time)
+def _built(
+    session: Session, remains: Remains, table: str, ready: TableRound
+) -> tuple[dict[At, PartitionEntry], tuple[str, ...]]:
+    files, assessments = remains.tables[table], ready.assessments(remains, table)
+    with progress_bars():
+        build = Build(session.place, files, remains.tables, assessments)
+        result = build.run(project(files, remains.tables, assessments))
+    values = {
+        (table, group, entry.partition): entry
+        for group, entries in result.entries.items()
+        for entry in entries.values()
+    }
+    return values, result.journal_keys
 
 
-def _function_problem(feature: Feature) -> str:
-    """Return why a feature cannot be computed in this process at all, or nothing."""
-    transformer = feature.transformer
-    if isinstance(transformer, UnknownTransformer):
-        return transformer.problem.problem
-    if isinstance(transformer, Function):
-        try:
-            transformer.function.resolve()
-        except DefinitionError as error:
-            return error.problem
-    return ""
-
-
-def _promised(
-    files: TableFiles,
-    assessments: Mapping[str, tuple[Assessment, ...]],
-    todo: Mapping[str, set[int]],
-) -> dict[str, dict[str, PartitionEntry]]:
+def _promised(remains: Remains, table: str, ready: TableRound) -> dict[At, PartitionEntry]:
     """Return entries as a build would give them, without files."""
-    base = files.base
+    base = remains.tables[table].base
     return {
-        group: {
-            base[position].partition: PartitionEntry(
-                base[position].partition,
-                base[position].rows,
-                (), {}, assessments[group][position].provenance, 0, {}, 0, {},
-            )
-            for position in positions
-        }
-        for group, positions in todo.items()
+        (table, group, base[at].partition): PartitionEntry(
+            base[at].partition, base[at].rows, (), {},
+            remains.standing.assessor.group(table, group)[at].provenance, 0, {}, 0, {},
+        )
+        for group, positions in ready.positions.items()
+        for at in positions
     }  # fmt: skip
+
+
+def _by_group(
+    values: Iterable[tuple[At, PartitionEntry]],
+) -> dict[tuple[str, str], dict[str, PartitionEntry]]:
+    found: dict[tuple[str, str], dict[str, PartitionEntry]] = defaultdict(dict)
+    for (table, group, partition), entry in values:
+        found[table, group][partition] = entry
+    return found
+
+
+def _partitions(targets: Targets) -> dict[tuple[str, str], set[str]]:
+    """Return the partitions in which values become missing, by table and group."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for table, group, partition in targets.missing:
+        found[table, group].add(partition)
+    return found

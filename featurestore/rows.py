@@ -120,7 +120,7 @@ class RowSet:
         replaced = touched.replaced(entries)
         change = replace_partitions(
             self.session.objects,
-            self.table,
+            files.entry,
             files.groups[BASE_GROUP],
             replaced,
             () if replaced else entries,
@@ -207,7 +207,7 @@ class RowSet:
         if not replaced:
             return RowsReport(0, 0, 0, files.snapshot.version)
         change = replace_partitions(
-            self.session.objects, self.table, files.groups[BASE_GROUP], replaced
+            self.session.objects, files.entry, files.groups[BASE_GROUP], replaced
         )
         entries = [one for new in replaced.values() for one in new]
         snapshot = self.session.commit(f"delete from {self.table}", change, entries)
@@ -251,9 +251,8 @@ class RowSet:
                 return place.executor.limited_to(workers).run(
                     delete_rows, tasks, label=f"delete from {self.table}"
                 )
-        except (
-            BaseException
-        ):  # Ctrl-C too: what was written goes whatever happened, then it goes on
+        # Ctrl-C too: what was written goes whatever happened, then it goes on.
+        except BaseException:
             self._remove({one.partition for one in tasks})
             raise
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from featurestore.errors import InvalidInputError, MemoryLimitError
 from featurestore.execution.dask import Executor
 from featurestore.execution.events import observed_by
-from featurestore.execution.publish import Change
 from featurestore.execution.states import Workplace
 from featurestore.limits import resident_bytes
 from featurestore.plan.staleness import Assessor
 from featurestore.plan.table_files import TableFiles, load_table_files
-from featurestore.storage.commit_log import CommitLog
+from featurestore.storage.commit_log import Change, CommitLog
 from featurestore.storage.leases import NO_LEASE, Lease, Leases
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, Snapshot
@@ -98,10 +97,15 @@ class Session:
     def commit(
         self, operation: str, change: Change, entries: Iterable[PartitionEntry] = ()
     ) -> Snapshot:
-        """Publish a change, if the files of the new ``entries`` are all still there."""
+        """Publish a change, if the files of the new ``entries`` are all still there.
+
+        A change may write filesets, which nothing names before the commit: so it runs under a lease,
+        the one of :meth:`writing` if there is one.
+        """
         self.require_writable()
         files = [file for entry in entries for file in entry.all_files()]
-        return self.log.commit(operation, change, requires=files)
+        with Leases(self.objects).join(self.log.read(0)):
+            return self.log.commit(operation, change, requires=files)
 
     def memory_left(self) -> int:
         """Return the bytes of the memory limit that this process does not hold already.

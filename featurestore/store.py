@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import re
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from featurestore.errors import InvalidInputError, NameTakenError, NotFoundError
+from featurestore.arguments import column_names, shown, text, whole_number
+from featurestore.errors import InvalidInputError, NameTakenError
 from featurestore.execution.dask import Executor
 from featurestore.execution.publish import create_table, drop_table
 from featurestore.execution.states import Workplace
@@ -22,17 +22,16 @@ from featurestore.schema import check_name
 from featurestore.session import Session
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.commit_log import CommitLog
-from featurestore.storage.records import BASE_GROUP, GroupEntry, Snapshot, TableEntry
+from featurestore.storage.records import BASE_GROUP, GroupEntry, TableEntry
 from featurestore.table import Table
 from featurestore.units import Duration, parse_bytes
+from featurestore.versions import VersionLike, find_version
 
 if TYPE_CHECKING:
     from featurestore.report.differences import StoreDiff
     from featurestore.report.repairs import RepairReport
     from featurestore.storage.doctor import DoctorReport
     from featurestore.storage.maintenance import GcReport, VerifyReport
-
-_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 class FeatureStore:
@@ -171,8 +170,8 @@ class FeatureStore:
             raise NameTakenError(
                 f"table {name!r} exists already", "use append to add rows, or another name"
             )
-        key = (key,) if isinstance(key, str) else tuple(key)
-        entry = TableEntry(name, key, time, parse_bytes(partition_bytes), duplicates)
+        size, identity = parse_bytes(partition_bytes), secrets.token_hex(8)
+        entry = TableEntry(name, column_names(key), time, size, duplicates, identity)
         with (
             self._session.writing(self._session.snapshot()),
             open_source(source, types=types) as opened,
@@ -200,7 +199,7 @@ class FeatureStore:
         ------
         NotFoundError
         """
-        self._session.snapshot().table(name)
+        self._session.snapshot().table(text(name, "table"))
         return Table(self._session, name)
 
     def tables(self) -> tuple[str, ...]:
@@ -219,7 +218,7 @@ class FeatureStore:
             If somebody changed it, or came to read it, meanwhile.
         """
         self._session.require_writable()
-        snapshot = self._session.snapshot()
+        snapshot, table = self._session.snapshot(), text(table, "table")
         columns = {name for group in snapshot.groups(table) for name in group.names}
         for reader in readers(snapshot, table, columns):
             if reader.table != table:
@@ -233,13 +232,14 @@ class FeatureStore:
 
         One whose file is damaged is listed as unreadable; ``verify(all_versions=True)`` says more.
         """
-        return History(self._session.log.history(last))
+        count = None if last is None else whole_number(last, "last")
+        return History(self._session.log.history(count))
 
     def tag(self, name: str, version: int | None = None) -> None:
         """Name a version (the newest if not given), so that it is kept and can be checked out."""
         self._session.require_writable()
-        snapshot = self._session.log.head() if version is None else self._session.log.read(version)
-        self._session.log.tag(check_name(name, "tag"), snapshot.version)
+        number = None if version is None else whole_number(version, "version")
+        self._session.log.tag(check_name(name, "tag"), number)
 
     def untag(self, name: str) -> None:
         """Remove a tag; its version may go with the next ``gc``. One that is not there is no error."""
@@ -250,14 +250,16 @@ class FeatureStore:
         """Return the version of each tag."""
         return self._session.log.tags()
 
-    def checkout(self, version: int | str) -> FeatureStore:
+    def checkout(self, version: VersionLike) -> FeatureStore:
         """Return the store as it was, read-only.
 
         Parameters
         ----------
-        version : int or str
-            A version number, a tag, a snapshot id as in a run folder (``"12-<commit>"``), or an ISO
-            time: the newest version not later than it.
+        version : int, str, date or datetime
+            A version number, a tag, a snapshot id as in a run folder (``"12-<commit>"``), or a time,
+            as ISO 8601 text or not, in UTC if it has no offset: the newest version not later than
+            it. Decimal text is a number (``"12"``), but eight digits that are a date
+            (``"20261122"``) are a time.
 
         Returns
         -------
@@ -269,14 +271,14 @@ class FeatureStore:
         NotFoundError
             If there is no such version, or gc let it go.
         """
-        return FeatureStore(self._session.at(self._resolve(version)))
+        return FeatureStore(self._session.at(find_version(self._session.log, version)))
 
-    def diff(self, a: int | str, b: int | str = "newest", rows: bool = True) -> StoreDiff:
+    def diff(self, a: VersionLike, b: VersionLike = "newest", rows: bool = True) -> StoreDiff:
         """Return what differs between two versions: rows, features, definitions, values.
 
         Parameters
         ----------
-        a, b : int or str
+        a, b : int, str, date or datetime
             As for :meth:`checkout`; ``"newest"`` is the version this store is at.
         rows : bool
             Compare the rows of partitions that differ by content (reads them; 64 bytes of memory for
@@ -295,28 +297,13 @@ class FeatureStore:
         from featurestore.diff import diff
 
         before, after = (
-            self._session.snapshot() if one == "newest" else self._resolve(one) for one in (a, b)
+            self._session.snapshot()
+            if isinstance(one, str) and one == "newest"
+            else find_version(self._session.log, one)
+            for one in (a, b)
         )
         with self._session.hold(before), self._session.hold(after):
             return diff(self._session, before, after, rows)
-
-    def _resolve(self, version: int | str) -> Snapshot:
-        log = self._session.log
-        try:
-            return log.resolve(version)
-        except NotFoundError:
-            if not isinstance(version, str) or not _DATE.match(version):
-                raise
-        return self._at_time(version)
-
-    def _at_time(self, moment: str) -> Snapshot:
-        """Return the newest version not later than an ISO time; UTC if it has no offset."""
-        try:
-            wanted = dt.datetime.fromisoformat(moment)
-        except ValueError as error:
-            raise NotFoundError(f"{moment!r} is no ISO time", "see history()") from error
-        wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=dt.UTC)
-        return self._session.log.at(wanted)
 
     # --- care ------------------------------------------------------------------------------------------------
 
@@ -365,10 +352,12 @@ class FeatureStore:
             What was mended, and what is left, why, and what mends it.
         """
         from featurestore.plan.stored_definitions import accepted_fingerprints
-        from featurestore.repair import Repair
-        from featurestore.storage.maintenance import verify_store
+        from featurestore.repair import repair
+        from featurestore.storage.maintenance import VerifyReport, verify_store
 
         self._session.require_writable()
+        if not (report is None or isinstance(report, VerifyReport)):
+            raise InvalidInputError(f"{shown(report)} is no report of verify", "pass verify()'s")
         session, snapshot = self._session, self._session.snapshot()
         with session.hold(snapshot) if dry_run else session.writing(snapshot):
             if report is None:
@@ -376,7 +365,7 @@ class FeatureStore:
                     report = verify_store(
                         session.log, True, accepted_fingerprints, told, only=snapshot
                     )
-            return Repair(session, snapshot, report, dry_run).run()
+            return repair(session, snapshot, report, dry_run)
 
     def doctor(self) -> DoctorReport:
         """Try whether the place this store lies at keeps what it relies on.
@@ -399,7 +388,7 @@ class FeatureStore:
             The version the store is at: the same number, with the content of the one before.
         """
         self._session.require_writable()
-        return self._session.log.give_up(version).version
+        return self._session.log.give_up(whole_number(version, "version")).version
 
     def gc(
         self, safety_age: str = "1d", keep_versions: int = 10, dry_run: bool = False
@@ -429,9 +418,8 @@ class FeatureStore:
 
         self._session.require_writable()
         age = Duration.parse(safety_age).nanoseconds / 1e9
-        return gc(
-            self._session.log, safety_age_seconds=age, keep_versions=keep_versions, dry_run=dry_run
-        )
+        keep = whole_number(keep_versions, "keep_versions", lowest=1)
+        return gc(self._session.log, safety_age_seconds=age, keep_versions=keep, dry_run=dry_run)
 
     def __repr__(self) -> str:
         return str(self.summary())

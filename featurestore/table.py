@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from featurestore.arguments import column_names
 from featurestore.compaction import compact
 from featurestore.dataset.dataset import Dataset
 from featurestore.dataset.view import TableView
@@ -251,8 +252,7 @@ class Table:
         NotReadyError
             If values are missing or stale.
         """
-        wanted = self.columns if columns is None else columns
-        names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+        names = self.columns if columns is None else column_names(columns)
         files = self._files()
         # A read of a few partitions is over before gc could let go what was the newest version.
         many = len(files.base) > _BRIEF_PARTITIONS
@@ -265,7 +265,7 @@ class Table:
 
         One Dask partition per partition; features must be built.
         """
-        names = self.columns if columns is None else tuple(columns)
+        names = self.columns if columns is None else column_names(columns)
         view = self._view(names)
         self._session.hold(view.snapshot).keep()  # nobody knows when the graph is computed
         return dask_frame(view.partitions, self._session.place, view.schema, names)
@@ -304,10 +304,10 @@ class Table:
         polars.DataFrame
             Key, time and ``columns``, one row per row of ``source``, in its order.
         """
-        files = self._files()
+        files, names = self._files(), column_names(columns)
         with self._session.hold(files.snapshot), open_source(source) as opened:
             return compute_features(
-                self._session.place, files, self._session.sources(files), opened, tuple(columns)
+                self._session.place, files, self._session.sources(files), opened, names
             )
 
     # --- features ------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ class Table:
 
     def cardinalities(self, *columns: str) -> dict[str, int]:
         """Return for each column that holds codes of a stored vocabulary how many there may be."""
-        return self._features.cardinalities(self._files(), columns)
+        return self._features.cardinalities(self._files(), column_names(columns))
 
     def lineage(self, *columns: str) -> dict[str, str]:
         """Return for each column the fingerprint of its definition and of all that it reads.
@@ -413,7 +413,7 @@ class Table:
         Two tables, or two versions of one, compute a column alike exactly where these are equal.
         """
         files = self._files()
-        return lineage(files, self._session.sources(files), columns)
+        return lineage(files, self._session.sources(files), column_names(columns))
 
     def drop(self, *columns: str) -> None:
         """Remove features; their files stay until ``gc`` while older versions name them.
@@ -429,7 +429,7 @@ class Table:
         InvalidInputError
             For ingested columns, for part of a feature, and while another feature reads it.
         """
-        self._features.drop(columns)
+        self._features.drop(column_names(columns))
 
     # --- datasets ------------------------------------------------------------------------------------------------
 

@@ -7,17 +7,29 @@ Inside, a time is an ``int``: steps of the time column's unit since 1970 (UTC fo
 from __future__ import annotations
 
 import datetime as dt
-from typing import TypeAlias
+import re
+from fractions import Fraction
+from numbers import Integral
+from typing import Final, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
+from featurestore.arguments import shown
 from featurestore.errors import InvalidInputError
 from featurestore.schema import time_unit
 
-TimeLike: TypeAlias = "str | int | dt.date | dt.datetime"
+TimeLike: TypeAlias = "str | int | dt.date | dt.datetime | np.datetime64"
 
 _STEPS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_FRACTION: Final = re.compile(
+    r"(?P<time>.+[^\d:](?:\d\d:\d\d:\d\d|\d{6}))[.,](?P<digits>[0-9]{1,50})(?P<offset>(?:[Zz+-].*)?)"
+)
+_NUMPY_SECONDS: Final = {
+    "W": Fraction(604_800), "D": Fraction(86_400), "h": Fraction(3600), "m": Fraction(60),
+    **{unit: Fraction(1, 1000**n) for n, unit in enumerate(("s", "ms", "us", "ns", "ps", "fs", "as"))},
+}  # fmt: skip
 
 
 def to_steps(value: TimeLike, type_: pa.DataType, column: str) -> int:
@@ -25,8 +37,9 @@ def to_steps(value: TimeLike, type_: pa.DataType, column: str) -> int:
 
     Parameters
     ----------
-    value : str, int, date or datetime
-        ISO 8601 text, a date (midnight) or a datetime; integers only for integer time columns.
+    value : str, int, date, datetime or numpy.datetime64
+        ISO 8601 text with as many digits as the column counts, a date (midnight), or a time of
+        Python, pandas or NumPy; integers only for integer time columns.
         For a zoned column it must carry an offset unless the column is UTC; for a naive column it
         must not.
     type_ : pyarrow.DataType
@@ -45,46 +58,72 @@ def to_steps(value: TimeLike, type_: pa.DataType, column: str) -> int:
     """
     unit = time_unit(type_)
     if unit is None:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            return int(value)
         raise InvalidInputError(
-            f"{value!r} is not a time of integer column {column!r}", "give an integer"
+            f"{shown(value)} is not a time of integer column {column!r}", "give an integer"
         )
-    moment = _parse(value, column)
+    seconds, has_offset = _seconds(value, column)
     zone = getattr(type_, "tz", None)
-    if zone is None and moment.tzinfo is not None:
+    if zone is None and has_offset:
         raise InvalidInputError(
             f"{value!r} has a time zone and column {column!r} has none", "leave the offset out"
         )
-    if zone is not None and moment.tzinfo is None and zone != "UTC":
+    if zone is not None and not has_offset and zone != "UTC":
         raise InvalidInputError(
             f"{value!r} has no time zone and column {column!r} is in {zone}",
             "write the offset, like '2024-01-01T00:00:00+01:00'",
         )
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=dt.UTC)
-    micros = (moment - _EPOCH) // dt.timedelta(microseconds=1)
-    whole, rest = divmod(micros * _STEPS_PER_SECOND[unit], 10**6)
-    if rest:
+    steps = seconds * _STEPS_PER_SECOND[unit]
+    if steps.denominator != 1:
         raise InvalidInputError(
             f"{value!r} is finer than column {column!r}, which counts {unit}", "round it"
         )
-    return whole
+    return int(steps)
 
 
-def _parse(value: TimeLike, column: str) -> dt.datetime:
+def _seconds(value: TimeLike, column: str) -> tuple[Fraction, bool]:
+    """Return exact seconds since 1970, in UTC if there is no offset, and whether there is one."""
+    if isinstance(value, np.datetime64) and not np.isnat(value):
+        return _numpy_seconds(value), False
+    moment, finer = _parse(value) or (None, Fraction())
+    if moment is None or moment != moment:  # NaT of pandas equals nothing
+        raise InvalidInputError(
+            f"{shown(value)} is not a time for column {column!r}",
+            "write it like '2013-10-01T06:00:00'",
+        )
+    has_offset = moment.tzinfo is not None
+    moment = moment if has_offset else moment.replace(tzinfo=dt.UTC)
+    micros = (moment - _EPOCH) // dt.timedelta(microseconds=1)
+    return Fraction(micros, 10**6) + finer, has_offset
+
+
+def _parse(value: TimeLike) -> tuple[dt.datetime, Fraction] | None:
+    """Return a time and the seconds below its microseconds; None if it is no time."""
     if isinstance(value, dt.datetime):
-        return value
+        # Of pandas, whose time is a datetime that also counts nanoseconds.
+        return value, Fraction(getattr(value, "nanosecond", 0), 10**9)
     if isinstance(value, dt.date):
-        return dt.datetime(value.year, value.month, value.day)  # noqa: DTZ001 - zoned by the caller
+        return dt.datetime(value.year, value.month, value.day), Fraction()  # noqa: DTZ001 - zoned by the caller
+    if not isinstance(value, str):
+        return None
+    # The library cuts fractions after six digits, so they are read here.
+    whole, digits = value, "0"
+    if match := _FRACTION.fullmatch(value):
+        whole, digits = match["time"] + match["offset"], match["digits"]
     try:
-        if isinstance(value, str):
-            return dt.datetime.fromisoformat(value)
+        if "." not in whole and "," not in whole:
+            return dt.datetime.fromisoformat(whole), Fraction(int(digits), 10 ** len(digits))
     except ValueError:
-        pass  # the message below says what was expected
-    raise InvalidInputError(
-        f"{value!r} is not a time for column {column!r}", "write it like '2013-10-01T06:00:00'"
-    )
+        pass  # the caller says what was expected
+    return None
+
+
+def _numpy_seconds(value: np.datetime64) -> Fraction:
+    unit, count = np.datetime_data(value.dtype)
+    if unit in ("Y", "M"):  # of no fixed length; their beginnings are days
+        value, unit, count = value.astype("datetime64[D]"), "D", 1
+    return int(value.astype(np.int64)) * count * _NUMPY_SECONDS[unit]
 
 
 def from_steps(steps: int, type_: pa.DataType) -> str:
@@ -101,15 +140,15 @@ def from_steps(steps: int, type_: pa.DataType) -> str:
     if unit is None:
         return str(steps)
     seconds, rest = divmod(steps, _STEPS_PER_SECOND[unit])
-    micros = rest * 10**6 // _STEPS_PER_SECOND[unit]
+    micros, nanos = divmod(rest * 10**9 // _STEPS_PER_SECOND[unit], 1000)
     try:
         moment = _EPOCH + dt.timedelta(seconds=seconds, microseconds=micros)
     except OverflowError:
         return f"{steps} {unit} since 1970"
     if pa.types.is_date32(type_):
         return moment.date().isoformat()
-    return (
-        moment.isoformat()
-        if getattr(type_, "tz", None)
-        else moment.replace(tzinfo=None).isoformat()
-    )
+    offset = "+00:00" if getattr(type_, "tz", None) else ""
+    moment = moment.replace(tzinfo=None)
+    if nanos:
+        return f"{moment.isoformat(timespec='microseconds')}{nanos:03d}{offset}"
+    return f"{moment.isoformat()}{offset}"

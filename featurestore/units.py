@@ -9,8 +9,11 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Integral
 from typing import Final
 
+from featurestore.arguments import shown
 from featurestore.errors import InvalidInputError
 
 _BYTE_FACTORS: Final = {
@@ -19,14 +22,16 @@ _BYTE_FACTORS: Final = {
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
     "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40,
 }  # fmt: skip
-_BYTES: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+_BYTES: Final = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([a-zA-Z]*)\s*")
+
+_BYTES_REMEDY: Final = "write it like '512MiB' or '2GB', or as a whole number of bytes"
 
 _NANOSECONDS: Final = {
     "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9,
     "m": 60 * 10**9, "min": 60 * 10**9, "h": 3600 * 10**9,
     "d": 86400 * 10**9, "w": 7 * 86400 * 10**9,
 }  # fmt: skip
-_DURATION_PART: Final = re.compile(r"(\d+)\s*(ns|us|ms|min|[smhdw])")
+_DURATION_PART: Final = re.compile(r"(\d{1,30})\s*(ns|us|ms|min|[smhdw])")
 
 
 def parse_bytes(value: int | str) -> int:
@@ -35,7 +40,7 @@ def parse_bytes(value: int | str) -> int:
     Raises
     ------
     InvalidInputError
-        If the text has no number, an unknown unit, or is not positive.
+        If it is no whole number of bytes, or not positive, or the text has an unknown unit.
 
     Examples
     --------
@@ -49,12 +54,20 @@ def parse_bytes(value: int | str) -> int:
         factor = _BYTE_FACTORS.get(match[2].lower()) if match else None
         if match is None or factor is None:
             raise InvalidInputError(
-                f"{value!r} is not a number of bytes", "write it like '512MiB' or '2GB'"
+                f"{shown(value)} is not a number of bytes", _BYTES_REMEDY
             )
-        value = int(float(match[1]) * factor)
-    if isinstance(value, bool) or value <= 0:
-        raise InvalidInputError(f"a number of bytes must be positive, not {value!r}")
-    return value
+        size = int(Fraction(match[1]) * factor)
+    elif isinstance(value, Integral) and not isinstance(value, bool):
+        size = int(value)
+    elif isinstance(value, float) and value.is_integer():  # such as 2e9
+        size = int(value)
+    else:
+        raise InvalidInputError(f"{shown(value)} is not a number of bytes", _BYTES_REMEDY)
+    if size <= 0:
+        raise InvalidInputError(
+            f"a number of bytes must be positive, not {shown(value)}", _BYTES_REMEDY
+        )
+    return size
 
 
 def format_bytes(count: float) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -31,8 +32,9 @@ from featurestore.testing.tables import observations, two_wide
 
 SEED = 20_260
 WHOLE = 1024
-SAMPLE = 50
-READ_EVERY = 12
+SAMPLE = 40
+READ_EVERY = 25
+READS = 16
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = store._session.files("rows")
     group = next(one for one in files.entries if one != "base")
     entry = files.entries[group][files.base[0].partition]
-    Journal(store._session.objects, "rows").record("interrupted", entry)
+    Journal(store._session.objects, "rows").record_all([("interrupted", entry)])
     assert table.partitions == other.partitions == 2
     shutil.rmtree(path / "tmp", ignore_errors=True)
     shutil.rmtree(path / "leases", ignore_errors=True)
@@ -114,10 +116,9 @@ def read_is_right(root: Path, expected: dict[str, Any]) -> str:
         return "refused"
 
 
-def positions(size: int, draw: random.Random, slow: bool, whole: int = WHOLE) -> list[int]:
-    if slow or size <= whole:
-        return list(range(size))
-    return sorted(draw.sample(range(size), min(size, SAMPLE)))
+def positions(size: int, draw: random.Random, whole: int, sample: int) -> list[int]:
+    """Return every byte of a file that is not larger than ``whole``, and a sample of others."""
+    return list(range(size)) if size <= whole else sorted(draw.sample(range(size), sample))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_every_flipped_byte_is_found_and_never_read_as_right(
     flips = 0
     for path in files_of(root):
         data = path.read_bytes()
-        for position in positions(len(data), seed, slow):
+        for position in positions(len(data), seed, sys.maxsize if slow else WHOLE, SAMPLE):
             mask = seed.randrange(1, 256)
             where = f"{path.relative_to(root)} byte {position} of {len(data)} xor {mask}"
             write_byte(path, position, data[position] ^ mask)
@@ -268,7 +269,7 @@ def test_large_files_whose_parts_are_read(
     for path in (one for one in files_of(root) if one.relative_to(root).parts[0] == "data"):
         data = path.read_bytes()
         kind = path.suffix if path.suffix == ".parquet" else "tensor"
-        for position in positions(len(data), seed, slow, whole=0):
+        for position in positions(len(data), seed, sys.maxsize if slow else 0, READS):
             write_byte(path, position, data[position] ^ seed.randrange(1, 256))
             outcomes[kind][read_is_right(root, expected)] += 1
             write_byte(path, position, data[position])

@@ -16,11 +16,13 @@ ROOT = Path(__file__).parent.parent
 # In order; a layer is a package or a set of modules that may import each other.
 LAYERS: list[set[str]] = [
     {"errors"},
+    {"arguments"},
     {"units"},
     {"fingerprint"},
     {"schema"},
     {"times", "limits"},
     {"storage"},
+    {"versions"},
     {"engines"},
     {"transforms"},
     {"plan"},

@@ -37,7 +37,7 @@ from featurestore.storage.backends import open_object_store
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.fileset import read_fileset
 from featurestore.testing.interleaving import interleaved
-from featurestore.testing.tables import observations, plus_one
+from featurestore.testing.tables import observations
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "CONCURRENCY.md"
 OPERATIONS = (
@@ -61,6 +61,10 @@ def hour(number: int) -> Any:
 # --- the store before a pair ------------------------------------------------------------------------
 
 
+def plain_plus_one(frame: Any) -> Any:
+    return frame["plain"] + 1
+
+
 def make(url: str) -> None:
     """Make the store that every pair begins with."""
     store = fs.FeatureStore.create(url, workers=1)
@@ -71,9 +75,10 @@ def make(url: str) -> None:
         fs.Expression(spare_a=nw.col("n") + 1),
         fs.Expression(spare_b=nw.col("n") + 2),
         fs.Expression(frail=nw.col("x") * 5),
+        fs.Expression(plain=nw.col("x") + 0.0),
         fs.Lag("x", 1),
     )
-    table.feature(plus_one, inputs="x", output="lazy")
+    table.feature(plain_plus_one, inputs="plain", output="lazy")
     for name in ("table_a", "table_b", "other"):
         made = store.ingest(name, rows(12, 1, 0), key="k", time="t", partition_bytes=400)
         made.add(fs.Expression(frail=nw.col("x") * 5))
@@ -139,15 +144,15 @@ def new_rows(first: int) -> tuple[pl.DataFrame, tuple[Any, Any]]:
 
 
 # What happens to A (row) when B (column) is published first, each on things of its own: it rebases,
-# (R)etries, (c)onflicts or is (u)naffected; (m): it rebases, and some feature is visibly missing on
-# some partitions, which it is not when A runs after B.
+# (R)etries, (c)onflicts or is (u)naffected; (m): it rebases, and some feature is visibly missing or
+# stale on some partitions, which it is not when A runs after B.
 WORDS = {"r": "rebases", "m": "rebases*", "R": "retries", "c": "conflicts", "u": "unaffected"}
 TABLE = {
     # B:           ing app add bui rep del com dro dro tag gc  rep
     "ingest":       "r   r   r   r   r   r   r   r   r   u   u   r",
     "append":       "r   r   r   r   r   r   r   r   r   u   u   r",
     "add":          "r   m   r   r   m   m   m   r   r   u   u   r",
-    "build":        "r   m   r   r   m   m   m   r   r   u   u   r",
+    "build":        "r   m   r   u   m   m   m   r   r   u   u   r",
     "replace":      "r   r   r   r   r   r   c   r   r   u   u   r",
     "delete":       "r   r   r   r   r   r   c   r   r   u   u   r",
     "compact":      "r   r   R   R   R   R   u   r   r   u   u   r",
@@ -200,11 +205,20 @@ def again(store: fs.FeatureStore) -> None:
     store.ingest("rows", rows(20, 8, 0), key="k", time="t", partition_bytes=450)
 
 
+def by_hour(store: fs.FeatureStore) -> None:
+    """Drop a table and ingest its rows by another time."""
+    found = store.table("table_b").read(["k", "t", "x", "n", "id"])
+    store.drop("table_b")
+    store.ingest("table_b", found.with_columns(hour=pl.col("t")), key="k", time="hour")
+
+
 INGEST = lambda s: s.ingest("new", rows(9, 2, 0), key="k", time="t")  # noqa: E731
 LATER = on_rows(lambda t: t.append(rows(8, 3, 200)))
 DOUBLE = on_rows(lambda t: t.add(fs.Expression(new=nw.col("double") + 1)))
 NEW = on_rows(lambda t: t.add(fs.Expression(new=nw.col("x") + 1)))
 LAZY = on_rows(lambda t: t.build())
+# Other values would hide that a reader sees those of the definition before.
+REDEFINE = on_rows(lambda t: t.add(fs.Expression(plain=nw.col("x") * 1), replace=True))
 REPLACE = on_rows(lambda t: t.replace(*new_rows(2)))
 OPEN_END = on_rows(lambda t: t.replace(rows(5, 9, 28), (hour(28), None)))
 DELETE = on_rows(lambda t: t.delete(nw.col("id") < 8))
@@ -214,6 +228,7 @@ GONE = lambda s: s.drop("rows")  # noqa: E731
 GC = lambda s: s.gc(safety_age="0s", keep_versions=1)  # noqa: E731
 OLD_TAG = lambda s: s.tag("old", s.version - 1)  # noqa: E731
 READER = lambda s: s.table("table_a").add(fs.AsOfJoin("rows", columns="double", prefix="joined_"))  # noqa: E731
+READS_TABLE_B = on_rows(lambda t: t.add(fs.AsOfJoin("table_b", columns="x", prefix="joined_")))
 
 SAME: dict[tuple[str, str], Same] = {
     ("ingest a table", "ingest one of that name"): Same(INGEST, INGEST, "refuses"),
@@ -223,8 +238,8 @@ SAME: dict[tuple[str, str], Same] = {
     ),
     ("append rows", "delete earlier rows"): Same(LATER, DELETE, "rebases"),
     ("append rows", "drop the table"): Same(LATER, GONE, "conflicts"),
-    ("append rows", "drop the table, ingest it again"): Same(LATER, again, "rebases"),
-    ("add a feature", "add the same one"): Same(NEW, NEW, "rebases"),
+    ("append rows", "drop the table, ingest it again"): Same(LATER, again, "conflicts"),
+    ("add a feature", "add the same one"): Same(NEW, NEW, "unaffected"),
     ("add a feature", "add another one of that name"): Same(
         NEW, on_rows(lambda t: t.add(fs.Expression(new=nw.col("n") + 1))), "conflicts"
     ),
@@ -235,15 +250,22 @@ SAME: dict[tuple[str, str], Same] = {
         "conflicts",
     ),
     ("add a feature", "drop the table"): Same(NEW, GONE, "conflicts"),
-    ("add a feature", "drop the table, ingest it again"): Same(NEW, again, "rebases*"),
+    ("add a feature", "drop the table, ingest it again"): Same(NEW, again, "conflicts"),
     ("add a feature", "drop the table it joins"): Same(READER, GONE, "conflicts"),
-    ("build a feature", "build the same one"): Same(LAZY, LAZY, "rebases"),
+    ("add a feature", "drop the table it joins, ingest it again by another time"): Same(
+        READS_TABLE_B, by_hour, "conflicts"
+    ),
+    ("build a feature", "build the same one"): Same(LAZY, LAZY, "unaffected"),
+    ("build a feature", "redefine what it reads"): Same(LAZY, REDEFINE, "rebases*"),
+    ("build a feature", "redefine what it reads, and build it"): Same(
+        LAZY, lambda s: (REDEFINE(s), LAZY(s)), "unaffected"
+    ),
     ("build a feature", "drop it"): Same(LAZY, on_rows(lambda t: t.drop("lazy")), "unaffected"),
     ("build a feature", "replace rows"): Same(LAZY, REPLACE, "rebases*"),
     ("build a feature", "delete rows"): Same(LAZY, DELETE, "rebases*"),
     ("build a feature", "compact its partitions"): Same(LAZY, COMPACT, "rebases*"),
     ("build a feature", "drop the table"): Same(LAZY, GONE, "conflicts"),
-    ("build a feature", "drop the table, ingest it again"): Same(LAZY, again, "unaffected"),
+    ("build a feature", "drop the table, ingest it again"): Same(LAZY, again, "conflicts"),
     ("replace rows", "replace rows of those partitions"): Same(REPLACE, REPLACE, "conflicts"),
     ("replace rows", "delete rows of those partitions"): Same(REPLACE, DELETE, "conflicts"),
     ("replace rows up to the end", "append rows"): Same(OPEN_END, LATER, "conflicts"),
@@ -274,6 +296,7 @@ SAME: dict[tuple[str, str], Same] = {
     ),
     ("drop a feature", "build it"): Same(on_rows(lambda t: t.drop("lazy")), LAZY, "rebases"),
     ("drop a feature", "drop the table"): Same(DROP, GONE, "conflicts"),
+    ("drop a feature", "drop the table, ingest it again"): Same(DROP, again, "conflicts"),
     ("drop a table", "drop it"): Same(GONE, GONE, "unaffected", order="b"),
     ("drop a table", "append, add, build, replace, delete, compact"): Same(
         GONE, LATER, "conflicts"
@@ -364,6 +387,7 @@ def check_rows(frame: pl.DataFrame) -> None:
         "spare_a": pl.col("n") + 1,
         "spare_b": pl.col("n") + 2,
         "frail": pl.col("x") * 5,
+        "plain": pl.col("x"),
         "lazy": pl.col("x") + 1,
         "x_lag_1": pl.col("x").shift(1).over("k"),
         "new_a": pl.col("x") * 3,

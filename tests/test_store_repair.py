@@ -157,7 +157,7 @@ def test_caches_are_deleted(store: fs.FeatureStore) -> None:
     for path, how in zip(states, ["flip", "cut"] * len(states), strict=False):
         damage(store, path, how)
     entry = next(iter(store._session.files("rows").entries["base"].values()))
-    Journal(store._session.objects, "rows").record("ab" * 16, entry)
+    Journal(store._session.objects, "rows").record_all([("ab" * 16, entry)])
     [journal] = (folder / "journal" / "rows").iterdir()
     damage(store, journal)
     (folder / "latest.json").write_bytes(b"{}")
@@ -415,7 +415,7 @@ def test_a_journal_that_names_the_damaged_file_is_not_believed(store: fs.Feature
     from featurestore.fingerprint import fingerprint
 
     key = fingerprint(group, first, entry.provenance.fingerprint)
-    Journal(store._session.objects, "rows").record(key, entry)
+    Journal(store._session.objects, "rows").record_all([(key, entry)])
     damage(store, entry.files[0].path)
     assert_mended(store, before, store.repair())
 

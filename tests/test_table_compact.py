@@ -25,12 +25,13 @@ from featurestore.errors import ConflictError, CorruptionError, FormatError, Mem
 from featurestore.execution import compaction as merging
 from featurestore.execution.events import Event, StepStarted, observed_by
 from featurestore.execution.publish import append_partitions
-from featurestore.plan.compaction import Standing, plan_compaction
+from featurestore.plan.compaction import plan_compaction
+from featurestore.plan.staleness import Standing
 from featurestore.plan.states import StateNeed
 from featurestore.storage.commit_log import CommitLog
-from featurestore.storage.journal import Journal
 from featurestore.storage.records import BASE_GROUP, PartitionEntry
 from featurestore.storage.states import StateStore
+from featurestore.testing.journals import journal_keys
 from featurestore.testing.tables import (
     FIT_ON,
     HOUR,
@@ -147,7 +148,7 @@ def test_any_compaction_keeps_rows_values_freshness_and_states(seed: int) -> Non
             assert (again.version, again.bytes_written) == (report.version, 0)
     assert [table.build().computed for table in world.tables] == [0, 0, 0]
     assert world.store.verify().ok
-    assert Journal(world.store._session.objects, "rows").keys() == []
+    assert journal_keys(world.store._session.objects, "rows") == []
 
     # What comes later is computed from the states that were kept, and gives the same bits.
     for one in (world, twin):
@@ -585,7 +586,7 @@ def test_a_feature_added_meanwhile_is_merged_too(
     assert table.read("new")["new"].equals(ROWS["x"] + 1, null_equal=True)
     assert len(ran) == 5  # what was merged at first was not merged again
     assert len(set(ran)) == 5
-    assert Journal(table._session.objects, "rows").keys() == []
+    assert journal_keys(table._session.objects, "rows") == []
 
 
 def test_values_built_meanwhile_are_taken_along(table: fs.Table, meanwhile: Meanwhile) -> None:
@@ -644,7 +645,7 @@ def test_of_two_compactions_one_finds_nothing_left_to_do(
     assert (report.partitions_before, report.bytes_written) == (1, 0)
     assert table.version == version + 1
     assert_frame_equal(table.read(), expected, check_exact=True)
-    assert Journal(table._session.objects, "rows").keys() == []
+    assert journal_keys(table._session.objects, "rows") == []
 
 
 def test_who_loses_every_time_is_told(table: fs.Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -708,10 +709,10 @@ def test_an_interrupted_compaction_goes_on(
         with pytest.raises(KeyboardInterrupt):
             table.compact()
     assert (len(ran), table.version) == (2, version)
-    assert len(Journal(table._session.objects, "rows").keys()) == 2
+    assert len(journal_keys(table._session.objects, "rows")) == 2
     table.compact()
     assert len(ran) == 4
-    assert Journal(table._session.objects, "rows").keys() == []
+    assert journal_keys(table._session.objects, "rows") == []
     assert_frame_equal(table.read(), expected, check_exact=True)
 
 

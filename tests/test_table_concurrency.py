@@ -19,11 +19,13 @@ from polars.testing import assert_frame_equal
 import featurestore as fs
 from featurestore.errors import ConflictError, InvalidInputError, NameTakenError, NotReadyError
 from featurestore.storage.commit_log import CommitLog
-from featurestore.testing.tables import observations
+from featurestore.testing.tables import observations, plus_one
 
 ROWS = observations(300).sort("t", "k")
 MORE = observations(60, 5, start=150).sort("t", "k")
 DOUBLE = fs.Expression(double=nw.col("x") * 2)
+LATE = pl.col("t") + pl.duration(days=900)
+LATEST = MORE.select(LATE)["t"].min()
 
 
 @pytest.fixture
@@ -200,10 +202,172 @@ def test_a_table_of_that_name_with_another_key_is_another_table(
         other.ingest("rows", ROWS.sort("t").unique("t", keep="first"), time="t")
 
     meanwhile(anew)
-    with pytest.raises(ConflictError, match="key or time of 'rows' changed"):
+    with pytest.raises(ConflictError, match="'rows' was dropped and ingested again"):
         table.append(MORE)
     assert table.key == ()
     assert store.verify().ok
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS.head(60)], ids=["the same rows", "fewer rows"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.append(MORE.with_columns(LATE)),
+        # Nothing gives way to these rows: they only come in between.
+        lambda t: t.replace(MORE.with_columns(LATE), (LATEST, None)),
+        lambda t: t.delete(nw.col("n") == 3),
+        lambda t: t.add(fs.Expression(new=nw.col("x") * 2)),
+        lambda t: t.feature(plus_one, inputs="x", output="lazy"),
+        lambda t: t.drop("old"),
+    ],
+    ids=["append", "replace", "delete", "add", "define", "drop"],
+)
+def test_a_table_that_was_ingested_again_is_another_table(
+    store: fs.FeatureStore,
+    table: fs.Table,
+    meanwhile: Callable[..., None],
+    change: Callable[[fs.Table], Any],
+    rows: pl.DataFrame,
+) -> None:
+    """Also one of the same columns, key and time, where nothing else would tell."""
+    table.add(fs.Expression(old=nw.col("n") + 1))
+
+    def anew() -> None:
+        other = fs.FeatureStore.open(store.url, workers=1)
+        other.drop("rows")
+        other.ingest("rows", rows, key="k", time="t", partition_bytes=2500)
+        other.table("rows").add(fs.Expression(old=nw.col("n") + 1))
+
+    meanwhile(anew)
+    with pytest.raises(ConflictError, match="'rows' was dropped and ingested again"):
+        change(table)
+    assert_frame_equal(table.read(ROWS.columns), rows)
+    assert table.columns == (*ROWS.columns, "old")
+    assert store.verify().ok
+
+
+def test_an_append_follows_on_a_table_whose_partitions_were_all_rewritten(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    meanwhile(lambda: another(table).compact(partition_bytes="1MiB"))
+    table.append(MORE)
+    assert_frame_equal(table.read(), pl.concat([ROWS, MORE]))
+
+
+def test_a_joined_table_that_was_ingested_again_with_another_time(
+    store: fs.FeatureStore, table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    source = ROWS.select("k", pl.col("n").fill_null(-1), "t", value="x")
+    source = source.with_columns(known=pl.col("t") + pl.duration(hours=3))
+    join = fs.AsOfJoin("source", "value", max_age="9h")
+
+    def anew(key: str, time: str) -> None:
+        other = fs.FeatureStore.open(store.url, workers=1)
+        if "source" in other.tables():
+            other.drop("source")
+        other.ingest("source", source, key=key, time=time, duplicates="keep")
+
+    for key, time in (("k", "known"), ("n", "t")):
+        anew("k", "t")
+        meanwhile(lambda key=key, time=time: anew(key, time))
+        with pytest.raises(ConflictError, match=r"'source'.*ingested again with another key or"):
+            table.add(join)
+        assert "value" not in table.columns
+    # With the same ones the same rows are the same.
+    anew("k", "t")
+    meanwhile(lambda: anew("k", "t"))
+    table.add(join)
+    assert table.status().is_fresh
+
+
+# --- values that somebody else wrote meanwhile --------------------------------------------------
+
+TIMES_TEN = fs.Expression(tenfold=nw.col("double") * 10)
+
+
+def redefined(table: fs.Table) -> None:
+    """What somebody else does: replace a feature, and compute what reads it."""
+    other = another(table)
+    other.add(fs.Expression(double=nw.col("x") * 200), replace=True)
+    other.build()
+    assert other.status().is_fresh
+
+
+def check_redefined(table: fs.Table, x: pl.Series) -> None:
+    assert table.status().is_fresh
+    found = table.read(["double", "tenfold"])
+    assert found["double"].equals(x * 200, null_equal=True)
+    assert found["tenfold"].equals(x * 200 * 10, null_equal=True)
+    assert fs.FeatureStore.open(table._session.objects.url).verify().ok
+
+
+def test_a_build_leaves_values_that_were_written_since(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    table.add(DOUBLE, TIMES_TEN)
+    table.append(MORE)
+    meanwhile(lambda: redefined(table))
+    before = table.version
+    report = table.build()
+    check_redefined(table, pl.concat([ROWS, MORE])["x"])
+    assert report.version == table.version == before + 2
+
+
+def test_a_build_of_stale_values_leaves_fresh_ones(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    table.add(DOUBLE, TIMES_TEN)
+    table.add(fs.Expression(double=nw.col("x") * 3), replace=True)
+    meanwhile(lambda: redefined(table))
+    table.build()
+    check_redefined(table, ROWS["x"])
+
+
+def test_an_add_leaves_values_of_the_same_feature(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    table.add(DOUBLE)
+
+    def theirs() -> None:
+        another(table).add(TIMES_TEN)
+        redefined(table)
+
+    meanwhile(theirs)
+    table.add(TIMES_TEN)
+    check_redefined(table, ROWS["x"])
+
+
+def test_a_build_fills_in_what_is_still_missing(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    """Somebody else built a part of it: the rest is published beside."""
+    table.add(DOUBLE)
+    old = table.partitions
+    table.append(MORE)
+    meanwhile(lambda: another(table).add(fs.Expression(other=nw.col("n") + 1)))
+    table.build()
+    assert table.status().is_fresh
+    assert table.partitions > old
+    x = pl.concat([ROWS, MORE])["x"]
+    assert table.read("double")["double"].equals(x * 2, null_equal=True)
+
+
+def test_values_of_a_definition_that_was_replaced_are_stale_not_wrong(
+    table: fs.Table, meanwhile: Callable[..., None]
+) -> None:
+    table.add(DOUBLE, TIMES_TEN)
+    old = table.partitions
+    table.append(MORE)
+    new = fs.Expression(double=nw.col("x") * 200)
+    meanwhile(lambda: another(table).add(new, replace=True))
+    table.build()
+    status = table.status()
+    assert (status["tenfold"].stale, status["tenfold"].missing) == (table.partitions, 0)
+    assert status["double"].fresh == table.partitions > old
+    with pytest.raises(NotReadyError, match="stale"):
+        table.read("tenfold")
+    table.build()
+    check_redefined(table, pl.concat([ROWS, MORE])["x"])
 
 
 def test_rows_without_time_or_key_follow_on_any_others(

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
-
-from featurestore.testing.table_machine import TableMachine
+from featurestore.testing.table_machine import run_examples
 
 
 def test_the_other_half_of_the_examples() -> None:
-    run_state_machine_as_test(
-        TableMachine,
-        settings=settings(
-            max_examples=100,
-            stateful_step_count=50,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=True,
-        ),
-    )
+    run_examples(100, 50)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import featurestore as fs
-from featurestore.errors import NotReadyError, SchemaError
+from featurestore.errors import CorruptionError, NotReadyError, SchemaError
 
 
 def embed(df):  # type: ignore[no-untyped-def]
@@ -36,3 +36,20 @@ def test_zarr_opens_what_is_stored(tmp_path: Path, place: str) -> None:
         table.tensor("x")
     assert table.read("e").height == 5000
     assert list(table.to_dask(["t", "x"]).compute()["x"]) == rows["x"].to_list()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_damaged_chunk_is_not_opened(tmp_path: Path, damage: str) -> None:
+    """Zarr itself takes a missing chunk for zeros."""
+    table = fs.FeatureStore.create(tmp_path / "s").ingest(
+        "t", pl.DataFrame({"t": [1, 2], "x": [0.5, 1.5]}), time="t"
+    )
+    table.feature(embed, inputs=["x"], output="e", shape=(3,), frame="polars")
+    table.build()
+    (chunk,) = (tmp_path / "s").rglob("*.zarr/c.0.0")
+    data = chunk.read_bytes()
+    chunk.unlink()
+    if damage == "cut":
+        chunk.write_bytes(data[:-1])
+    with pytest.raises(CorruptionError, match=chunk.name):
+        table.tensor("e")

@@ -8,16 +8,13 @@ learnt is kept in the store, so the next dataset like it finds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from threading import RLock
+from threading import Lock
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from featurestore.dataset.assembly import dataset_schema, unknown_label
+from featurestore.dataset.assembly import unknown_label
 from featurestore.dataset.batch import DatasetSchema
 from featurestore.dataset.columns import DatasetColumns, dataset_columns, refuse_future
-from featurestore.dataset.fitting import fit_pipeline
+from featurestore.dataset.learned import LearnedColumns
 from featurestore.dataset.part import Part
 from featurestore.dataset.selection import Selection, condition
 from featurestore.dataset.split import ALL, TEST, TRAIN, VALID, Split
@@ -25,7 +22,6 @@ from featurestore.dataset.view import TableView
 from featurestore.errors import NotFoundError
 from featurestore.fingerprint import Json
 from featurestore.schema import TableSchema
-from featurestore.transforms.base import Partition
 from featurestore.transforms.pipeline import FittedPipeline, Pipeline
 
 if TYPE_CHECKING:
@@ -86,8 +82,10 @@ class Dataset:
         self._view = view(self._needed(schema))
         refuse_future(self._columns.features, self._view.snapshot, self._view.table)
         self._check_label()
+        learnt_from = self._selections[TRAIN if TRAIN in self._selections else ALL]
+        self._learned = LearnedColumns(self._columns, self._view, learnt_from, self._name())
         self._made: dict[str, Part] = {}
-        self._lock = RLock()
+        self._lock = Lock()
 
     # --- parts -----------------------------------------------------------------------------------------
 
@@ -115,7 +113,7 @@ class Dataset:
             )
         with self._lock:
             if name not in self._made:
-                self._made[name] = Part(self, self._view, name, self._selections[name])
+                self._made[name] = Part(self._learned, self._view, name, self._selections[name])
             return self._made[name]
 
     @property
@@ -188,8 +186,7 @@ class Dataset:
     @property
     def schema(self) -> DatasetSchema:
         """The columns as a model sees them, after the pipeline; fits it on first use."""
-        with self._lock:
-            return self._model_schema
+        return self._learned.schema
 
     @property
     def split(self) -> Split | None:
@@ -207,40 +204,12 @@ class Dataset:
         DefinitionError
             If there are no rows to learn from.
         """
-        with self._lock:
-            return self._fitted_pipeline
+        return self._learned.pipeline
 
     @property
     def pipeline_fingerprint(self) -> str:
         """Fingerprint of what the pipeline does, and learnt; fits it on first use."""
         return self.pipeline.fingerprint
-
-    def transform(self, partition: Partition) -> Partition:
-        """Return rows of the table after the fitted pipeline; other columns stay as they are."""
-        columns = self._columns
-        seen = Partition(partition.frame, columns.inputs, partition.tensors)
-        after = self.pipeline.apply(seen, self._view.engine)
-        return Partition(after.frame, columns.outputs, after.tensors)
-
-    @cached_property
-    def _fitted_pipeline(self) -> FittedPipeline:
-        columns = self._columns
-        learnt_from = TRAIN if TRAIN in self._selections else ALL
-        return fit_pipeline(
-            columns.pipeline, columns.inputs, self._view, self._selections[learnt_from]
-        )
-
-    @cached_property
-    def _model_schema(self) -> DatasetSchema:
-        columns = self._columns
-        # Stored codes stay codes unless a step made something else of them.
-        stored = {
-            name: count
-            for name, count in self._view.cardinalities.items()
-            if name in columns.outputs and columns.outputs[name].type == pa.int32()
-        }
-        cardinalities = {**stored, **self._fitted_pipeline.cardinalities()}
-        return dataset_schema(columns.model, columns.label, columns.outputs, cardinalities)
 
     # --- pieces ----------------------------------------------------------------------------------------
 
@@ -257,8 +226,11 @@ class Dataset:
         }
 
     def __repr__(self) -> str:
+        return f"<{self._name()}>"
+
+    def _name(self) -> str:
         of = f"{self.table!r} at {self.snapshot_id.split('-')[0]}"
-        return f"<dataset of {of}: {len(self.features)} features, label {self.label!r}>"
+        return f"dataset of {of}: {len(self.features)} features, label {self.label!r}"
 
     def _select(self, schema: TableSchema) -> dict[str, Selection]:
         if self._split is None:

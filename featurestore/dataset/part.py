@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 
 from featurestore.dataset.assembly import ASSEMBLY_VERSION, to_batch
 from featurestore.dataset.batch import Batch, DatasetSchema
+from featurestore.dataset.learned import LearnedColumns
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.errors import InvalidInputError, MemoryLimitError
@@ -29,9 +30,6 @@ from featurestore.limits import resident_bytes
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import Partition
 from featurestore.units import format_bytes
-
-if TYPE_CHECKING:
-    from featurestore.dataset.dataset import Dataset
 
 _COPIES: Final = {"pandas": 2}
 """How often the values exist at once while they are converted; once for all other kinds."""
@@ -67,8 +65,10 @@ class Part:
     Implements ``DatasetPart``, what loaders read from.
     """
 
-    def __init__(self, dataset: Dataset, view: TableView, name: str, selection: Selection) -> None:
-        self._dataset = dataset
+    def __init__(
+        self, learned: LearnedColumns, view: TableView, name: str, selection: Selection
+    ) -> None:
+        self._learned = learned
         self._view = view
         self._name = name
         self._selection = selection
@@ -86,7 +86,7 @@ class Part:
     @property
     def schema(self) -> DatasetSchema:
         """The columns, after the pipeline; fits it on first use."""
-        return self._dataset.schema
+        return self._learned.schema
 
     @property
     def snapshot_id(self) -> str:
@@ -110,7 +110,7 @@ class Part:
         It covers columns, rows and the fitted pipeline, by what they were computed from; not the
         snapshot, so that it outlives commits that do not touch them.
         """
-        view, columns = self._view, self._dataset.columns
+        view, columns = self._view, self._learned.columns
         sources = [
             [
                 view.partitions[i].provenance(columns.reads),
@@ -121,7 +121,7 @@ class Part:
         ]
         return fingerprint(
             "part", ASSEMBLY_VERSION, list(columns.model), columns.label,
-            self._dataset.pipeline_fingerprint, self.schema.to_json(), sources,
+            self._learned.pipeline.fingerprint, self.schema.to_json(), sources,
         )  # fmt: skip
 
     def arrays(self, partition: int) -> Batch:
@@ -159,12 +159,12 @@ class Part:
             )
         piece = self._pieces[partition]
         view, engine = self._view, self._view.engine
-        columns = self._dataset.columns
+        columns = self._learned.columns
         wanted = (*columns.reads, *piece.selection.columns(view.schema))
         view.require_memory(wanted)
         read = view.read(piece.position, with_row_count(wanted, view.schema))
         kept, mask = cut(read, piece.selection, engine)
-        after = self._dataset.transform(kept)
+        after = self._learned.transform(kept)
         names = [one for one in self._names if not after.schema[one].is_tensor]
         tensors = {one: after.tensors[one] for one in self._names if one in after.tensors}
         # Rows are taken before columns: a part of tensors only still needs a column to count by.
@@ -193,7 +193,7 @@ class Part:
         self._require_memory(_COPIES.get(as_, 1))
         engine = self._view.engine
         tables = [to_arrow(one, self._names, engine) for one in self.frames()]
-        schema = self._dataset.columns.outputs
+        schema = self._learned.columns.outputs
         return convert(
             pa.concat_tables(tables) if tables else empty_table(schema, self._names), as_
         )
@@ -202,13 +202,13 @@ class Part:
         return self.rows
 
     def __repr__(self) -> str:
-        return f"<part {self._name!r} of {self._dataset!r}>"
+        return f"<part {self._name!r} of {self._learned.name}>"
 
     # --- pieces ----------------------------------------------------------------------------------------
 
     @property
     def _names(self) -> tuple[str, ...]:
-        columns = self._dataset.columns
+        columns = self._learned.columns
         return columns.model if columns.label is None else (*columns.model, columns.label)
 
     @cached_property
@@ -254,7 +254,7 @@ class Part:
         return counts
 
     def _require_memory(self, copies: int) -> None:
-        columns = self._dataset.columns
+        columns = self._learned.columns
         reading = max(
             (
                 self._view.partitions[one.position].decoded_bytes(columns.reads)

@@ -13,7 +13,10 @@ import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Final, Protocol
+
+import numpy as np
 
 from featurestore.dataset.selection import HASH_SPACE, HashRange, Selection, TimeRange
 from featurestore.engines.hashing import HASH_VERSION
@@ -276,8 +279,11 @@ def split_from_spec(spec: Mapping[str, Any]) -> Split:
 
 def _stored_form(value: object) -> str | int:
     """Return a boundary as it is kept: an integer or ISO 8601 text."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
+    if isinstance(value, np.datetime64):
+        coarse = value.astype("datetime64[us]")
+        value = coarse.item() if coarse == value else value  # refused below if it is finer
     text = value.isoformat() if isinstance(value, dt.date) else value  # datetimes are dates too
     try:
         if isinstance(text, str) and not _TOO_FINE.search(text):

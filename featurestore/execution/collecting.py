@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from featurestore.arguments import shown
 from featurestore.engines.protocol import Engine
 from featurestore.errors import InvalidInputError, MemoryLimitError
 from featurestore.execution.importing import require
@@ -72,10 +73,16 @@ def check_kind(kind: str) -> None:
 def _bounds(rows: slice | None, total: int) -> tuple[int, int]:
     if rows is None:
         return 0, total
-    if not isinstance(rows, slice) or rows.step not in (None, 1):
-        raise InvalidInputError(f"rows={rows!r} is not a plain slice", "use slice(start, stop)")
-    start, stop, _ = rows.indices(total)
-    return start, max(start, stop)
+    try:
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(total)
+            if step == 1:
+                return start, max(start, stop)
+    except (TypeError, ValueError):
+        pass  # bounds that are no whole numbers; the message below says what was expected
+    raise InvalidInputError(
+        f"rows={shown(rows)} is not a plain slice", "use slice(start, stop) of whole numbers"
+    )
 
 
 def _pieces(

@@ -17,15 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.execution.dask import Executor
-from featurestore.plan.compaction import (
-    CompactionPlan,
-    Merge,
-    Merged,
-    Piece,
-    Relayout,
-    Standing,
-    relaid,
-)
+from featurestore.plan.compaction import CompactionPlan, Merge, Merged, Piece
+from featurestore.plan.relayout import Relayout, relaid
+from featurestore.plan.staleness import Standing
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.column_group import (
     CHECKED_WHOLE,
@@ -121,7 +115,10 @@ def _write_alone(store: ObjectStore, table: str, partition: str, piece: Piece) -
         provenance=_UNSTAMPED,
     )
     entry = _entry(partition, piece, written.files, written.tensors)
-    return ingested(entry) if piece.group.group == BASE_GROUP else entry
+    if piece.group.group != BASE_GROUP:
+        return entry
+    # The parts' provenance says by which key and time they are grouped and ordered.
+    return ingested(entry, [part.provenance.fingerprint for part in piece.parts])
 
 
 def _write_shared(store: ObjectStore, table: str, merge: Merge) -> list[PartitionEntry]:

@@ -101,7 +101,7 @@ def delete_rows(task: DeleteTask) -> Deleted:
         time_range=None if columns is None else _time_range(columns, task.schema, engine),
     )
     sync_partition(store, written)
-    return Deleted(removed, ingested(written))
+    return Deleted(removed, ingested(written, list(task.schema.key), task.schema.time))
 
 
 def _condition(task: DeleteTask, store: ObjectStore, engine: Engine) -> npt.NDArray[np.bool_]:

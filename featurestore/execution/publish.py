@@ -3,15 +3,16 @@
 Each function returns a *change*: given the newest snapshot it returns the entries to write, or
 raises ``ConflictError`` if the work no longer applies there. It is called again on every newer
 snapshot after a lost race. A concurrent append leaves the new features missing on its partitions,
-visibly; they are never filled in.
+visibly; they are never filled in. A table that was dropped and ingested again is another table,
+whatever its name: nothing that was made for the one is published into the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from featurestore.errors import ConflictError, NameTakenError
 from featurestore.plan.definition import Feature
@@ -20,11 +21,11 @@ from featurestore.plan.readers import changed_columns, readers
 from featurestore.plan.replacement import Replacement
 from featurestore.plan.table_files import TableFiles, group_entry, schema_of
 from featurestore.schema import Field
+from featurestore.storage.commit_log import Change
 from featurestore.storage.fileset import read_fileset, with_partitions, write_fileset
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import (
     BASE_GROUP,
-    FilesetRef,
     GroupEntry,
     PartitionEntry,
     Snapshot,
@@ -33,8 +34,6 @@ from featurestore.storage.records import (
     table_key,
 )
 from featurestore.transforms.base import SourceTransformer, UnknownTransformer
-
-Change: TypeAlias = Callable[[Snapshot], Mapping[str, "Mapping[str, Any] | None"]]
 
 
 def create_table(
@@ -48,8 +47,8 @@ def create_table(
             raise NameTakenError(
                 f"table {entry.name!r} exists already", "use append, or choose another name"
             )
-        group = _with_fileset(base, fileset)
-        return {table_key(entry.name): entry.to_json(), _key(group): group.to_json()}
+        group = replace(base, fileset=fileset)
+        return {table_key(entry.name): entry.to_json(), group.key: group.to_json()}
 
     return change
 
@@ -65,20 +64,13 @@ def append_partitions(
     seen : GroupEntry
         The table and its base group on which the append was prepared.
     """
-    table = entry.name
 
     def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
-        group = _group(head, table, BASE_GROUP)
-        # One of the same name may stand in its place; rows were sorted by the key and time of this.
-        if group.fields != seen.fields or head.table(table) != entry:
-            raise ConflictError(
-                f"the columns, key or time of {table!r} changed while rows were appended",
-                "append again",
-            )
+        group = _base(head, entry)
         before = read_fileset(store, group.fileset)
         _check_later(entry, before, entries, unchanged=group.fileset == seen.fileset)
         new = with_partitions(store, group, (*before, *entries))
-        return {_key(new): new.to_json()}
+        return {new.key: new.to_json()}
 
     return change
 
@@ -106,7 +98,7 @@ def _check_later(
 
 def replace_partitions(
     store: ObjectStore,
-    table: str,
+    entry: TableEntry,
     seen: GroupEntry,
     replaced: Mapping[str, Sequence[PartitionEntry]],
     inserted: Sequence[PartitionEntry] = (),
@@ -118,27 +110,25 @@ def replace_partitions(
 
     Parameters
     ----------
+    entry : TableEntry
     seen : GroupEntry
-        The base group on which the work was prepared.
+        The table and its base group on which the work was prepared.
     replaced, inserted
         As for :func:`~featurestore.plan.layout.with_replaced`.
     span : (int or None, int or None), optional
         The range of times that the new rows stand for: nobody may have added rows there.
     """
+    table = entry.name
     known = {one.partition for one in read_fileset(store, seen.fileset)}
 
     def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
-        group = _group(head, table, BASE_GROUP)
-        if group.fields != seen.fields:
-            raise ConflictError(
-                f"the columns of {table!r} changed while its rows were", "do it again"
-            )
+        group = _base(head, entry)
         before = read_fileset(store, group.fileset)
         layout = with_replaced(table, before, replaced, inserted)
         if span is not None:
             _check_untouched(table, [one for one in before if one.partition not in known], span)
         new = with_partitions(store, group, layout)
-        return {_key(new): new.to_json(), **values_gone(store, head, table, replaced.keys())}
+        return {new.key: new.to_json(), **values_gone(store, head, table, replaced.keys())}
 
     return change
 
@@ -155,7 +145,7 @@ def values_gone(
         before = read_fileset(store, group.fileset)
         kept = [one for one in before if one.partition not in partitions]
         if group.group != BASE_GROUP and len(kept) < len(before):
-            entries[_key(group)] = with_partitions(store, group, kept).to_json()
+            entries[group.key] = with_partitions(store, group, kept).to_json()
     return entries
 
 
@@ -182,10 +172,12 @@ def publish_features(
 ) -> Change:
     """Publish features' definitions and the values that were built.
 
+    Values that somebody else wrote since the build began stay: those are of what is newer.
+
     Parameters
     ----------
     files : TableFiles
-        The table that the features were bound to.
+        The table that the features were bound to, with the values that the build found.
     features : sequence of Feature
         New ones, and existing ones that got values. An existing one that was dropped meanwhile
         stays dropped.
@@ -199,7 +191,7 @@ def publish_features(
     table = files.name
 
     def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
-        base = read_fileset(store, _group(head, table, BASE_GROUP).fileset)
+        base = read_fileset(store, _base(head, files.entry).fileset)
         groups = {one.group: one for one in head.groups(table)}
         present = [one for one in features if one.group in groups or one.group in new]
         own = {one.group for one in present}
@@ -213,17 +205,55 @@ def publish_features(
             group_key(table, group): None for group in removed & groups.keys()
         }
         for feature in present:
-            values = dict(built.get(feature.group, {}))
             before = groups.get(feature.group)
             old = () if before is None else read_fileset(store, before.fileset)
-            values = {**{one.partition: one for one in old}, **values}
-            ordered = [values[one.partition] for one in base if one.partition in values]
+            seen = files.entries[feature.group]
+            values = unless_written(old, seen, built.get(feature.group, {}))
+            ordered = tuple(values[one.partition] for one in base if one.partition in values)
             entry, definition = _entry(files, feature, before)
+            if entry is before and ordered == old:
+                continue  # somebody else did the same
             published = with_partitions(store, entry, ordered, definition)
             entries[published.key] = published.to_json()
         return entries
 
     return change
+
+
+def unless_written(
+    now: Iterable[PartitionEntry],
+    seen: Mapping[str, PartitionEntry],
+    values: Mapping[str, PartitionEntry | None],
+) -> dict[str, PartitionEntry]:
+    """Return a group's entries with some exchanged, but for those that somebody wrote or removed since.
+
+    Parameters
+    ----------
+    now : iterable of PartitionEntry
+        The group as it is.
+    seen : mapping of str to PartitionEntry
+        The group as it was when the work began, by partition id.
+    values : mapping of str to PartitionEntry or None
+        What the work made, by partition id; None takes an entry out.
+
+    Examples
+    --------
+    >>> from featurestore.testing.entries import partition_entry
+    >>> old, new, theirs = (partition_entry("p1", rows) for rows in (1, 2, 3))
+    >>> unless_written([old], {"p1": old}, {"p1": new})["p1"].rows
+    2
+    >>> unless_written([theirs], {"p1": old}, {"p1": new})["p1"].rows
+    3
+    """
+    found = {one.partition: one for one in now}
+    for partition, value in values.items():
+        if found.get(partition) != seen.get(partition):
+            continue
+        if value is not None:
+            found[partition] = value
+        else:
+            found.pop(partition, None)
+    return found
 
 
 def _entry(
@@ -264,16 +294,23 @@ def _check_applies(
     transformer = feature.transformer
     if isinstance(transformer, SourceTransformer):
         source = transformer.source_table
-        _group(head, source, BASE_GROUP)
-        then = files.schema.source(source)
-        now = {field.name: field for field in schema_of(head, files.name).source(source)}
+        if head.group(source, BASE_GROUP) is None:
+            raise _gone(source)
+        then, now = files.schema.source(source), schema_of(head, files.name).source(source)
+        if (then.key, then.time) != (now.key, now.time):
+            raise ConflictError(
+                f"table {source!r}, which {feature.names[0]!r} joins, was ingested again with another "
+                "key or time meanwhile",
+                "define the feature again, or drop it",
+            )
+        found = {field.name: field for field in now}
         columns = transformer.source_inputs(files.schema)
-        read += [(source, then[name], now.get(name)) for name in columns]
-    for table, wanted, found in read:
-        if found != wanted:
+        read += [(source, then[name], found.get(name)) for name in columns]
+    for table, wanted, field in read:
+        if field != wanted:
             raise ConflictError(
                 f"column {wanted.name!r} of {table!r}, which {feature.names[0]!r} reads, was "
-                f"{'dropped' if found is None else 'replaced by one of another type'} meanwhile",
+                f"{'dropped' if field is None else 'replaced by one of another type'} meanwhile",
                 "define the feature again, or drop it",
             )
 
@@ -293,7 +330,7 @@ def drop_groups(files: TableFiles, groups: frozenset[str]) -> Change:
     columns = {name for group in groups for name in files.groups[group].names}
 
     def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
-        _group(head, table, BASE_GROUP)
+        _base(head, files.entry)
         others = _fields(one for one in head.groups(table) if one.group not in groups)
         replaced = columns & others.keys()
         if replaced:
@@ -337,16 +374,21 @@ def _entries_of(snapshot: Snapshot, table: str) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _group(head: Snapshot, table: str, group: str) -> GroupEntry:
-    entry = head.group(table, group)
-    if entry is None:
-        raise ConflictError(f"table {table!r} was removed meanwhile", "ingest it again")
-    return entry
+def _base(head: Snapshot, entry: TableEntry) -> GroupEntry:
+    """Return the base group of a table, if it is still the one that the work was prepared on.
+
+    Rows were sorted by the key and time of that table, features bound to its columns.
+    """
+    group = head.group(entry.name, BASE_GROUP)
+    if group is None:
+        raise _gone(entry.name)
+    if head.table(entry.name) != entry:
+        raise ConflictError(
+            f"table {entry.name!r} was dropped and ingested again meanwhile",
+            "look at it, and do it again if it should be done to the new table as well",
+        )
+    return group
 
 
-def _key(group: GroupEntry) -> str:
-    return group_key(group.table, group.group)
-
-
-def _with_fileset(group: GroupEntry, fileset: FilesetRef | None) -> GroupEntry:
-    return replace(group, fileset=fileset)
+def _gone(table: str) -> ConflictError:
+    return ConflictError(f"table {table!r} was removed meanwhile", "ingest it again")

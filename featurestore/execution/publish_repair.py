@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from featurestore.execution.publish import Change
+from featurestore.execution.publish import unless_written
 from featurestore.plan.damage import Damage, GroupDamage
+from featurestore.storage.commit_log import Change
 from featurestore.storage.fileset import read_fileset, with_partitions
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import (
@@ -72,13 +73,6 @@ def _mended(
 ) -> dict[str, PartitionEntry]:
     if damage.unreadable and group.fileset == damage.fileset:
         return dict(new)
-    values: dict[str, PartitionEntry] = {}
-    for entry in read_fileset(store, group.fileset):
-        name = entry.partition
-        if entry != damage.entries.get(name):  # somebody else's, written since
-            values[name] = entry
-        elif name not in gone:
-            values[name] = new.get(name, entry)
-    if damage.unreadable:
-        values = {**new, **values}
-    return values
+    # Of a fileset that cannot be read no entries are known: only what is missing now is filled in.
+    exchanged = {**new, **dict.fromkeys(gone)}
+    return unless_written(read_fileset(store, group.fileset), damage.entries, exchanged)

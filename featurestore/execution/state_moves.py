@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from featurestore.execution.dask import Executor
 from featurestore.execution.states import Available, StateRequest, Workplace, prepare_summaries
-from featurestore.plan.compaction import Relayout
 from featurestore.plan.definition import Feature
+from featurestore.plan.relayout import Relayout
 from featurestore.plan.states import Learner, StateNeed, Summary
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP

@@ -7,7 +7,6 @@ partition is being written while the next is gathered, never more.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -97,7 +96,7 @@ class PartitionWriter:
             provenance=Provenance("ingest", ""),
             time_range=self._range(rows),
         )
-        self._written.append(ingested(written))
+        self._written.append(ingested(written, list(self._schema.key), self._schema.time))
         # Arrow's pool keeps what it frees unless told to give it back.
         pa.default_memory_pool().release_unused()
 
@@ -118,12 +117,7 @@ class PartitionWriter:
     def __enter__(self) -> PartitionWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown(wait=True)
         if kind is None:
             return

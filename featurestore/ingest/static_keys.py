@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import numpy as np
@@ -64,9 +63,8 @@ class StaticKeys:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(self._marks.fileno(), 0, max(rows, 1))
                 self._marks.truncate(max(rows, 1))
-        except (
-            BaseException
-        ):  # Ctrl-C too: scratch space goes back whatever happened, then it goes on
+        # Ctrl-C too: scratch space goes back whatever happened, then it goes on.
+        except BaseException:
             self._spill.close()
             raise
         self._dropped = np.memmap(self._marks, np.bool_, "r+", shape=(max(rows, 1),))
@@ -130,12 +128,7 @@ class StaticKeys:
     def __enter__(self) -> StaticKeys:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         del self._dropped
         self._marks.close()
         self._spill.close()

@@ -126,9 +126,8 @@ class OneShot:
                 for batch in reader:
                     for part in bounded(batch, _SPOOL_BYTES):
                         self._segments.append(spill.append(pa.Table.from_batches([part])))
-        except (
-            BaseException
-        ):  # Ctrl-C too: scratch space goes back whatever happened, then it goes on
+        # Ctrl-C too: scratch space goes back whatever happened, then it goes on.
+        except BaseException:
             spill.close()
             raise
         self._spill = spill

@@ -14,6 +14,7 @@ from typing import Any, Final
 from featurestore.errors import FeatureStoreError
 from featurestore.plan.readers import readers
 from featurestore.plan.stored_definitions import fingerprint_of
+from featurestore.plan.table_files import TableFiles
 from featurestore.storage.commit_log import HINT_FILE, CommitLog
 from featurestore.storage.condemned import GC
 from featurestore.storage.fileset import read_fileset
@@ -104,12 +105,16 @@ class Damage:
         paths = frozenset(one.file for one in faults)
         return cls(tuple(groups), tuple(dict.fromkeys(caches)), tuple(faults), paths)
 
-    def partitions(self, table: str, group: str) -> frozenset[str]:
-        """Return the partitions of a column group whose values are damaged."""
+    def sound(self, files: TableFiles) -> TableFiles:
+        """Return a table without the damaged values of features; reads all its filesets."""
+        entries = dict(files.entries)
         for one in self.groups:
-            if (one.table, one.group) == (table, group):
-                return one.partitions
-        return frozenset()
+            if one.table == files.name and one.group != BASE_GROUP and one.group in entries:
+                kept = entries[one.group].items()
+                entries[one.group] = {
+                    partition: entry for partition, entry in kept if partition not in one.partitions
+                }
+        return files.with_entries(entries)
 
     def readable(self, snapshot: Snapshot) -> Snapshot:
         """Return the snapshot without the damaged filesets of features: nothing is built of these.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import Any, Final
 
 from featurestore.errors import (
@@ -66,7 +67,10 @@ class FeatureDefinition:
         if isinstance(self.fit_on, Sequence) and not isinstance(self.fit_on, str):
             if len(self.fit_on) != 2:
                 raise DefinitionError(f"fit_on={self.fit_on!r} is not (start, stop)")
-            start, stop = (one if isinstance(one, int) else str(one) for one in self.fit_on)
+            start, stop = (
+                int(one) if isinstance(one, Integral) and not isinstance(one, bool) else str(one)
+                for one in self.fit_on
+            )
             object.__setattr__(self, "fit_on", (start, stop))
 
     def to_json(self) -> dict[str, Json]:

@@ -167,6 +167,8 @@ class Assessor:
                 if one.freshness is not Freshness.FRESH:
                     require_fit_rows(feature, one.need)
             transformer = feature.transformer
+            if any(one.freshness is not Freshness.FRESH for one in found):
+                transformer.require_known_code()
             if isinstance(transformer, SourceTransformer):
                 needs = [one.need for one in found if one.freshness is not Freshness.FRESH]
                 rows = {position for need in needs for position in need.rows}
@@ -227,6 +229,46 @@ class Assessor:
             f"features need each other: {' needs '.join(names)}",
             "break the cycle by renaming an output",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Tables of a snapshot and all that they read, and how their features stand there.
+
+    Parameters
+    ----------
+    tables : mapping of str to TableFiles
+    assessor : Assessor
+        Of these tables.
+    """
+
+    tables: Mapping[str, TableFiles]
+    assessor: Assessor
+
+    @classmethod
+    def of(cls, tables: Mapping[str, TableFiles], *, check_code: bool = False) -> Standing:
+        return cls(tables, Assessor(tables, check_code))
+
+    def is_fresh(self, table: str, group: str, positions: Sequence[int]) -> bool:
+        """Whether a feature's values are fresh in all of some partitions."""
+        found = self.assessor.group(table, group)
+        return all(found[one].freshness is Freshness.FRESH for one in positions)
+
+    def readers(self, table: str) -> tuple[str, ...]:
+        """Return a table and all whose features read it, directly or not."""
+        found = [table]
+        for name in found:  # grows on the way
+            found += [
+                other
+                for other, files in self.tables.items()
+                if other not in found and name in _sources(files)
+            ]
+        return tuple(found)
+
+
+def _sources(files: TableFiles) -> set[str]:
+    """Return the tables that a table's features read."""
+    return {one.source_table for one in files.graph.features() if one.source_table is not None}
 
 
 def columns_print(groups: Mapping[str, str]) -> str:

@@ -7,8 +7,9 @@ thousands costs what the column costs.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,15 @@ from featurestore.transforms.base import Scope, SourceTransformer
 
 
 class GroupFiles(Mapping[str, Mapping[str, PartitionEntry]]):
-    """For each column group its partitions by id; a fileset is read when its group is asked for.
+    """For each column group its partitions by id, in table order."""
+
+    @abstractmethod
+    def provenance(self, group: str) -> Mapping[str, Provenance]:
+        """Return a group's provenance by partition, without keeping all that its fileset says."""
+
+
+class _StoredGroups(GroupFiles):
+    """What a snapshot names; a fileset is read when its group is asked for.
 
     May be used by several threads: two that ask at once read the same.
     """
@@ -48,7 +57,6 @@ class GroupFiles(Mapping[str, Mapping[str, PartitionEntry]]):
         return self._read[group]
 
     def provenance(self, group: str) -> Mapping[str, Provenance]:
-        """Return a group's provenance by partition, without keeping all that its fileset says."""
         if group in self._read:
             return _provenance(self._read[group])
         return read_provenance(self._store, self._groups[group].fileset)
@@ -63,28 +71,29 @@ class GroupFiles(Mapping[str, Mapping[str, PartitionEntry]]):
         return len(self._groups)
 
 
-def provenance_of(
-    entries: Mapping[str, Mapping[str, PartitionEntry]], group: str
-) -> Mapping[str, Provenance]:
-    """Return the provenance of a group's values by partition."""
-    if isinstance(entries, GroupFiles | _OtherGroups):
-        return entries.provenance(group)
-    return _provenance(entries[group])
+class _GivenGroups(GroupFiles):
+    """Partitions that are known already, whatever a store has."""
+
+    def __init__(self, groups: Mapping[str, Mapping[str, PartitionEntry]]) -> None:
+        self._groups = groups
+
+    def __getitem__(self, group: str) -> Mapping[str, PartitionEntry]:
+        return self._groups[group]
+
+    def provenance(self, group: str) -> Mapping[str, Provenance]:
+        return _provenance(self._groups[group])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
 
 
-def _provenance(entries: Mapping[str, PartitionEntry]) -> Mapping[str, Provenance]:
-    return {name: one.provenance for name, one in entries.items()}
+class _OtherGroups(GroupFiles):
+    """The partitions of other groups, without some and with empty ones beside."""
 
-
-class _OtherGroups(Mapping[str, Mapping[str, PartitionEntry]]):
-    """The partitions of another mapping's groups, without some and with empty ones beside."""
-
-    def __init__(
-        self,
-        inner: Mapping[str, Mapping[str, PartitionEntry]],
-        removed: frozenset[str],
-        empty: frozenset[str],
-    ) -> None:
+    def __init__(self, inner: GroupFiles, removed: frozenset[str], empty: frozenset[str]) -> None:
         self._inner = inner
         self._removed = removed
         self._empty = empty
@@ -99,7 +108,7 @@ class _OtherGroups(Mapping[str, Mapping[str, PartitionEntry]]):
     def provenance(self, group: str) -> Mapping[str, Provenance]:
         if group in self._empty:
             return {}
-        return provenance_of(self._inner, group)
+        return self._inner.provenance(group)
 
     def __iter__(self) -> Iterator[str]:
         hidden = self._removed | self._empty
@@ -108,6 +117,10 @@ class _OtherGroups(Mapping[str, Mapping[str, PartitionEntry]]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _provenance(entries: Mapping[str, PartitionEntry]) -> Mapping[str, Provenance]:
+    return {name: one.provenance for name, one in entries.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +134,8 @@ class TableFiles:
     schema : TableSchema
         All columns, built or not.
     groups : mapping of str to GroupEntry
-    entries : mapping of str to mapping of str to PartitionEntry
+    entries : GroupFiles
         Group, then partition id, in table order; a partition that is not there was not built.
-        Usually :class:`GroupFiles`, which reads what is asked for.
     graph : FeatureGraph
     """
 
@@ -131,7 +143,7 @@ class TableFiles:
     entry: TableEntry
     schema: TableSchema
     groups: Mapping[str, GroupEntry]
-    entries: Mapping[str, Mapping[str, PartitionEntry]]
+    entries: GroupFiles
     graph: FeatureGraph
     _base: list[tuple[PartitionEntry, ...]] = field(
         default_factory=list, init=False, repr=False, compare=False
@@ -154,10 +166,14 @@ class TableFiles:
 
     def provenance(self, group: str) -> Mapping[str, Provenance]:
         """Return what a group's values were computed from, by partition; cheaper than ``entries``."""
-        return provenance_of(self.entries, group)
+        return self.entries.provenance(group)
 
     def groups_of(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         return self.graph.groups_of(columns)
+
+    def with_entries(self, entries: Mapping[str, Mapping[str, PartitionEntry]]) -> TableFiles:
+        """Return the table with other partitions, for all of its groups."""
+        return replace(self, entries=_GivenGroups(entries))
 
     def with_features(
         self, features: tuple[Feature, ...], removed: frozenset[str] = frozenset()
@@ -256,7 +272,7 @@ def load_table_files(store: ObjectStore, snapshot: Snapshot, table: str) -> Tabl
         snapshot.table(table),
         schema_of(snapshot, table),
         groups,
-        GroupFiles(store, groups),
+        _StoredGroups(store, groups),
         read_as(
             f"the graph of table {table!r}",
             lambda: build_graph(groups[BASE_GROUP].fields, features),

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from os import getpid
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import IO, Final
 
 from featurestore.errors import InvalidInputError
@@ -141,12 +140,7 @@ class Meter:
             self._start_sampler()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         seconds = time.monotonic() - self._began
         with _lock:
             mark = max(_high_water_mark(), self._floor)

@@ -31,7 +31,7 @@ from featurestore.errors import (
     NotFoundError,
     SchemaError,
 )
-from featurestore.fingerprint import digest, fingerprint
+from featurestore.fingerprint import Json, digest, fingerprint
 from featurestore.schema import check_name, normalise_type
 from featurestore.storage.checksum import file_checksum, hashed_file
 from featurestore.storage.fileset import read_checked
@@ -135,9 +135,17 @@ def write_partition(
     )
 
 
-def ingested(entry: PartitionEntry) -> PartitionEntry:
-    """Return a base group's entry with the provenance of ingested rows: their files' checksums."""
-    inputs = fingerprint(*(file.checksum for file in entry.all_files()))
+def ingested(entry: PartitionEntry, *meaning: Json) -> PartitionEntry:
+    """Return a base group's entry with the provenance of ingested rows.
+
+    Parameters
+    ----------
+    entry : PartitionEntry
+    *meaning
+        What, beside the bytes, the values computed from the rows depend on: the key and time by
+        which features group and order them unless told otherwise.
+    """
+    inputs = fingerprint([file.checksum for file in entry.all_files()], *meaning)
     return replace(entry, provenance=Provenance("ingest", inputs))
 
 

@@ -10,7 +10,8 @@ fails its checksum may have been acknowledged and was damaged afterwards. It is 
 silently; reading it raises ``CorruptionError``, and :meth:`CommitLog.give_up` is the explicit way on.
 
 *Damage beside a writer.* An open log holds the newest content in memory, as it was acknowledged.
-Before each commit it looks after the files which that content came from, see ``acknowledged``.
+Before each commit it looks after the files which that content came from, and whether the store is
+still the one it was, see ``acknowledged``.
 
 The trade-off: finding the newest version takes a few existence checks (one, when this object has
 seen the head before) rather than a mutable pointer, see ``head_search``.
@@ -23,8 +24,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from featurestore.errors import (
@@ -36,28 +36,24 @@ from featurestore.errors import (
     NotFoundError,
 )
 from featurestore.fingerprint import Json
-from featurestore.storage.acknowledged import Acknowledged
-from featurestore.storage.condemned import Condemned
+from featurestore.storage.acknowledged import LOOK_AGAIN_SECONDS, STORE_FILE, Acknowledged
 from featurestore.storage.format_version import check_format
+from featurestore.storage.head import Head, load_head, next_head
 from featurestore.storage.head_search import HINT_FILE, find_newest_version, leave_hint
 from featurestore.storage.history import HistoryRecord, read_history, version_at
+from featurestore.storage.leases import Leases
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import (
     FORMAT_VERSION,
     Snapshot,
     StoredFile,
-    check_path,
 )
-from featurestore.storage.required_files import require_files
+from featurestore.storage.required_files import named_filesets, require_files
 from featurestore.storage.sealed_json import MAX_BYTES, read_sealed, seal
 from featurestore.storage.snapshot_file import (
-    Entries,
     SnapshotFile,
-    difference,
-    is_let_go,
     is_time,
     merge,
-    outweighs,
     read_snapshot_file,
     snapshot_path,
 )
@@ -65,24 +61,12 @@ from featurestore.storage.tags import Tag, Tags
 
 __all__ = ["HINT_FILE", "STORE_FILE", "Change", "CommitLog", "HistoryRecord"]
 
-STORE_FILE: Final = "store.json"
 _ATTEMPTS: Final = 300
 _FOLDERS: Final = (
     "data", "filesets", "gc", "journal", "leases", "snapshots", "states", "tags", "tmp",
 )  # fmt: skip
 
 Change = Callable[[Snapshot], Mapping[str, Mapping[str, Any] | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """A snapshot with the complete one it is written against, and the files of both."""
-
-    snapshot: Snapshot
-    base: int
-    base_entries: Entries
-    files: tuple[SnapshotFile, ...] = ()
-    data: bytes = b""  # of the last file, while it is not published
 
 
 class CommitLog:
@@ -104,8 +88,9 @@ class CommitLog:
         self.store = store
         self.store_id = store_id
         self._created = created
-        self._newest = _Head(Snapshot(0, store_id, created, "create", {}), 0, {})
-        self._acknowledged = Acknowledged(store)
+        self._newest = Head(Snapshot(0, store_id, created, "create", {}), 0, {})
+        self._acknowledged = Acknowledged(store, store_id)
+        self._list_at = 0.0
 
     @property
     def created(self) -> str:
@@ -181,7 +166,7 @@ class CommitLog:
 
     def newest_version(self) -> int:
         """Return the number of the newest version, without reading it."""
-        return find_newest_version(self.store, self._newest.snapshot.version)
+        return self._find_newest(self._newest.snapshot.version)
 
     def read(self, version: int) -> Snapshot:
         """Return a snapshot by its number.
@@ -264,25 +249,19 @@ class CommitLog:
         InvalidInputError
             If ``name`` cannot be part of a path.
         NotFoundError
-            If there is no such version, or gc lets it go at this moment.
+            If there is no such version, or gc lets it go at this moment; a tag that was there
+            still names what it did.
         """
         snapshot = self.head() if version is None else self.read(version)
-        if snapshot.version:  # its writer may be just about to make it durable
+        tag = Tag(name, snapshot.version, snapshot.commit, _now())
+        if not snapshot.version:
+            return Tags(self.store).put(tag)
+        # The lease keeps the version from gc until the tag does: gc looks at leases, then at tags.
+        with Leases(self.store).take(snapshot) as lease:
+            lease.require_held()
+            # Its writer may be just about to make it durable.
             self.store.sync([snapshot_path(snapshot.version)])
-        tags = Tags(self.store)
-        tag = tags.put(Tag(name, snapshot.version, snapshot.commit, _now()))
-        # gc says which versions it lets go, then looks at the tags, then lets go. So either gc sees
-        # this tag, or the next line sees what gc is about to do, or did.
-        if snapshot.version and (
-            Condemned(self.store).includes(snapshot.version)
-            or is_let_go(self.store, snapshot.version)
-        ):
-            tags.delete(name)
-            raise NotFoundError(
-                f"gc let version {snapshot.version} go before it was tagged",
-                "tag a newer version",
-            )
-        return tag
+            return Tags(self.store).put(tag)
 
     def tags(self) -> dict[str, int]:
         """Return the version that each tag names; see ``Tags`` for the whole records."""
@@ -309,8 +288,8 @@ class CommitLog:
             applies. Data files must be durable before; the filesets that the entries name are
             made durable here.
         requires : iterable of StoredFile
-            The files written for this commit. They are looked at right before each attempt to
-            publish, as ``gc`` may have taken them for garbage.
+            The files written for this commit. They, and the filesets that the entries name, are
+            looked at right before each attempt to publish, as ``gc`` may have taken them for garbage.
 
         Returns
         -------
@@ -320,7 +299,8 @@ class CommitLog:
         Raises
         ------
         ConflictError
-            If ``change`` raised it, the race was lost too often, or a required file is gone.
+            If ``change`` raised it, the race was lost too often, a required file is gone, or the
+            store was replaced by another one since it was opened.
         LimitError
             If the snapshot would have more than 256 MiB.
         FeatureStoreError
@@ -334,11 +314,10 @@ class CommitLog:
             entries = merge(head.snapshot.entries, changes)
             if entries == head.snapshot.entries:
                 return head.snapshot
-            self.store.sync(_filesets(changes.values()))
-            new = _next(head, entries, commit, operation)
-            require_files(self.store, required, operation)
+            new = next_head(head, entries, commit, operation, _now())
+            self._require_durable(operation, named_filesets(changes.values()), required)
             if self._publish(new):
-                self._newest = replace(new, data=b"")
+                self._newest = new
                 leave_hint(self.store, new.snapshot.version)
                 return new.snapshot
             time.sleep(random.uniform(0.0, min(0.002 * 2 ** min(attempt, 6), 0.1)))
@@ -368,68 +347,84 @@ class CommitLog:
         except CorruptionError:
             before = self._load(version - 1)
             operation = f"give up unreadable version {version}"
-            new = _next(before, before.snapshot.entries, secrets.token_hex(8), operation)
-            self.store.replace(snapshot_path(version), new.data)
+            commit = secrets.token_hex(8)
+            new = next_head(before, before.snapshot.entries, commit, operation, _now())
+            self.store.replace(snapshot_path(version), new.files[-1].data)
             self._newest = self._load(version)
             return self.head()
         raise InvalidInputError(f"version {version} can be read", "nothing has to be given up")
 
     # --- pieces --------------------------------------------------------------------------------
 
-    def _head(self) -> _Head:
-        version = self.newest_version()
-        newest = self._newest
-        if version > newest.snapshot.version:
-            newest = self._load(version, newest)
-            self._newest = newest
-        return newest
+    def _head(self) -> Head:
+        known = self._newest
+        version = self._find_newest(known.snapshot.version)
+        if version > known.snapshot.version:
+            self._newest = self._load_after(version, known)
+        elif (
+            known.files
+            and not self._acknowledged.is_there(known.files[-1])
+            and not self._acknowledged.settle(known.files[-1:])
+        ):
+            self._newest = self._load(version)
+        return self._newest
 
-    def _load(self, version: int, known: _Head | None = None) -> _Head:
+    def _find_newest(self, known: int) -> int:
+        """Return the newest version; now and then lost ones are looked past, whatever their number."""
+        now = time.monotonic()
+        listing = now >= self._list_at
+        version = find_newest_version(self.store, known, listing)
+        if listing:
+            self._list_at = now + LOOK_AGAIN_SECONDS
+        return version
+
+    def _load_after(self, version: int, known: Head) -> Head:
+        """Return a head that somebody published after a known one."""
+        file = self.read_file(version)
+        before = known.snapshot
+        if version == before.version + 1:
+            follows = file.parent == before.commit
+        else:
+            follows = not known.files or self._acknowledged.is_ours(before.version, before.commit)
+        if not follows:  # somebody gave the known one up, or this is another history
+            self._acknowledged.settle(known.files)
+        return load_head(file, self.read_file, known if follows else None)
+
+    def _load(self, version: int) -> Head:
         if version == 0:
-            return _Head(Snapshot(0, self.store_id, self._created, "create", {}), 0, {})
+            return Head(Snapshot(0, self.store_id, self._created, "create", {}), 0, {})
         if version < 0:
             raise NotFoundError(f"there is no version {version}", "versions count from 0")
-        file = self.read_file(version)
-        if file.entries is None:
-            raise NotFoundError(
-                f"version {version} ({file.operation}, {file.created}) was let go by gc",
-                "tag the versions you want to keep",
-            )
-        if file.base is None:
-            entries = merge({}, file.entries)
-            return _Head(file.complete(entries), version, entries, (file,))
-        base, base_entries = self._base(file.base, known)
-        entries = merge(base_entries, file.entries)
-        return _Head(file.complete(entries), file.base, base_entries, (*base, file))
+        return load_head(self.read_file(version), self.read_file)
 
-    def _base(self, version: int, known: _Head | None) -> tuple[tuple[SnapshotFile, ...], Entries]:
-        """Return the file of a complete version, and its entries."""
-        if version == 0:
-            return (), {}
-        if known is not None and known.base == version:
-            return known.files[:1], known.base_entries
-        base = self.read_file(version)
-        if base.base is not None or base.entries is None:
-            raise CorruptionError(
-                f"{snapshot_path(version)} is not complete, but later versions build on it",
-                "restore it from a backup",
-            )
-        return (base,), merge({}, base.entries)
-
-    def _sound_head(self) -> _Head:
+    def _sound_head(self) -> Head:
         """Return the head to build on, after looking whether its files are what they were."""
         head = self._head()
-        if self._acknowledged.are_sound(head.files):
-            return head
-        try:  # somebody may have restored them, or given the newest up
-            head = self._newest = self._load(head.snapshot.version)
-        except (CorruptionError, NotFoundError):
-            self._acknowledged.restore(head.files)
+        if not head.files:
+            self._acknowledged.require_same_store()
+        elif not (
+            self._acknowledged.are_sound(head.files)
+            or self._acknowledged.settle(head.files, restore=True)
+        ):
+            self._list_at = 0.0
+            head = self._newest = self._load(self._find_newest(head.snapshot.version))
         return head
 
-    def _publish(self, new: _Head) -> bool:
+    def _require_durable(
+        self, operation: str, filesets: Sequence[StoredFile], written: Sequence[StoredFile]
+    ) -> None:
+        """Make filesets durable, and refuse to publish them if they or other files are gone."""
+        named = list({one.path: one for one in (*written, *filesets)}.values())
+        try:
+            self.store.sync(one.path for one in filesets)
+        except NotFoundError:
+            require_files(self.store, named, operation)
+            raise
+        require_files(self.store, named, operation)
+
+    def _publish(self, new: Head) -> bool:
         """Return whether this head became its version."""
-        version, data = new.snapshot.version, new.data
+        version, data = new.snapshot.version, new.files[-1].data
         if len(data) > MAX_BYTES:  # nobody could read it
             raise LimitError(
                 f"the snapshot of {new.snapshot.operation!r} would have {len(data)} bytes, more "
@@ -442,34 +437,6 @@ class CommitLog:
             # A repeated request may have met its own first attempt.
             return self.read_file(version).commit == new.snapshot.commit
         return True
-
-
-def _next(head: _Head, entries: Entries, commit: str, operation: str) -> _Head:
-    """Return the head after ``head``, with what is to be written."""
-    version = head.snapshot.version + 1
-    base, base_entries = head.base, head.base_entries
-    written: Mapping[str, Mapping[str, Any] | None] = difference(base_entries, entries)
-    if outweighs(written, version - base, base_entries):
-        base, base_entries, written = version, entries, entries
-    file = SnapshotFile(
-        version,
-        commit,
-        head.snapshot.commit,
-        max(_now(), head.snapshot.created),  # see history: times never run backwards
-        operation,
-        None if base == version else base,
-        written,
-    )
-    data = file.encode()
-    file = replace(file, size=len(data))
-    files = (file,) if base == version else (*head.files[: base > 0], file)
-    return _Head(file.complete(entries), base, base_entries, files, data)
-
-
-def _filesets(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """Return the paths of the filesets that entries name."""
-    named = [entry.get("fileset") for entry in entries if entry is not None]
-    return [check_path(fileset["path"]) for fileset in named if fileset is not None]
 
 
 def _now() -> str:

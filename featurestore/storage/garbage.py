@@ -22,7 +22,7 @@ at all; an old version that cannot be read and would not be kept is left as it i
 
 What closes the races. Files are listed before leases and the newest version are looked up, so a file
 that was published meanwhile is seen as needed. A gc first decides, which changes nothing; then says
-which versions it lets go (see ``condemned``); then looks again at tags, leases and journals, and
+which versions it lets go (see ``condemned``); then looks again at leases, tags and journals, and
 decides anew if any of them came in between. Only then it changes something. Several may run at once.
 
 The trade-off: files that were already old when somebody who holds no lease publishes them (copies
@@ -31,6 +31,7 @@ taken from a version that goes at this moment) are not protected; hold a lease o
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -44,7 +45,7 @@ from featurestore.storage.condemned import Condemned
 from featurestore.storage.fileset import FILESETS, read_fileset
 from featurestore.storage.journal import JOURNAL, read_journal_file
 from featurestore.storage.kept_versions import KeptVersions, choose_versions, held_versions
-from featurestore.storage.leases import Leases
+from featurestore.storage.leases import LeaseFile, Leases
 from featurestore.storage.local import STAGING
 from featurestore.storage.object_store import ObjectInfo, ObjectStore
 from featurestore.storage.records import FilesetRef
@@ -187,6 +188,8 @@ class _Findings:
     ----------
     before : float
         What changed at this time or later is young.
+    youngest : float
+        When the youngest of the files that are to go, journals apart, changed.
     versions : KeptVersions
     removed : tuple of Garbage
     journals : frozenset of str
@@ -194,6 +197,7 @@ class _Findings:
     """
 
     before: float
+    youngest: float
     versions: KeptVersions
     removed: tuple[Garbage, ...]
     journals: frozenset[str]
@@ -206,8 +210,7 @@ class _Findings:
         candidates = _old_files(store, now - safety_age)  # first: see the module on races
         leases = Leases(store).live()
         # A writer that comes later writes what was not listed.
-        since = [one.since - _CLOCKS_SECONDS for one in leases if one.writes]
-        before = min([now - safety_age, *since])
+        before = min(now - safety_age, _writers_floor(leases))
         ages = {STATES: min(before, now - state_age), STAGING: min(before, now - _STAGED_SECONDS)}
         journal = _Journals.read(store, before)
         versions = choose_versions(
@@ -229,11 +232,19 @@ class _Findings:
         ]
         removed += [Garbage(one.path, one.bytes, "dead gc") for one in Condemned(store).dead()]
         removed.sort(key=lambda one: one.path)
-        return cls(before, versions, tuple(removed), journal.alive)
+        gone = {one.path for one in removed}
+        youngest = max((one.modified for one in candidates if one.path in gone), default=0.0)
+        return cls(before, youngest, versions, tuple(removed), journal.alive)
 
     def still_holds(self, store: ObjectStore) -> bool:
-        """Whether nobody tagged, leased or resumed meanwhile what is to go."""
-        held = held_versions(store, [one.version for one in Leases(store).live()])
+        """Whether nobody tagged, leased, wrote or resumed meanwhile what is to go.
+
+        Leases are looked at before tags: who tags holds a lease until the tag is there.
+        """
+        leases = Leases(store).live()
+        if _writers_floor(leases) <= self.youngest:
+            return False
+        held = held_versions(store, [one.version for one in leases])
         came_alive = _Journals.read(store, self.before).alive - self.journals
         return not set(held) & set(self.versions.expire) and not came_alive
 
@@ -255,6 +266,11 @@ def _carry_out(store: ObjectStore, found: _Findings) -> None:
     store.delete(one.path for one in found.removed)
     if found.versions.gone is not None:
         found.versions.gone.write(store)
+
+
+def _writers_floor(leases: Iterable[LeaseFile]) -> float:
+    """Return the time from which on files may be those of somebody who writes under a lease."""
+    return min((one.since - _CLOCKS_SECONDS for one in leases if one.writes), default=math.inf)
 
 
 def _old_files(store: ObjectStore, before: float) -> list[ObjectInfo]:

@@ -5,12 +5,16 @@ hint says where to start looking. Nothing relies on it: missing, old or damaged,
 
 A version whose file was lost must not make the ones after it invisible: then an old version would be
 read as the newest, and the next commit would publish a second history over the first. So the search
-looks one further than the first version that is not there.
+looks one further than the first version that is not there. On a local disk, where names are listed
+fast (10,000 in about 5 ms), it also lists them when asked to: then no number of lost files hides one.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import re
+from collections.abc import Iterable
 from typing import Final
 
 from featurestore.errors import CorruptionError, FeatureStoreError, NotFoundError
@@ -20,11 +24,13 @@ from featurestore.storage.snapshot_file import snapshot_path
 
 HINT_FILE: Final = "latest.json"
 _HINT_EVERY: Final = 32
+# Far beyond what anybody commits; a number beyond it is no version of ours.
+_NAME: Final = re.compile(r"0{5}[0-9]{15}\.json")
 
 _log: Final = logging.getLogger(__name__)
 
 
-def find_newest_version(store: ObjectStore, known: int = 0) -> int:
+def find_newest_version(store: ObjectStore, known: int = 0, listing: bool = False) -> int:
     """Return the number of the newest version, without reading it.
 
     Parameters
@@ -32,6 +38,8 @@ def find_newest_version(store: ObjectStore, known: int = 0) -> int:
     store : ObjectStore
     known : int
         A version that exists; 0 asks the hint.
+    listing : bool
+        Also list the names, where that is cheap.
     """
     known = _search(store, known or _hint(store))
     while _exists(store, known + 2):
@@ -43,7 +51,32 @@ def find_newest_version(store: ObjectStore, known: int = 0) -> int:
             snapshot_path(known + 1),
         )
         known = _search(store, known + 2)
-    return known
+    last = _last_local(store) if listing else 0
+    if last > known and not _exists(store, known + 1):  # else it was published since
+        _log.warning(
+            "%s and the ones after it, up to version %d, are lost: restore them from a backup, and "
+            "run verify",
+            snapshot_path(known + 1),
+            last - 1,
+        )
+    return max(known, last)
+
+
+def _last_local(store: ObjectStore) -> int:
+    """Return the last version there is a file of on a local disk; 0 elsewhere."""
+    path = store.local_path(snapshot_path(1))
+    if path is None:
+        return 0
+    try:
+        names = os.listdir(path.parent)  # noqa: PTH208 - without looking at each file
+    except OSError:  # there is none yet; what is wrong with it shows when it is read
+        return 0
+    return last_version(names)
+
+
+def last_version(names: Iterable[str]) -> int:
+    """Return the highest version among names of files; others are somebody else's."""
+    return max((int(name[:20]) for name in names if _NAME.fullmatch(name)), default=0)
 
 
 def _search(store: ObjectStore, known: int) -> int:
@@ -76,7 +109,7 @@ def _exists(store: ObjectStore, version: int) -> bool:
 def _hint(store: ObjectStore) -> int:
     try:
         version = read_sealed(store, HINT_FILE).get("version")
-    except (NotFoundError, CorruptionError):  # only a shortcut: search from the start
+    except FeatureStoreError:  # only a shortcut: search from the start
         return 0
     known = isinstance(version, int) and 0 < version < 10**18
     return version if isinstance(version, int) and known and _exists(store, version) else 0

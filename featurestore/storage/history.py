@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featurestore.errors import CorruptionError, FormatError, NotFoundError
+from featurestore.errors import CorruptionError, FeatureStoreError, NotFoundError
 
 if TYPE_CHECKING:
     from featurestore.storage.commit_log import CommitLog
@@ -102,7 +102,7 @@ def _record(log: CommitLog, version: int) -> HistoryRecord:
         return HistoryRecord(0, log.store_id, log.created, "create")
     try:
         found = log.read_file(version)
-    except (CorruptionError, FormatError, NotFoundError) as error:
+    except FeatureStoreError as error:  # damaged, gone, or refused by the system
         return HistoryRecord(version, "", "", "(unreadable)", kept=False, fault=error.problem)
     return HistoryRecord(
         version, found.commit, found.created, found.operation, found.entries is not None

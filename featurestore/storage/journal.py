@@ -70,10 +70,6 @@ class Journal:
                 found.update(usable)
         return found
 
-    def find(self, key: str) -> PartitionEntry | None:
-        """Return the entry of one finished partition, see :meth:`finished`, or None."""
-        return self.finished({key}).get(key)
-
     def record_all(self, entries: Iterable[tuple[str, PartitionEntry]]) -> None:
         """Make partitions' files durable, then their entries, together in one file."""
         content = dict(entries)
@@ -83,14 +79,6 @@ class Journal:
         # Named by what it holds, so that a task that is repeated writes the same file.
         name = next(iter(content)) if len(content) == 1 else fingerprint(sorted(content))
         self._store.replace(self._path(name), _sealed(content))
-
-    def record(self, key: str, entry: PartitionEntry) -> None:
-        """Make a partition's files durable, then its entry."""
-        self.record_all([(key, entry)])
-
-    def keys(self) -> list[str]:
-        """Return the keys of all entries, in order."""
-        return sorted({key for _, _, entries in self._files() for key in entries})
 
     def clear(self, keys: Iterable[str]) -> None:
         """Forget entries, after they were published; those that are gone are no error.

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from featurestore.errors import CorruptionError, FormatError, NotFoundError
+from featurestore.errors import CorruptionError, FeatureStoreError
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.condemned import GoneVersions, as_ranges
 from featurestore.storage.object_store import ObjectStore
@@ -196,7 +196,7 @@ class _Choice:
                 frozenset(self._filesets(file)),
                 _tables(file.entries or {}),
             )
-        except (CorruptionError, FormatError, NotFoundError) as error:
+        except FeatureStoreError as error:  # damaged, gone, or refused by the system
             self._unreadable[version] = error.problem
             return None
         self._seen[version] = seen

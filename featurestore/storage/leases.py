@@ -10,9 +10,11 @@ name, when a tenth of that time has passed, so that a holder is seen for as long
 a thread of its own. A process has one file per version and kind however many holders it has; leases
 of this process that nobody holds any more count as gone.
 
-Taking a lease races with gc as tagging does: the lease is written first, then the taker looks whether
+Taking a lease races with gc: the lease is written first, then the taker looks whether
 the version is still there and not condemned (see ``condemned``), while gc looks at leases after it
-condemned versions. So one of both sees the other.
+condemned versions. So one of both sees the other. A tag is written under a lease, and gc looks at
+leases before it looks at tags. A lease that is written anew while gc lists has another name in every
+listing, so gc lists until two listings in a row agree.
 
 The trade-offs: nothing is synced, because a power loss ends every holder too; a place that cannot be
 written to is read without a lease, said at level INFO; a holder that does not work for
@@ -44,6 +46,7 @@ from featurestore.storage.snapshot_file import is_let_go
 
 LEASES: Final = "leases"
 LEASE_SECONDS: Final = 86_400.0
+_LISTINGS: Final = 30
 _FILE: Final = re.compile(rf"{LEASES}/[0-9a-f]{{16}}\.json")
 _REMEDY: Final = "delete the file if nobody reads the store"
 
@@ -134,6 +137,16 @@ class Lease:
         if self._file is not None:
             self._file.touch()
 
+    def require_held(self) -> None:
+        """Refuse to rely on a lease whose file could not be written.
+
+        Raises
+        ------
+        FeatureStoreError
+        """
+        if self._file is not None and self._file.failure is not None:
+            raise self._file.failure
+
     def release(self) -> None:
         """End the lease; doing so again is no error."""
         if self._finalizer is not None:
@@ -199,8 +212,28 @@ class Leases:
         key = (self._store.url, snapshot.version, snapshot.commit, writes, os.getpid())
         with _lock:
             shared = _shared.get(key) or _SharedFile(self._store, snapshot, writes, key)
-            shared.holders += 1
-            _shared[key] = shared  # also if a finalizer has just removed it
+            return self._hold(shared)
+
+    def join(self, snapshot: Snapshot) -> Lease:
+        """Hold the lease under which this process writes already, or else take one at a snapshot.
+
+        For what is written from now on; nothing keeps that snapshot itself if another is held.
+
+        Raises
+        ------
+        NotFoundError
+            If gc let the version go.
+        """
+        url, process = self._store.url, os.getpid()
+        with _lock:
+            for shared in list(_shared.values()):
+                if (shared.key[0], shared.key[3], shared.key[4]) == (url, True, process):
+                    return self._hold(shared)
+            return self.take(snapshot, writes=True)
+
+    def _hold(self, shared: _SharedFile) -> Lease:
+        shared.holders += 1
+        _shared[shared.key] = shared  # also if a finalizer has just removed it
         lease = Lease(shared)
         try:
             shared.ensure()
@@ -210,8 +243,19 @@ class Leases:
         return lease
 
     def live(self) -> list[LeaseFile]:
-        """Return the leases that gc must respect."""
-        return [one for one in map(self._read, self._files()) if one is not None]
+        """Return the leases that gc must respect; some that end at this moment may be among them."""
+        seen: dict[str, LeaseFile | None] = {}
+        before: set[str] | None = None
+        for _ in range(_LISTINGS):
+            infos = self._files()
+            for info in infos:
+                if info.path not in seen:
+                    seen[info.path] = self._read(info)
+            now = {info.path for info in infos}
+            if now == before:
+                break
+            before = now
+        return [one for one in seen.values() if one is not None]
 
     def dead(self) -> list[ObjectInfo]:
         """Return the files of leases that ended without being released."""
@@ -232,8 +276,7 @@ class Leases:
         except CorruptionError:  # torn by the power loss that ended its holder
             return None
         if found.holder.is_this:
-            key = (self._store.url, found.version, found.commit, found.writes, os.getpid())
-            return found if key in _shared else None
+            return found if info.path in _own else None
         return None if found.holder.is_gone else found
 
 
@@ -251,6 +294,7 @@ class _SharedFile:
     holders: int = 0
     since: float = field(default_factory=time.time)
     path: str | None = None
+    failure: FeatureStoreError | None = None  # of the last attempt to write it
     _written: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -286,8 +330,9 @@ class _SharedFile:
         if path is not None:
             try:
                 self.store.delete([path])
-            except FeatureStoreError as error:  # it ends by its age, or with this process
+            except FeatureStoreError as error:  # nobody holds it any more; gc sweeps it
                 _log.info("lease %s was not removed: %s", path, error.problem)
+            _own.discard(path)
 
     def _renew(self) -> None:
         """Write the file under a new name, then remove the old one: files are written once."""
@@ -296,12 +341,16 @@ class _SharedFile:
             self.snapshot.version, self.snapshot.commit, self.since, self.writes, Holder.this()
         )
         self._written = time.time()
+        _own.add(path)
         try:
             self.store.write(path, content.encode())
-            self.path = path
+            self.path, self.failure = path, None
             if old is not None:
                 self.store.delete([old])
+                _own.discard(old)
         except FeatureStoreError as error:
+            self.failure = None if self.path == path else error
+            _own.discard(path if self.path != path else old or path)
             _log.info(
                 "%s is used without a lease, which cannot be written: %s",
                 self.store.url,
@@ -319,3 +368,6 @@ class _SharedFile:
 # A finalizer may run, and release a lease, wherever this thread allocates memory.
 _lock: Final = threading.RLock()
 _shared: Final[dict[_Key, _SharedFile]] = {}
+# The files that this process holds, whatever URLs it opened their stores by. One that names this
+# process and is not among them was left behind.
+_own: Final[set[str]] = set()

@@ -3,7 +3,8 @@
 Files are written under ``tmp/`` and get their final name by a hard link, which fails if the name
 exists: no reader ever sees half a file, and of two writers of one name exactly one succeeds.
 ``sync`` makes files durable together with every directory entry that leads to them, whoever made
-those directories.
+those directories. What ``open_write`` wrote is synced through the descriptor that wrote it, see
+``unsynced``.
 
 Always true: nothing outside the root is touched; a file whose ``fsync`` failed is never declared
 durable afterwards (Linux forgets the error, so asking again would lie), by no store object of this
@@ -23,24 +24,17 @@ import secrets
 import stat
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 
-from featurestore.errors import (
-    ConflictError,
-    CorruptionError,
-    DiskFullError,
-    FeatureStoreError,
-    InvalidInputError,
-    NotFoundError,
-    UnsupportedError,
-)
+from featurestore.errors import ConflictError, CorruptionError, FeatureStoreError
 from featurestore.storage.local_io import LocalIO
 from featurestore.storage.object_store import ObjectInfo
 from featurestore.storage.records import check_path
+from featurestore.storage.system_errors import system_error, translated
+from featurestore.storage.unsynced import UnsyncedFiles, side_by_side
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -48,10 +42,7 @@ if TYPE_CHECKING:
 STAGING: Final = "tmp"
 _NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 _BLOCK: Final = 64 * 2**20  # os.write takes at most 2 GiB at once
-# A file system commits what several threads sync at once together: with 8 threads, 400 small files
-# take half the time, and 20 do on a busy disk; fewer are not worth the threads.
-_SYNCS_AT_ONCE: Final = 8
-_MANY: Final = 16
+_T = TypeVar("_T")
 
 
 class _Known:
@@ -67,12 +58,15 @@ class _Known:
     anchored : set of str
         Directories whose entry in their parent is known to be durable. This only saves work; a
         directory missing here is synced again.
+    unsynced : UnsyncedFiles
+        Files that wait to be synced through the descriptor that wrote them.
     """
 
     def __init__(self, io: LocalIO) -> None:
         self.io = io  # held, so that its id stays its own
         self.condemned: set[str] = set()
         self.anchored: set[str] = set()
+        self.unsynced = UnsyncedFiles(io)
         self.lock = threading.Lock()
 
 
@@ -132,11 +126,13 @@ class LocalStore:
         return data
 
     def open_read(self, path: str) -> BinaryIO:
-        with _translated(path, "read"):
-            return os.fdopen(os.open(self._locate(path), os.O_RDONLY | _NOFOLLOW), "rb")
+        with translated(path, "read"):
+            target = self._locate(path)
+            opened = self._relieved(lambda: os.open(target, os.O_RDONLY | _NOFOLLOW))
+            return os.fdopen(opened, "rb")
 
     def size(self, path: str) -> int:
-        with _translated(path, "look at"):
+        with translated(path, "look at"):
             return self._stat(path).st_size
 
     def exists(self, path: str) -> bool:
@@ -145,7 +141,7 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise _error(error, path, "look at") from error
+            raise system_error(error, path, "look at") from error
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         if prefix:
@@ -153,7 +149,7 @@ class LocalStore:
         yield from self._list(self.root / prefix, prefix)
 
     def _list(self, directory: Path, prefix: str) -> Iterator[ObjectInfo]:
-        with _translated(prefix or str(directory), "list"):
+        with translated(prefix or str(directory), "list"):
             try:
                 with os.scandir(directory) as found:
                     entries = sorted(
@@ -182,41 +178,37 @@ class LocalStore:
 
     @contextmanager
     def open_write(self, path: str) -> Iterator[BinaryIO]:
-        target = self._locate(path)
-        with self._staged(path) as (staged, descriptor):
-            stream = _Stream(self._io, descriptor, path)
-            yield cast(BinaryIO, stream)
-            stream.close()
-            with _translated(path, "publish"):
-                self._link(staged, target)
+        with self._writing(path, keep=True) as stream:
+            yield stream
 
     def write(self, path: str, data: bytes) -> None:
-        with self.open_write(path) as stream:
+        with self._writing(path, keep=False) as stream:
             stream.write(data)
 
     def create(self, path: str, data: bytes) -> None:
         target = self._locate(path)
         if os.path.lexists(target):  # spares the loser of a race its two syncs
             raise ConflictError(f"{path} exists")
-        with self._staged(path) as (staged, descriptor):
-            self._fill(path, descriptor, data)
-            with _translated(path, "publish"):
-                self._link(staged, target)
+        with self._staged(path) as staged:
+            self._fill(path, staged.descriptor, data)
+            with translated(path, "publish"):
+                self._link(staged.name, target)
             self._publish_durably(path, target)
 
     def replace(self, path: str, data: bytes) -> None:
         target = self._locate(path)
-        with self._staged(path) as (staged, descriptor):
-            self._fill(path, descriptor, data)
-            with _translated(path, "publish"):
+        with self._staged(path) as staged:
+            self._fill(path, staged.descriptor, data)
+            with translated(path, "publish"):
                 self._make_directories(os.path.dirname(target))
-                self._io.rename(staged, target)
+                self._io.rename(staged.name, target)
+            self._known.unsynced.forget(target)
             self._publish_durably(path, target)
 
     def sync(self, paths: Iterable[str]) -> None:
         targets = dict.fromkeys(self._locate(path) for path in paths)
-        _for_each(self._sync_file, targets)
-        with _translated("a directory of the store", "make durable"):
+        side_by_side(self._sync_file, targets)
+        with translated("a directory of the store", "make durable"):
             self._sync_directories({os.path.dirname(target) for target in targets})
 
     def delete(self, paths: Iterable[str], durable: bool = False) -> None:
@@ -224,11 +216,12 @@ class LocalStore:
         for path in paths:
             target = self._locate(path)
             directories.add(os.path.dirname(target))
-            with _translated(path, "delete"), suppress(FileNotFoundError, NotADirectoryError):
+            with translated(path, "delete"), suppress(FileNotFoundError, NotADirectoryError):
                 self._io.unlink(target)
+            self._known.unsynced.forget(target)
             self._prune(os.path.dirname(target))
         if durable:
-            with _translated("a directory of the store", "make durable"):
+            with translated("a directory of the store", "make durable"):
                 self._sync_directories({one for one in directories if os.path.isdir(one)})
 
     def zarr_store(self) -> Any:
@@ -239,25 +232,56 @@ class LocalStore:
     # --- pieces --------------------------------------------------------------------------------
 
     @contextmanager
-    def _staged(self, path: str) -> Iterator[tuple[str, int]]:
-        """Open a new file under ``tmp/``; it is closed and that name removed at the end."""
+    def _writing(self, path: str, keep: bool) -> Iterator[BinaryIO]:
+        """Write a new file as a stream; ``keep`` its descriptor if it is to be synced later."""
+        target = self._locate(path)
+        with self._staged(path) as staged:
+            stream = _Stream(self._io, staged.descriptor, path)
+            try:
+                yield cast(BinaryIO, stream)
+            finally:
+                stream.close()
+            with translated(path, "publish"):
+                self._link(staged.name, target)
+            if keep:
+                self._known.unsynced.keep(target, staged.take())
+
+    @contextmanager
+    def _staged(self, path: str) -> Iterator[_Staged]:
+        """Open a new file under ``tmp/``.
+
+        At the end that name is removed, and the descriptor closed unless somebody took it.
+        """
         staging = os.path.join(self.root, STAGING)
-        staged = os.path.join(staging, f"{os.getpid()}-{secrets.token_hex(8)}")
-        with _translated(path, "write"):
+        name = os.path.join(staging, f"{os.getpid()}-{secrets.token_hex(8)}")
+        with translated(path, "write"):
             self._make_directories(staging)
-            descriptor = self._io.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            staged = _Staged(name, self._relieved(lambda: self._io.open(name, flags)))
         try:
-            yield staged, descriptor
+            yield staged
         finally:
             try:
-                with _translated(path, "write"):  # network file systems may fail only here
-                    self._io.close(descriptor)
+                if not staged.taken:
+                    with translated(path, "write"):  # network file systems may fail only here
+                        self._io.close(staged.descriptor)
             finally:
                 with suppress(OSError):  # renamed away, or gc sweeps it: never a final name
-                    self._io.unlink(staged)
+                    self._io.unlink(name)
+
+    def _relieved(self, call: Callable[[], _T]) -> _T:
+        """Make a call that needs a descriptor; if there are no more, give back those kept."""
+        try:
+            return call()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            if not self._known.unsynced.give_back():
+                raise
+        return call()
 
     def _fill(self, path: str, descriptor: int, data: bytes) -> None:
-        with _translated(path, "write"):
+        with translated(path, "write"):
             _Stream(self._io, descriptor, path).write(data)
             self._io.fsync(descriptor)
 
@@ -293,8 +317,15 @@ class LocalStore:
             raise CorruptionError(
                 f"an earlier sync of {path} failed: its bytes may be lost", "write a new file"
             )
-        with _translated(path, "make durable"):
-            descriptor = self._io.open(target, os.O_RDONLY | _NOFOLLOW)
+        with translated(path, "make durable"):
+            try:
+                if self._known.unsynced.settle(target):
+                    return
+            except OSError:
+                self._known.condemned.add(target)
+                raise
+            # Written by another process or by ``write``, or synced before.
+            descriptor = self._relieved(lambda: self._io.open(target, os.O_RDONLY | _NOFOLLOW))
             try:
                 self._io.fsync(descriptor)
             except OSError:
@@ -319,13 +350,13 @@ class LocalStore:
 
         def sync(directory: str) -> None:
             try:
-                self._io.fsync_dir(directory)
+                self._relieved(lambda: self._io.fsync_dir(directory))
             except PermissionError:
                 # A parent of the root that we may not read is not one we made an entry in.
                 if directory != outside:
                     raise
 
-        _for_each(sync, sorted(todo, reverse=True))
+        side_by_side(sync, sorted(todo, reverse=True))
         with self._known.lock:
             self._known.anchored |= anchored
 
@@ -383,19 +414,25 @@ class LocalStore:
         return target
 
 
-def _for_each(sync: Callable[[str], None], paths: Collection[str]) -> None:
-    """Sync all of these, many of them side by side; the first failure is raised at the end."""
-    if len(paths) < _MANY:
-        for path in paths:
-            sync(path)
-        return
-    with ThreadPoolExecutor(_SYNCS_AT_ONCE, "featurestore-sync") as pool:
-        for _ in pool.map(sync, paths):
-            pass
+class _Staged:
+    """A file under ``tmp/`` that is open, until somebody takes the descriptor."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        self.taken = False
+
+    def take(self) -> int:
+        self.taken = True
+        return self.descriptor
 
 
 class _Stream(io.RawIOBase):
-    """Writes to a descriptor that somebody else closes; its errors are of the package's tree."""
+    """Writes to a descriptor that somebody else closes; its errors are of the package's tree.
+
+    Closed, it refuses to write: whoever still holds it, like the Parquet writer of a file that could
+    not be written, must not reach what has that descriptor by then.
+    """
 
     def __init__(self, calls: LocalIO, descriptor: int, path: str) -> None:
         self._calls = calls
@@ -410,51 +447,12 @@ class _Stream(io.RawIOBase):
         return self._position
 
     def write(self, data: ReadableBuffer, /) -> int:
+        if self.closed:
+            raise ValueError(f"{self._path} was closed before everything was written")
         view = memoryview(data).cast("B")
         done = 0
-        with _translated(self._path, "write"):
+        with translated(self._path, "write"):
             while done < len(view):
                 done += self._calls.write(self._descriptor, view[done : done + _BLOCK])
         self._position += done
         return done
-
-
-@contextmanager
-def _translated(path: str, action: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _error(error, path, action) from error
-
-
-def _error(error: OSError, path: str, action: str) -> FeatureStoreError:
-    """Return the error of the package's tree that an ``OSError`` stands for."""
-    problem = f"cannot {action} {path}: {error.strerror or error}"
-    code = error.errno
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(problem, "free space or raise the quota; gc removes unused files")
-    if code == errno.ENOTDIR and action not in ("read", "look at"):
-        return InvalidInputError(
-            f"{problem}: something above it is a file", "name a directory for the store"
-        )
-    if code in (errno.ENOENT, errno.ENOTDIR):
-        return NotFoundError(f"there is no file {path}", "run verify if the store names it")
-    if code == errno.ELOOP:
-        return CorruptionError(
-            f"{path} is a symbolic link", "links inside a store are refused; copy the file"
-        )
-    if code in (errno.EMFILE, errno.ENFILE):
-        return FeatureStoreError(problem, "raise the limit of open files (ulimit -n)")
-    if code == errno.EROFS:
-        return FeatureStoreError(problem, "the file system is mounted read-only")
-    if code in (errno.EACCES, errno.EPERM):
-        if action == "publish" and code == errno.EPERM:
-            return UnsupportedError(
-                f"{problem}: hard links may not be supported here", "use another file system"
-            )
-        return FeatureStoreError(problem, "check owner and permissions of the store's directory")
-    if code in (errno.ENOTSUP, errno.EXDEV, errno.EMLINK):
-        return UnsupportedError(problem, "put the whole store on one file system with hard links")
-    if code == errno.EIO:
-        return CorruptionError(problem, "check the disk, then run verify")
-    return FeatureStoreError(problem, "see the system's message")

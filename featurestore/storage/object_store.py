@@ -1,8 +1,9 @@
 """The small interface behind which files live: a local directory, memory, or an object store.
 
 Names are relative, with ``/`` between parts. Every file is written once and never changed; only
-``create`` may race. Two levels of durability: ``write`` may leave bytes in a cache until ``sync``
-returns, ``create`` is durable when it returns.
+``create`` may race. Three levels of durability: ``create`` and ``replace`` are durable when they
+return; what ``open_write`` wrote is once ``sync`` returned; ``write`` is for files that nobody misses
+after a power failure.
 """
 
 from __future__ import annotations
@@ -47,11 +48,15 @@ class ObjectStore(Protocol):
     def open_write(self, path: str) -> AbstractContextManager[BinaryIO]:
         """Write a new file as a stream; it exists under its name once the context exits cleanly.
 
-        An exception inside the context leaves no file under that name.
+        An exception inside the context leaves no file under that name. This is for files that
+        others name: ``sync`` them before, however much later that is.
         """
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a whole new file."""
+        """Write a whole new file that may be lost with the power.
+
+        A ``sync`` long after it may not learn that its bytes did not reach the disk meanwhile.
+        """
 
     def create(self, path: str, data: bytes) -> None:
         """Write a file if none of that name exists, atomically and durably.

@@ -73,7 +73,7 @@ class Provenance:
     definition : str
         Fingerprint of the feature's definition; for ingested data ``"ingest"``.
     inputs : str
-        Fingerprint of the input columns' values in this partition; for ingested data of the bytes.
+        Fingerprint of the inputs' values in this partition; for ingested data of bytes, key and time.
     state : str
         Fingerprint of the state ``apply`` was given, or ``""``.
     """
@@ -220,7 +220,7 @@ class TableEntry:
     """A table as a snapshot knows it: key, time and target partition size.
 
     Its ingested columns are the column group ``base``; that group's fileset gives the partitions
-    and their order.
+    and their order. ``identity`` is unique to one ingest; ``""`` in stores of earlier versions.
     """
 
     name: str
@@ -228,6 +228,7 @@ class TableEntry:
     time: str | None
     partition_bytes: int
     duplicates: str = "error"
+    identity: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name, "table")
@@ -239,6 +240,7 @@ class TableEntry:
             "time": self.time,
             "partition_bytes": self.partition_bytes,
             "duplicates": self.duplicates,
+            **({"identity": self.identity} if self.identity else {}),
         }
 
     @classmethod
@@ -253,6 +255,7 @@ class TableEntry:
                 None if time is None else text(time),
                 count(value["partition_bytes"]),
                 text(value.get("duplicates", "error")),
+                text(value.get("identity", "")),
             ),
         )
 

@@ -6,25 +6,37 @@ that looked at its files right before publishing does not publish a version that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
 from featurestore.errors import ConflictError, NotFoundError
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import StoredFile
+from featurestore.storage.records import FilesetRef, StoredFile
+
+_MANY: Final = 32  # fewer are not worth the threads
+_LOOKS_AT_ONCE: Final = 16
 
 
-def require_files(store: ObjectStore, files: Iterable[StoredFile], operation: str) -> None:
+def named_filesets(entries: Iterable[Mapping[str, Any] | None]) -> list[StoredFile]:
+    """Return the filesets that entries of a snapshot name."""
+    named = [entry.get("fileset") for entry in entries if entry is not None]
+    return [FilesetRef.from_json(fileset).file for fileset in named if fileset is not None]
+
+
+def are_there(store: ObjectStore, files: Sequence[StoredFile]) -> bool:
+    """Whether files are there with their sizes."""
+    return all(size == file.bytes for file, size in zip(files, _sizes(store, files), strict=True))
+
+
+def require_files(store: ObjectStore, files: Sequence[StoredFile], operation: str) -> None:
     """Refuse to publish a version that names files which are not there with their sizes.
 
     Raises
     ------
     ConflictError
     """
-    for file in files:
-        try:
-            size: int | None = store.size(file.path)
-        except NotFoundError:
-            size = None
+    for file, size in zip(files, _sizes(store, files), strict=True):
         if size != file.bytes:
             found = "is gone" if size is None else f"has {size} bytes, not {file.bytes}"
             raise ConflictError(
@@ -32,3 +44,16 @@ def require_files(store: ObjectStore, files: Iterable[StoredFile], operation: st
                 "a gc whose safety age is shorter than the work took removes them",
                 "run it again (a build resumes from its journal), and give gc a longer safety age",
             )
+
+
+def _sizes(store: ObjectStore, files: Sequence[StoredFile]) -> list[int | None]:
+    def size(file: StoredFile) -> int | None:
+        try:
+            return store.size(file.path)
+        except NotFoundError:
+            return None
+
+    if len(files) < _MANY or (files and store.local_path(files[0].path) is not None):
+        return [size(one) for one in files]
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE, "featurestore-look") as pool:
+        return list(pool.map(size, files))

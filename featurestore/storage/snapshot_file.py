@@ -12,6 +12,7 @@ and the history stays readable.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -56,8 +57,11 @@ class SnapshotFile:
         The complete version that ``entries`` differ from; ``None`` if they are complete.
     entries : mapping, optional
         ``None`` once the version was let go by gc.
-    size : int
-        Bytes of the file it was read from; 0 if it was not.
+    base_commit : str, optional
+        The commit of ``base``; files of earlier versions do not say.
+    data : bytes
+        The file itself, as it was read or written; empty if it was not. Another version of this
+        package may have written it, with members that are unknown here.
     """
 
     version: int
@@ -67,11 +71,19 @@ class SnapshotFile:
     operation: str
     base: int | None
     entries: Mapping[str, Mapping[str, Any] | None] | None
-    size: int = field(default=0, compare=False)
+    base_commit: str | None = None
+    data: bytes = field(default=b"", compare=False, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file; 0 if it was neither read nor written."""
+        return len(self.data)
 
     def encode(self) -> bytes:
-        """Return the bytes of the file."""
+        """Return the bytes that this package writes for it."""
+        named: dict[str, Json] = {"base_commit": self.base_commit} if self.base_commit else {}
         content: dict[str, Json] = {
+            **named,
             "format": FORMAT_VERSION,
             "version": self.version,
             "commit": self.commit,
@@ -106,7 +118,8 @@ class SnapshotFile:
                 content["operation"],
                 content["base"],
                 content["entries"],
-                len(data),
+                content.get("base_commit"),
+                data,
             )
         except KeyError as error:
             raise CorruptionError(f"{path} lacks {error}", _TORN) from error
@@ -123,6 +136,7 @@ class SnapshotFile:
             all(isinstance(one, str) for one in texts)
             and _is_number(self.version)
             and (self.base is None or _is_number(self.base))
+            and (self.base_commit is None or isinstance(self.base_commit, str))
             and isinstance(entries, dict)
             and all(one is None or isinstance(one, dict) for one in entries.values())
             and is_time(self.created)
@@ -152,6 +166,20 @@ def read_snapshot_file(store: ObjectStore, version: int) -> SnapshotFile:
     """
     path = snapshot_path(version)
     return SnapshotFile.decode(read_bounded(store, path, _TORN, MAX_BYTES), version)
+
+
+def read_commit(store: ObjectStore, version: int) -> str:
+    """Return the commit of a version; its first bytes tell.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such version.
+    CorruptionError
+        If the file is damaged, as far as that shows.
+    """
+    found = _COMMIT.search(store.read(snapshot_path(version), 0, _NAMES))
+    return found[1].decode() if found else read_snapshot_file(store, version).commit
 
 
 def is_let_go(store: ObjectStore, version: int) -> bool:
@@ -187,6 +215,8 @@ def is_time(text: str) -> bool:
 
 
 _START: Final = 256
+_NAMES: Final = 160  # no snapshot is shorter, and none says its commit later
+_COMMIT: Final = re.compile(rb',"commit":"([0-9a-f]{16})","created":')
 _TORN: Final = (
     "restore the file from a backup; or read an earlier version, and if this is the newest one and "
     "cannot be restored, give it up with FeatureStore.give_up, or featurestore repair STORE "

@@ -259,9 +259,8 @@ class StateStore:
             return
         try:
             self._store.replace(path, data)
-        except (
-            FeatureStoreError
-        ) as error:  # the state itself was read: a read-only store serves too
+        # The state itself was read: a read-only store serves too.
+        except FeatureStoreError as error:
             _log.warning("%s could not be made young: %s", path, error.problem)
 
 

@@ -91,26 +91,54 @@ class TensorLayout:
 
     @classmethod
     def parse(cls, data: bytes, path: str) -> TensorLayout:
-        """Read ``zarr.json``.
+        """Read ``zarr.json``: anything that means an array as this package writes them.
+
+        Further attributes, names of dimensions, and members that say of themselves that readers need
+        not understand them, change nothing and are passed over.
 
         Raises
         ------
         CorruptionError
-            If it is not what :meth:`metadata` writes.
+            If it is malformed, or means another array: other chunks or keys, other codecs than
+            little-endian bytes, transformers, or a fill value other than 0.
         """
         try:
             content = json.loads(data)
-            column = content["attributes"]["column"]
-            found = cls(
-                np.dtype(content["data_type"]),
-                tuple(content["shape"]),
-                content["chunk_grid"]["configuration"]["chunk_shape"][0],
-            )
-            if found.dtype.name in _TYPES and found.metadata(column) == data:
-                return found
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            dtype, shape = content["data_type"], tuple(content["shape"])
+            chunk_rows = content["chunk_grid"]["configuration"]["chunk_shape"][0]
+            if dtype not in _TYPES or any(type(one) is not int for one in (*shape, chunk_rows)):
+                raise ValueError(f"{dtype!r} of shape {shape} in chunks of {chunk_rows!r} rows")
+            if len(shape) < 2 or shape[0] < 0 or min(*shape[1:], chunk_rows) < 1:
+                raise ValueError(f"shape {shape} in chunks of {chunk_rows} rows")
+            if not isinstance(content["attributes"]["column"], str):
+                raise ValueError(f"column {content['attributes']['column']!r}")
+            found = cls(np.dtype(dtype), shape, chunk_rows)
+            differing = found._differing(content)
+        except (
+            ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError,
+        ) as error:  # fmt: skip
             raise CorruptionError(f"{path} is no metadata of an array: {error}", _REMEDY) from error
-        raise CorruptionError(f"{path} is not the metadata that this package writes", _REMEDY)
+        if differing:
+            raise CorruptionError(
+                f"{path} means another array than this package writes: {', '.join(differing)} differ",
+                _REMEDY,
+            )
+        return found
+
+    def _differing(self, content: dict[str, Any]) -> list[str]:
+        """Return the members that mean something else than those of :meth:`metadata`."""
+        own = json.loads(self.metadata(""))
+        given = {"storage_transformers": [], **content}
+        if self.dtype.itemsize == 1 and [one["name"] for one in given["codecs"]] == ["bytes"]:
+            given["codecs"] = own["codecs"]  # a single byte has no order
+        passed = {"attributes", "dimension_names"}
+        passed |= {
+            name
+            for name, one in given.items()
+            if name not in own and isinstance(one, dict) and one.get("must_understand") is False
+        }
+        names = (own.keys() | given.keys()) - passed
+        return sorted(name for name in names if name not in own or given[name] != own[name])
 
 
 def write_tensor(
@@ -236,34 +264,47 @@ def read_tensor(
 def open_tensor(store: ObjectStore, entry: PartitionEntry, name: str) -> Any:
     """Return a tensor column of one partition as a read-only ``zarr.Array``, nothing read yet.
 
+    The files are looked at, as zarr takes a missing chunk for zeros; their bytes are not compared
+    with checksums when the array is read.
+
     Raises
     ------
     NotFoundError
         If the group has no such tensor.
     CorruptionError
-        If its metadata are not those that were written.
+        If its metadata are not those of a tensor that was written, or a file is missing or has
+        another size.
     """
     import zarr
 
-    stored_layout(store, entry, name)  # what zarr is about to parse is what was written
-    path = _tensor_files(entry, name)[0].path
-    folder, _, file = path.rpartition("/")
+    stored_layout(store, entry, name)  # zarr is about to parse the same file
+    metadata, *chunks = _tensor_files(entry, name)
+    folder, _, file = metadata.path.rpartition("/")
     if file != "zarr.json":
-        raise CorruptionError(f"{path} is no metadata of a Zarr array", _REMEDY)
+        raise CorruptionError(f"{metadata.path} is no metadata of a Zarr array", _REMEDY)
+    for chunk in chunks:
+        _require_size(store, chunk)
     try:
         return zarr.open_array(store.zarr_store(), path=folder, mode="r")
     except (KeyError, OSError, TypeError, ValueError) as error:
-        raise CorruptionError(f"{path} cannot be opened: {error}", _REMEDY) from error
+        raise CorruptionError(f"{metadata.path} cannot be opened: {error}", _REMEDY) from error
+
+
+def _require_size(store: ObjectStore, file: StoredFile) -> None:
+    try:
+        size = store.size(file.path)
+    except NotFoundError as error:
+        raise CorruptionError(f"{file.path} is missing", _REMEDY) from error
+    if size != file.bytes:
+        raise CorruptionError(f"{file.path} has {size} bytes, not {file.bytes}", _REMEDY)
 
 
 def _read_chunk(
     store: ObjectStore, file: StoredFile, start: int, target: memoryview, whole: bool
 ) -> None:
     """Fill ``target`` with the bytes of a chunk file from ``start`` on."""
+    _require_size(store, file)
     try:
-        size = store.size(file.path)
-        if size != file.bytes:
-            raise CorruptionError(f"{file.path} has {size} bytes, not {file.bytes}", _REMEDY)
         with store.open_read(file.path) as stream:
             stream.seek(start)
             _fill(stream, target, file.path)

@@ -23,6 +23,7 @@ from featurestore.storage.checksum import file_checksum
 from featurestore.storage.commit_log import HINT_FILE, STORE_FILE, CommitLog
 from featurestore.storage.condemned import GC
 from featurestore.storage.fileset import read_checked, read_fileset
+from featurestore.storage.head_search import last_version
 from featurestore.storage.journal import JOURNAL, read_journal_file
 from featurestore.storage.leases import LEASES
 from featurestore.storage.object_store import ObjectStore
@@ -145,6 +146,7 @@ def verify(
     on_progress : callable, optional
     """
     check = _Check(store, full, definitions, on_progress)
+    check.versions()
     check.expect(snapshot)
     check.snapshot(snapshot)
     return check.report()
@@ -165,6 +167,7 @@ def verify_store(
     check = _Check(log.store, full, definitions, on_progress)
     check.small_files(log)
     if only is not None:
+        check.versions()
         check.expect(only)
         check.snapshot(only)
         return check.report()
@@ -176,9 +179,11 @@ def verify_store(
 
 def _last_version(log: CommitLog) -> int:
     """Return the highest version there is a file of: the search for the newest ends at a lost one."""
-    names = (info.path.removeprefix(f"{SNAPSHOTS}/")[:-5] for info in log.store.list(SNAPSHOTS))
-    listed = (int(name) for name in names if len(name) == 20 and name.isdecimal())
-    return max(log.newest_version(), max(listed, default=0))
+    return max(log.newest_version(), last_version(_snapshot_names(log.store)))
+
+
+def _snapshot_names(store: ObjectStore) -> list[str]:
+    return [info.path.removeprefix(f"{SNAPSHOTS}/") for info in store.list(SNAPSHOTS)]
 
 
 @dataclass(slots=True)
@@ -201,6 +206,16 @@ class _Check:
 
     def _count(self, what: str, more: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + more
+
+    def versions(self) -> None:
+        """Check that no version's file is lost; of those that are there only the names."""
+        names = set(_snapshot_names(self.store))
+        for version in range(1, last_version(names)):
+            path = snapshot_path(version)
+            if path.removeprefix(f"{SNAPSHOTS}/") not in names:
+                self.faults.append(
+                    Fault(path, "is lost; later versions are there", "restore it from a backup")
+                )
 
     # --- one version ---------------------------------------------------------------------------
 

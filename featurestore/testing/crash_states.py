@@ -346,18 +346,6 @@ def faults(url: str | Path) -> frozenset[str]:
     return frozenset(str(one) for one in report.faults if not one.file.startswith(STATES + "/"))
 
 
-WAYS: Final[tuple[Way, ...]] = (
-    ("lost", 0),
-    *(("kept", number) for number in range(2)),
-    *(("mixed", number) for number in range(4)),
-)
-MORE_WAYS: Final[tuple[Way, ...]] = (
-    ("lost", 0),
-    *(("kept", number) for number in range(20)),
-    *(("mixed", number) for number in range(60)),
-)
-
-
 def any_seed() -> int:
     """Return the seed of a test run: of ``FEATURESTORE_TEST_SEED``, or any."""
     given = os.environ.get("FEATURESTORE_TEST_SEED")

@@ -6,13 +6,15 @@ may fail. What a directory may look like after the reboot is a *survivor*. The m
 that POSIX allows: without a sync of the file any suffix of its bytes may be missing; without a sync
 of the directory any change of its entries may be missing, each by itself.
 
-A test can also let a call fail, or the power at a step of a real run. Calls may come from several
+A test can also let a call fail, or the power at a step of a real run; or let the system fail to write
+out what is not synced yet, of which only the descriptors open at that moment learn. Calls may come from several
 threads; the order in which they were made is the order in which they are played.
 """
 
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import random
 import threading
@@ -75,6 +77,7 @@ class DiskModel:
             self._now[str(path)] = _DIRECTORY if path.is_dir() else self._new(path.read_bytes())
         self._durable = dict(self._now)
         self._synced = [len(one) for one in self._bytes]
+        self._lost: dict[int, int] = {}  # where the bytes begin that no sync brings to the disk
 
     def _new(self, data: bytes = b"") -> int:
         self._bytes.append(bytearray(data))
@@ -97,7 +100,9 @@ class DiskModel:
             case "write":
                 self._bytes[call.file] += call.data
             case "fsync":
-                self._synced[call.file] = len(self._bytes[call.file])
+                self._synced[call.file] = self._reachable(call.file)
+            case "writeback":
+                self._lost |= {file: self._synced[file] for file in self.unsynced()}
             case "link":
                 self._now[call.target] = self._now[call.path]
             case "rename":
@@ -108,6 +113,14 @@ class DiskModel:
                 self._now[call.path] = _DIRECTORY
             case "fsync_dir":
                 self._sync_entries(call.path)
+
+    def unsynced(self) -> set[int]:
+        """Return the numbers of the files with bytes that are not on the disk, and may get there."""
+        files = range(1, len(self._bytes))
+        return {file for file in files if self._synced[file] < self._reachable(file)}
+
+    def _reachable(self, file: int) -> int:
+        return self._lost.get(file, len(self._bytes[file]))
 
     def _sync_entries(self, directory: str) -> None:
         start = len(directory) + 1
@@ -139,8 +152,8 @@ class DiskModel:
             if file is None or (above and found.get(above) != (_DIRECTORY, 0)):
                 continue
             size = self._synced[file]
-            if survival != "lost" and size < len(self._bytes[file]):
-                size = chance.randint(size, len(self._bytes[file]))
+            if survival != "lost" and size < self._reachable(file):
+                size = chance.randint(size, self._reachable(file))
             found[place] = Content(file, size)
         return found
 
@@ -169,6 +182,10 @@ class SimulatedDisk(LocalIO):
         A step and the ``errno`` it fails with.
     error_steps : callable, optional
         Which calls, by name, count for ``error``; all by default.
+    failed_writeback : int, optional
+        Before this step the system tries to write out all bytes that are not synced, and fails. The
+        next sync through each descriptor that is open then says so. The files leave memory as
+        they are closed: a descriptor that is opened later never learns of it, and its sync succeeds.
     """
 
     def __init__(
@@ -177,6 +194,7 @@ class SimulatedDisk(LocalIO):
         power_failure: int | None = None,
         error: tuple[int, int] | None = None,
         error_steps: Callable[[str], bool] = lambda name: True,
+        failed_writeback: int | None = None,
     ) -> None:
         self.model = DiskModel(root)
         self.calls: list[DiskCall] = []
@@ -185,6 +203,8 @@ class SimulatedDisk(LocalIO):
         self._error = error
         self._error_steps = error_steps
         self._eligible = 0
+        self._failed_writeback = failed_writeback
+        self._to_be_told: set[int] = set()
         self._off = False
         self._open: dict[int, int] = {}
         self._lock = threading.RLock()
@@ -236,6 +256,10 @@ class SimulatedDisk(LocalIO):
         if self._off:
             raise PowerFailure
         number = len(self.calls)
+        if number == self._failed_writeback:
+            lost = self.model.unsynced()
+            self._to_be_told |= {one for one, file in self._open.items() if file in lost}
+            self._done(DiskCall("writeback"))
         torn = number == self._power_failure
         if torn:
             self._off = True
@@ -277,7 +301,14 @@ class SimulatedDisk(LocalIO):
             return count
 
     def fsync(self, descriptor: int) -> None:
-        self.fsync_number(self.number(descriptor))
+        call = DiskCall("fsync", file=self.number(descriptor))
+        self._change(call, lambda: self._tell(descriptor))
+
+    def _tell(self, descriptor: int) -> None:
+        """Raise what the system has to say about a file, once for each descriptor."""
+        if descriptor in self._to_be_told:
+            self._to_be_told.remove(descriptor)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def number(self, descriptor: int) -> int:
         """Return the number of an open file."""
@@ -291,6 +322,7 @@ class SimulatedDisk(LocalIO):
     def close(self, descriptor: int) -> None:
         with self._lock:
             self._open.pop(descriptor, None)
+            self._to_be_told.discard(descriptor)
             super().close(descriptor)
 
     def link(self, source: str, target: str) -> None:

@@ -18,8 +18,8 @@ import polars as pl
 from featurestore.errors import NotFoundError
 from featurestore.report.tables import FeatureStatus
 from featurestore.storage.backends import open_object_store
-from featurestore.storage.journal import Journal
 from featurestore.store import FeatureStore
+from featurestore.testing.journals import journal_keys
 from featurestore.testing.tables import HOUR, observations
 from featurestore.transforms.asof import AsOfJoin
 from featurestore.transforms.expression import Expression
@@ -333,4 +333,4 @@ def leftovers(url: str | Path) -> set[str]:
 
 def journal_of(url: str | Path, table: str) -> set[str]:
     """Return the keys of finished work in a table's journal."""
-    return set(Journal(open_object_store(url), table).keys())
+    return set(journal_keys(open_object_store(url), table))

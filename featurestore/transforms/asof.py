@@ -12,42 +12,32 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from featurestore.engines.joins import asof_positions, scale_times
-from featurestore.engines.protocol import Engine, Frame
+from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
-from featurestore.schema import Field, TableSchema, time_steps
-from featurestore.transforms.base import (
-    Columns,
-    Partition,
-    SourceTransformer,
-    SourceWindow,
-    State,
-    encode,
-)
+from featurestore.schema import TableSchema, time_steps
+from featurestore.transforms.base import Partition, SourceWindow, State, encode
 from featurestore.transforms.event_time import CommonUnit, frame_times
 from featurestore.transforms.matching import (
-    Matching,
+    ROWS,
+    MatchingTransformer,
     Named,
     Pairs,
     gather_rows,
-    matched_codes,
     normalise_pairs,
     source_frame,
-    table_name,
-    taken,
 )
-from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
-from featurestore.transforms.selectors import Selection, normalise_selection
+from featurestore.transforms.naming import Renaming
+from featurestore.transforms.selectors import Selection
 from featurestore.transforms.tails import TIME, Keep, combine_tails, summarize_tail
 from featurestore.units import Duration
 
-ROWS = "rows"
 Age = str | dt.timedelta | Duration | int | None
 """A length of time (``"3h"``); an integer where both time columns are integers."""
 
 
 @dataclass(frozen=True)
-class AsOfJoin(SourceTransformer):
+class AsOfJoin(MatchingTransformer):
     """Columns of another table, as they were known at each row's time.
 
     Scope ``prefix``, of the other table.
@@ -89,6 +79,7 @@ class AsOfJoin(SourceTransformer):
     Examples
     --------
     >>> import pyarrow as pa
+    >>> from featurestore.schema import Field
     >>> join = AsOfJoin("weather", ["temp"], by={"origin": "origin"}, max_age="3h")
     >>> weather = TableSchema(
     ...     (Field("origin", pa.string()), Field("hour", pa.timestamp("us")), Field("temp", pa.float64())),
@@ -112,11 +103,8 @@ class AsOfJoin(SourceTransformer):
     rename: Renaming = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         put = object.__setattr__
-        put(self, "table", table_name(self.table, "AsOfJoin"))
-        put(self, "columns", normalise_selection(self.columns))
-        put(self, "by", normalise_pairs(self.by))
-        put(self, "rename", normalise_renaming(self.rename))
         put(self, "lag", _age(self.lag, "lag"))
         put(self, "max_age", _age(self.max_age, "max_age"))
         lag, age = cast("Any", self.lag), cast("Any", self.max_age)
@@ -128,32 +116,17 @@ class AsOfJoin(SourceTransformer):
 
     # --- what it is ----------------------------------------------------------------------------
 
-    @property
-    def source_table(self) -> str:
-        return cast("str", self.table)
-
-    def _matching(self, schema: TableSchema) -> Matching:
-        return Matching.of(self.source_table, self.columns, self.by, schema, "AsOfJoin")
-
     def _unit(self, schema: TableSchema) -> CommonUnit:
         return CommonUnit.of(schema, schema.source(self.source_table), self.source_table)
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
         self._spans(schema)
-        return tuple(dict.fromkeys((*self._matching(schema).left, cast("str", schema.time))))
+        return tuple(dict.fromkeys((*self.matching(schema).left, cast("str", schema.time))))
 
     def source_inputs(self, schema: TableSchema) -> tuple[str, ...]:
-        source, matching = schema.source(self.source_table), self._matching(schema)
+        source, matching = schema.source(self.source_table), self.matching(schema)
         by = source.key if self.by is None else matching.right
         return tuple(dict.fromkeys((*by, cast("str", source.time), *matching.columns)))
-
-    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        self.inputs(schema)
-        matching, source = self._matching(schema), schema.source(self.source_table)
-        names = output_names(matching.columns, self.prefix, self.rename, "AsOfJoin")
-        return tuple(
-            Field(name, source[old].type) for name, old in zip(names, matching.columns, strict=True)
-        )
 
     def _spans(self, schema: TableSchema) -> tuple[int, int | None]:
         """Return lag and greatest age in the common unit."""
@@ -191,25 +164,23 @@ class AsOfJoin(SourceTransformer):
         return {ROWS: engine.to_arrow(self._source_frame(partition, engine))}
 
     def gather(self, carry: State, rows: Sequence[State]) -> State:
-        return gather_rows(ROWS, (carry, *rows))
+        return gather_rows((carry, *rows))
 
-    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+    def matched(
+        self, partition: Partition, right: Frame, codes: tuple[Array, Array], engine: Engine
+    ) -> tuple[Array, Array]:
         schema, xp = partition.schema, engine.xp
-        matching, unit = self._matching(schema), self._unit(schema)
-        lag, max_age = self._spans(schema)
-        right = matching.right_frame(engine, state.get(ROWS))
-        left_codes, right_codes, matchable = matched_codes(engine, partition.frame, right, matching)
+        unit, (lag, max_age) = self._unit(schema), self._spans(schema)
         left_times = frame_times(engine, partition.frame, cast("str", schema.time))
         right_times = frame_times(engine, right, TIME)
-        positions, found = asof_positions(
+        return asof_positions(
             xp,
-            (left_codes, scale_times(xp, left_times, unit.left_factor)),
-            (right_codes, scale_times(xp, right_times, unit.right_factor)),
+            (codes[0], scale_times(xp, left_times, unit.left_factor)),
+            (codes[1], scale_times(xp, right_times, unit.right_factor)),
             lag=lag,
             max_age=max_age,
             exact=self.exact,
         )
-        return taken(engine, right, positions, found & matchable, self.outputs(schema))
 
     def _source_frame(self, partition: Partition, engine: Engine) -> Frame:
         return source_frame(engine, partition, self.columns, self.by, timed=True)

@@ -224,6 +224,14 @@ class Transformer(ABC):
         """
         return None
 
+    def require_known_code(self) -> None:
+        """Refuse code that is loaded here but of which nobody can tell whether it changed.
+
+        Raises
+        ------
+        DefinitionError
+        """
+
     def state_fingerprint(self) -> str:
         """Return the fingerprint of what ``summarize`` and ``combine`` depend on.
 

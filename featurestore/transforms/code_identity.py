@@ -214,9 +214,9 @@ def _class(type_: type, seen: Seen) -> Json:
     return {"class": _tree(_parse(source, type_.__qualname__)), "bases": bases, "methods": methods}
 
 
-def _file_of(type_: type) -> str | None:
+def _file_of(owner: type | types.ModuleType) -> str | None:
     try:
-        return inspect.getsourcefile(type_)
+        return inspect.getsourcefile(owner)
     except TypeError:
         return None
 
@@ -324,11 +324,17 @@ def _module(module: types.ModuleType) -> Json:
     installed = _installed(module)
     if installed is not None:
         return ["module", module.__name__, installed]
-    path = inspect.getsourcefile(module)
+    path = _file_of(module)
     if path is None or not Path(path).exists():
         return ["module", module.__name__]
     # Which of its functions are used is not known here, so all of the file counts.
-    text = Path(path).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DefinitionError(
+            f"the source of module {module.__name__!r} cannot be read: {error}",
+            "make its file readable, or define what is used of it beside the function",
+        ) from error
     return ["source", module.__name__, fingerprint(_tree(_parse(text, module.__name__)))]
 
 

@@ -125,15 +125,42 @@ class FunctionRef:
         return function
 
     def current_code(self) -> str | None:
-        """Return the fingerprint of the function as this process has it now; None if not loaded.
+        """Return the fingerprint of the function as this process has it now; None if nobody can tell.
 
-        Imports nothing. A redefined function, a changed constant or helper gives a new fingerprint.
+        That is so where it is not loaded, and where its source or what it uses cannot be looked at
+        any more (:meth:`require_known` says why). Imports nothing. A redefined function, a changed
+        constant or helper gives a new fingerprint.
         """
-        function = self._find(load=False)
+        function = self._loaded_now()
+        try:
+            return None if function is None else code_fingerprint(function)
+        except DefinitionError:  # no reason not to read its values; a build asks require_known
+            return None
+
+    def require_known(self) -> None:
+        """Refuse a function that is loaded but of which nobody can tell whether it changed.
+
+        Raises
+        ------
+        DefinitionError
+            If its source is gone, or it uses what has no fingerprint.
+        """
+        function = self._loaded_now()
         if function is None:
-            held = self.function or _loaded.get(self._key)
-            function = held if isinstance(held, types.FunctionType) else None
-        return None if function is None else code_fingerprint(function)
+            return  # it is looked at when it is imported
+        try:
+            code_fingerprint(function)
+        except DefinitionError as error:
+            raise DefinitionError(
+                f"whether function {self.module}:{self.qualname} is the one its feature was defined "
+                f"with cannot be told, so its values are readable but cannot be built: "
+                f"{error.problem}",
+                "put its source back, or define the feature again with replace=True",
+            ) from error
+
+    def _loaded_now(self) -> types.FunctionType | None:
+        function = self._find(load=False) or self.function or _loaded.get(self._key)
+        return function if isinstance(function, types.FunctionType) else None
 
     def _find(self, *, load: bool) -> types.FunctionType | None:
         if "<" in self.qualname:

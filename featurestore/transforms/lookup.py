@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from featurestore.engines.joins import lookup_positions
-from featurestore.engines.protocol import Engine
+from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError
-from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import (
-    Columns,
-    Partition,
-    SourceTransformer,
-    SourceWindow,
-    State,
-)
+from featurestore.schema import TableSchema
+from featurestore.transforms.base import Partition, SourceWindow, State
 from featurestore.transforms.matching import (
+    ROWS,
     Matching,
+    MatchingTransformer,
     Named,
     Pairs,
     gather_rows,
-    matched_codes,
-    normalise_pairs,
     source_frame,
-    table_name,
-    taken,
 )
-from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
-from featurestore.transforms.selectors import Selection, normalise_selection
-
-ROWS = "rows"
+from featurestore.transforms.naming import Renaming
+from featurestore.transforms.selectors import Selection
 
 
 @dataclass(frozen=True)
-class Lookup(SourceTransformer):
+class Lookup(MatchingTransformer):
     """Columns of another table's row with the same key, whatever its time.
 
     Scope ``prefix`` of the other table, of which all rows count: use it for facts that do not change.
@@ -68,6 +57,7 @@ class Lookup(SourceTransformer):
     Examples
     --------
     >>> import pyarrow as pa
+    >>> from featurestore.schema import Field
     >>> from featurestore.engines.polars import PolarsEngine
     >>> engine = PolarsEngine()
     >>> airports = TableSchema((Field("faa", pa.string()), Field("alt", pa.int64())), ("faa",))
@@ -87,19 +77,11 @@ class Lookup(SourceTransformer):
     rename: Renaming = None
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "table", table_name(self.table, "Lookup"))
-        put(self, "columns", normalise_selection(self.columns))
-        put(self, "by", normalise_pairs(self.by))
-        put(self, "rename", normalise_renaming(self.rename))
+        super().__post_init__()
         if self.by == ():
             raise DefinitionError("Lookup has by=[]: nothing to match by", "name key columns")
 
-    @property
-    def source_table(self) -> str:
-        return cast("str", self.table)
-
-    def _matching(self, schema: TableSchema) -> Matching:
+    def matching(self, schema: TableSchema) -> Matching:
         source = schema.source(self.source_table)
         missing = [name for name in source.key if name not in schema]
         if self.by is None and (missing or not source.key):
@@ -108,21 +90,14 @@ class Lookup(SourceTransformer):
                 f"table lacks {missing}",
                 "say which columns must be equal with by={'own column': 'their column'}",
             )
-        return Matching.of(self.source_table, self.columns, self.by, schema, "Lookup")
+        return super().matching(schema)
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
-        return self._matching(schema).left
+        return self.matching(schema).left
 
     def source_inputs(self, schema: TableSchema) -> tuple[str, ...]:
-        matching = self._matching(schema)
+        matching = self.matching(schema)
         return tuple(dict.fromkeys((*matching.right, *matching.columns)))
-
-    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        matching, source = self._matching(schema), schema.source(self.source_table)
-        names = output_names(matching.columns, self.prefix, self.rename, "Lookup")
-        return tuple(
-            Field(name, source[old].type) for name, old in zip(names, matching.columns, strict=True)
-        )
 
     def source_window(
         self, schema: TableSchema, time_min: int | None, time_max: int | None
@@ -140,15 +115,12 @@ class Lookup(SourceTransformer):
         return {ROWS: engine.to_arrow(frame)}
 
     def gather(self, carry: State, rows: Sequence[State]) -> State:
-        return gather_rows(ROWS, rows)
+        return gather_rows(rows)
 
-    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
-        schema = partition.schema
-        matching = self._matching(schema)
-        right = matching.right_frame(engine, state.get(ROWS))
-        left_codes, right_codes, matchable = matched_codes(engine, partition.frame, right, matching)
-        positions, found = lookup_positions(engine.xp, left_codes, right_codes)
-        return taken(engine, right, positions, found & matchable, self.outputs(schema))
+    def matched(
+        self, partition: Partition, right: Frame, codes: tuple[Array, Array], engine: Engine
+    ) -> tuple[Array, Array]:
+        return lookup_positions(engine.xp, *codes)
 
     def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
         return 60 * rows + 2 * input_bytes

@@ -1,5 +1,8 @@
 """Rows of another table matched by key: what ``AsOfJoin`` and ``Lookup`` have in common.
 
+:class:`MatchingTransformer` takes columns of the rows that match; which row that is, is all that the two
+differ in.
+
 Rows of the other table travel as Arrow tables with columns ``by_0, ...``, ``time`` (as-of only) and
 ``column_0, ...``. With ``by=None`` all of that table's key columns travel, because which of them the
 other side has is not known where the rows are read.
@@ -7,9 +10,10 @@ other side has is not known where the rows are read.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import narwhals as nw
 import pyarrow as pa
@@ -17,10 +21,19 @@ import pyarrow as pa
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema, check_name
-from featurestore.transforms.base import Columns, Partition, State, concat_states
-from featurestore.transforms.selectors import Selection, resolve
+from featurestore.transforms.base import (
+    Columns,
+    Partition,
+    SourceTransformer,
+    State,
+    concat_states,
+)
+from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
+from featurestore.transforms.selectors import Selection, normalise_selection, resolve
 from featurestore.transforms.tails import TIME, by_names, column_name, positional
 
+ROWS: Final = "rows"
+"""The name of the other table's rows in a state."""
 Pairs: TypeAlias = "str | Sequence[str] | Sequence[tuple[str, str]] | Mapping[str, str] | None"
 """Columns that must be equal: shared names, or own name to the other table's."""
 
@@ -146,6 +159,66 @@ class Matching:
         return engine.from_arrow(self.empty.empty_table() if rows is None else rows)
 
 
+class MatchingTransformer(SourceTransformer):
+    """Columns of another table's rows with equal ``by`` columns, one such row for each own row.
+
+    Subclasses are dataclasses with these fields, in the order of their own.
+    """
+
+    table: str | Named
+    columns: Selection
+    by: Pairs
+    prefix: str | None
+    rename: Renaming
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "table", table_name(self.table, type(self).__name__))
+        put(self, "columns", normalise_selection(self.columns))
+        put(self, "by", normalise_pairs(self.by))
+        put(self, "rename", normalise_renaming(self.rename))
+
+    @property
+    def source_table(self) -> str:
+        return cast("str", self.table)
+
+    def matching(self, schema: TableSchema) -> Matching:
+        """Return the columns of the match, for a schema of the own table."""
+        return Matching.of(self.source_table, self.columns, self.by, schema, type(self).__name__)
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        self.inputs(schema)
+        matching, source = self.matching(schema), schema.source(self.source_table)
+        names = output_names(matching.columns, self.prefix, self.rename, type(self).__name__)
+        return tuple(
+            Field(name, source[old].type) for name, old in zip(names, matching.columns, strict=True)
+        )
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        schema = partition.schema
+        matching = self.matching(schema)
+        right = matching.right_frame(engine, state.get(ROWS))
+        left_codes, right_codes, matchable = matched_codes(engine, partition.frame, right, matching)
+        positions, found = self.matched(partition, right, (left_codes, right_codes), engine)
+        return taken(engine, right, positions, found & matchable, self.outputs(schema))
+
+    @abstractmethod
+    def matched(
+        self, partition: Partition, right: Frame, codes: tuple[Array, Array], engine: Engine
+    ) -> tuple[Array, Array]:
+        """Return for each own row the position of the row it takes, and whether there is one.
+
+        Parameters
+        ----------
+        partition : Partition
+        right : Frame
+            The other table's rows, as they travel.
+        codes : pair of arrays
+            Of own and of other rows: equal where the ``by`` columns are.
+        engine : Engine
+        """
+
+
 def source_frame(
     engine: Engine, partition: Partition, columns: Selection, by: Pairs, *, timed: bool
 ) -> Frame:
@@ -162,9 +235,9 @@ def source_frame(
     return frame if bool(valid.all()) else engine.take(frame, engine.xp.flatnonzero(valid))
 
 
-def gather_rows(name: str, states: Sequence[State]) -> State:
+def gather_rows(states: Sequence[State]) -> State:
     """Return states with rows put one after the other."""
-    return concat_states([one for one in states if name in one])
+    return concat_states([one for one in states if ROWS in one])
 
 
 def matched_codes(

@@ -10,55 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from featurestore.testing.crash_states import (
-    MORE_WAYS,
-    WAYS,
-    Count,
-    Prepared,
-    Rehearsal,
-    Share,
-    any_seed,
-)
+from featurestore.testing.crash_states import Prepared, Rehearsal, Share, any_seed
+from featurestore.testing.power_failures import FLOORS, STATES, WAYS, PowerFailureTests
 from featurestore.testing.simulated_disk import SimulatedDisk
 from featurestore.testing.store_operations import OPERATIONS
 
-NAMES = ("create", "ingest", "append", "replace", "delete")
-STATES = 2_800
-"""At least this many in a normal run; with the other files of this kind 10,000."""
 
-counts: dict[str, Count] = {}
+class TestPowerFailures(PowerFailureTests):
+    file = "rows"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_power_failure_at_every_call(
-    name: str, memory: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seed = any_seed()
-    rehearsal = Rehearsal(OPERATIONS[name], prepared, memory / name)
-    counts[name] = rehearsal.check(WAYS, Share(), seed)
-    with capsys.disabled():
-        print(f"\n{counts[name]}, seed {seed}", end=" ")
-
-
-def test_there_were_enough_states() -> None:
-    if counts.keys() != set(NAMES):
-        pytest.skip("not all operations were asked for")
-    assert sum(one.states for one in counts.values()) >= STATES
-    assert all(0 < one.new < one.distinct for one in counts.values())
-    assert all(one.again for one in counts.values())
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", NAMES)
-def test_power_failure_in_many_more_ways(
-    name: str, memory: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seed = any_seed()
-    rehearsal = Rehearsal(OPERATIONS[name], prepared, memory / f"more {name}")
-    count = rehearsal.check(MORE_WAYS, Share(), seed)
-    with capsys.disabled():
-        print(f"\n{count}, seed {seed}", end=" ")
+def test_all_files_together_have_every_operation_and_enough_states() -> None:
+    names = [name for file in FLOORS.values() for name in file]
+    assert sorted(names) == sorted(OPERATIONS)
+    assert sum(floor for file in FLOORS.values() for floor in file.values()) >= STATES
 
 
 class NoFileSync(SimulatedDisk):

@@ -1,4 +1,8 @@
-"""A build that is killed: run again it gives the same values, and does nothing twice."""
+"""A build that is killed: run again it gives the same values, and does nothing twice.
+
+Fewer kills than in ``test_killed_operations``, whose stream of operations has builds as well: here is
+one build of many partitions, so that a kill leaves finished ones.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,9 @@ import pytest
 
 import featurestore as fs
 from featurestore.storage.backends import open_object_store
-from featurestore.storage.journal import Journal
+from featurestore.testing.journals import journal_keys
 
-KILLS = 20
+KILLS = 8
 ROWS = 60_000
 PARTITIONS = 30
 COLUMNS = ["k", "t", "x", "double", "x_mean_3d", "x_std_3d", "x_lag_2", "y"]
@@ -138,7 +142,7 @@ def test_a_killed_build_resumes_without_repeating_anything(
         killed = killed_after(path, features, rng.uniform(0, 1.1 * seconds))
         interrupted += killed
         objects = open_object_store(path)
-        finished = len(Journal(objects, "rows").keys())
+        finished = len(journal_keys(objects, "rows"))
         table = fs.FeatureStore.open(path, workers=2).table("rows")
         published = table.version == 3  # killed after the commit, or not at all
         assert published or "double" not in table.columns, "an unfinished build is invisible"

@@ -103,7 +103,7 @@ class Scenario:
         journal.clear(PARTITIONS)
 
     def _partition(self, store: LocalStore, journal: Journal, name: str) -> PartitionEntry:
-        found = journal.find(name)
+        found = journal.finished({name}).get(name)
         if found is not None:
             return found
         self.computed.append(name)
@@ -117,7 +117,7 @@ class Scenario:
             provenance=Provenance("d", name),
         )
         sync_partition(store, entry)
-        journal.record(name, entry)
+        journal.record_all([(name, entry)])
         self.journalled.add(name)
         return entry
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
+import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +14,13 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import featurestore as fs
 from featurestore.dataset.batch import Role
 from featurestore.dataset.dataset import Dataset
 from featurestore.dataset.fitting import fit_pipeline
@@ -34,6 +38,7 @@ from featurestore.errors import (
 )
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.backends import open_object_store
+from featurestore.storage.leases import Leases
 from featurestore.testing.views import table_view
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
 from featurestore.transforms.calendar import Calendar
@@ -811,3 +816,26 @@ def test_description_and_representation(tmp_path: Path) -> None:
     assert described["parts"] == ["train", "valid"]
     assert "'t'" in repr(data)
     assert "train" in repr(data.train)
+
+
+def test_a_dataset_that_nobody_uses_gives_its_version_back_at_once() -> None:
+    """Without waiting for Python's collector: gc must not depend on when that runs."""
+    store = fs.FeatureStore.create(f"memory://{uuid.uuid4().hex}")
+    rows = pl.DataFrame({"id": [1, 2, 3], "day": [1, 2, 3], "x": [0.5, 1.5, 2.5]})
+    table = store.ingest("rows", rows, key="id", time="day")
+    leases = Leases(store._session.objects)
+    gc.disable()
+    try:
+        data = table.dataset(
+            features=["x"],
+            split=fs.TimeSplit(valid=3),
+            pipeline=fs.Pipeline(fs.Standardize(fs.numeric())),
+        )
+        train = data.train
+        assert train.read().height == 2
+        del data
+        assert [one.version for one in leases.live()] == [store.version]
+        del train
+        assert leases.live() == []
+    finally:
+        gc.enable()

@@ -35,6 +35,7 @@ from featurestore.storage.maintenance import gc
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import Snapshot
 from featurestore.storage.sealed_json import seal, unseal
+from featurestore.storage.tags import Tag, Tags
 
 NOW: dict[str, Any] = {"safety_age_seconds": 0.0, "keep_versions": 1}
 
@@ -358,6 +359,158 @@ class TestRaces:
         assert {one.path: one.bytes for one in store.list("")} == before
 
 
+class TestTagging:
+    def test_a_tag_that_cannot_be_moved_stays(self, store: ObjectStore) -> None:
+        log = _log(store, 5)
+        kept = log.tag("prod", 5)
+        with (
+            Condemned(store).announced([2]),
+            pytest.raises(NotFoundError, match="let version 2 go"),
+        ):
+            log.tag("prod", 2)
+        assert Tags(store).get("prod") == kept
+        assert _files(store) == []
+
+    def test_the_tag_is_there_before_the_lease_ends(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = _log(store, 5)
+        seen: list[tuple[list[int], list[str]]] = []
+        real = store.delete
+
+        def delete(paths: Any, durable: bool = False) -> None:
+            seen.append(([one.version for one in Leases(store).live()], Tags(store).names()))
+            real(paths, durable)
+
+        monkeypatch.setattr(store, "delete", delete)
+        log.tag("prod", 2)
+        assert seen == [([2], ["prod"])]
+
+    def test_gc_looks_at_leases_before_tags(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A tag that is written right after gc read the leases, under a lease that it saw."""
+        log = _log(store, 5)
+        real = garbage._Findings.still_holds
+        done: list[bool] = []
+
+        def still_holds(own: Any, objects: ObjectStore) -> bool:
+            holds = real(own, objects)
+            if not done:
+                done.append(holds)
+                lease.release()
+            return holds
+
+        lease = Leases(store).take(log.read(2))
+        live = Leases.live
+        looks: list[int] = []
+
+        def late(own: Leases) -> list[LeaseFile]:
+            looks.append(1)
+            if len(looks) == 1:
+                return []  # as if it had been taken after the decision
+            found = live(own)
+            if not done:
+                Tags(store).put(Tag("late", 2, log.read(2).commit, log.created))
+            return found
+
+        monkeypatch.setattr(Leases, "live", late)
+        monkeypatch.setattr(garbage._Findings, "still_holds", still_holds)
+        assert gc(log, **NOW).kept == (2, 5)
+        assert done == [False]
+
+    def test_no_lease_no_tag(self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        log = _log(store)
+
+        def refuse(path: str, data: bytes) -> None:
+            raise FeatureStoreError(f"cannot write {path}", "try again")
+
+        monkeypatch.setattr(store, "write", refuse)
+        with pytest.raises(FeatureStoreError, match="cannot write leases/"):
+            log.tag("x", 2)
+        assert log.tags() == {}
+
+
+class TestListing:
+    @pytest.mark.parametrize(("when", "times"), [("listed", 1), ("listed", 3), ("scanned", 1)])
+    def test_a_lease_that_is_written_anew_while_gc_looks(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, when: str, times: int
+    ) -> None:
+        """``listed``: its old name is listed, and gone when it is read; ``scanned``: neither name is."""
+        log = _log(store)
+        renewed: list[int] = []
+        with Leases(store).take(log.read(1), writes=True) as lease:
+            real = Leases._files
+
+            def files(own: Leases) -> Any:
+                found = real(own)
+                if len(renewed) < times:
+                    renewed.append(1)
+                    assert lease._file is not None
+                    lease._file._renew()
+                    return found if when == "listed" else []
+                return found
+
+            monkeypatch.setattr(Leases, "_files", files)
+            assert [one.version for one in Leases(store).live()] == [1]
+            assert len(renewed) == times
+
+    def test_another_spelling_of_the_place(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = _log(store)
+        with Leases(store).take(log.read(1)):
+            kind = type(store)
+            monkeypatch.setattr(kind, "url", property(lambda own: "spelt://otherwise/"))
+            assert [one.version for one in Leases(store).live()] == [1]
+            assert gc(log, **NOW).kept == (1, 3)
+            monkeypatch.undo()
+        assert Leases(store).live() == []
+
+    def test_a_writer_that_was_overlooked(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last look at leases finds who wrote the files that are to go."""
+        log = _log(store)
+        path = f"data/t/base/p1-{'0' * 12}.parquet"
+        real, looks = Leases.live, []
+
+        def live(own: Leases) -> list[LeaseFile]:
+            looks.append(1)
+            return [] if len(looks) == 1 else real(own)
+
+        monkeypatch.setattr(Leases, "live", live)
+        with Leases(store).take(log.head(), writes=True):
+            store.write(path, b"not published yet")
+            time.sleep(0.01)
+            assert gc(log, **NOW).removed == ()
+            assert len(looks) == 4
+
+    def test_joining(self, store: ObjectStore) -> None:
+        log = _log(store)
+        with Leases(store).take(log.read(2), writes=True):
+            before = _files(store)
+            with Leases(store).join(log.read(0)):
+                assert _files(store) == before
+            assert _files(store) == before
+        assert _files(store) == []
+        with Leases(store).take(log.read(2)), Leases(store).join(log.read(0)) as lease:
+            lease.release()
+            assert [one.version for one in Leases(store).live()] == [2]
+        with Leases(store).join(log.read(0)):
+            assert [(one.version, one.writes) for one in Leases(store).live()] == [(0, True)]
+        assert _files(store) == []
+
+    def test_joining_outlives_the_first_holder(self, store: ObjectStore) -> None:
+        log = _log(store)
+        first = Leases(store).take(log.read(2), writes=True)
+        second = Leases(store).join(log.read(0))
+        first.release()
+        assert [one.version for one in Leases(store).live()] == [2]
+        second.release()
+        assert _files(store) == []
+
+
 class TestHolders:
     def test_this_process(self) -> None:
         assert Holder.this().is_this
@@ -442,6 +595,40 @@ class TestSessions:
         assert {(one["version"], one["writes"]) for one in seen} == {(version, True)}
         assert golden.table("t").read("twice")["twice"].to_list() == [2.0 * n for n in range(8)]
         assert golden.verify(all_versions=True).ok
+        assert not list((root / LEASES).iterdir())
+
+    @pytest.mark.parametrize("kind", ["define", "drop", "drop table"])
+    def test_what_writes_filesets_in_its_commit(
+        self, golden: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        """gc without any safety age between writing the filesets and publishing them."""
+        table = golden.table("t")
+        golden.ingest("u", pl.DataFrame({"id": [1]}), key="id")
+        table.add(fs.Expression(twice=nw.col("x") * 2))
+        log, collections = golden._session.log, []
+        real = log._publish
+
+        def publish(new: Any) -> bool:
+            time.sleep(0.01)
+            collections.append(fs.FeatureStore.open(golden.url).gc("0s", keep_versions=1))
+            return real(new)
+
+        monkeypatch.setattr(log, "_publish", publish)
+        if kind == "define":
+
+            def thrice(df: Any) -> Any:
+                return df["x"] * 3
+
+            table.feature(thrice, inputs=["x"], dtypes="float64")
+        elif kind == "drop":
+            table.drop("twice")
+        else:
+            golden.drop("u")
+        monkeypatch.undo()
+        assert collections
+        assert golden.verify(all_versions=True).ok
+        golden.table("t").build()
+        root = Path(golden.url.removeprefix("file://"))
         assert not list((root / LEASES).iterdir())
 
     def test_a_dask_frame(self, golden: fs.FeatureStore) -> None:

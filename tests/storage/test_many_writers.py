@@ -31,6 +31,7 @@ from featurestore.testing.tables import observations
 
 WRITERS = 16
 COMMITS = 100
+COMMITS_WITH_LOSSES = 25
 HOURS = 400
 
 COMMIT = """
@@ -53,13 +54,16 @@ print(json.dumps({"acknowledged": acknowledged, "calls": len(calls)}))
 """
 
 
-@pytest.fixture(params=["local", "s3", "s3 with lost answers"])
+LOSING = "s3 with lost answers"
+
+
+@pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[LoopbackS3 | None]:
     """A server of object storage, or None for a local directory."""
     if request.param == "local":
         yield None
         return
-    loses = "lost" in request.param
+    loses = request.param == LOSING
     with loopback_s3(lose_every=40 if loses else 0) as running:
         yield running
         print(f"{running.lost} answers were lost")
@@ -129,9 +133,14 @@ def check_history(log: CommitLog, acknowledged: Mapping[str, tuple[int, str]]) -
     assert {name: found.get(name) for name in acknowledged} == acknowledged
 
 
-def test_sixteen_processes_commit_a_hundred_times_each(place: str) -> None:
+@pytest.mark.parametrize(
+    ("server", "commits"),
+    [("local", COMMITS), ("s3", COMMITS), (LOSING, COMMITS_WITH_LOSSES)],
+    indirect=["server"],
+)
+def test_sixteen_processes_commit_many_times_each(place: str, commits: int) -> None:
     CommitLog.create(open_object_store(place))
-    arguments = [[place, str(writer), str(COMMITS)] for writer in range(WRITERS)]
+    arguments = [[place, str(writer), str(commits)] for writer in range(WRITERS)]
     answers = run_together(COMMIT, arguments)
     log = CommitLog.open(open_object_store(place))
     acknowledged = {
@@ -139,9 +148,9 @@ def test_sixteen_processes_commit_a_hundred_times_each(place: str) -> None:
         for one in answers
         for version, commit, operation in one["acknowledged"]
     }
-    assert len(acknowledged) == WRITERS * COMMITS
+    assert len(acknowledged) == WRITERS * commits
     check_history(log, acknowledged)
-    assert log.newest_version() == WRITERS * COMMITS  # and nothing that nobody acknowledged
+    assert log.newest_version() == WRITERS * commits  # and nothing that nobody acknowledged
     expected: dict[str, Any] = {}
     by_version = {version: name for name, (version, _) in acknowledged.items()}
     for version, operation in sorted(by_version.items()):
@@ -150,8 +159,8 @@ def test_sixteen_processes_commit_a_hundred_times_each(place: str) -> None:
         expected[f"writer:{writer}"] = {"number": int(number), "seen": version - 1}
         assert log.read(version).entries == expected
     calls = sum(one["calls"] for one in answers)
-    print(f"{WRITERS * COMMITS} commits took {calls} attempts")
-    assert calls > WRITERS * COMMITS  # there were races
+    print(f"{WRITERS * commits} commits took {calls} attempts")
+    assert calls > WRITERS * commits  # there were races
     assert verify_store(log).ok
 
 
@@ -201,6 +210,7 @@ print(json.dumps(done))
 """
 
 
+@pytest.mark.parametrize("server", ["local", LOSING], indirect=True)
 def test_four_processes_append_add_tag_and_collect_garbage(
     place: str, server: LoopbackS3 | None, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,22 @@ class TestRefused:
             _write(store, pa.table({"x": np.random.default_rng(0).random(200_000)}))
         assert list(store.list("")) == []
         assert list(store.list("tmp")) == []
+
+
+    def test_a_writer_left_over_reaches_no_other_file(self, tmp_path: Path) -> None:
+        """Its descriptor's number may be another file's by the time somebody closes the writer."""
+        store = LocalStore(tmp_path / "store")
+        writing = store.open_write("data/x")
+        left_over = writing.__enter__()
+        left_over.write(b"begun")
+        assert not writing.__exit__(RuntimeError, RuntimeError(), None)
+        others = [(tmp_path / str(number)).open("wb", buffering=0) for number in range(8)]
+        with pytest.raises(ValueError, match="closed"):
+            left_over.write(b"PAR1")
+        assert [os.fstat(one.fileno()).st_size for one in others] == [0] * 8
+        for one in others:
+            one.close()
+        assert not store.exists("data/x")
 
 
 class TestTensors:

@@ -44,6 +44,7 @@ from featurestore.storage.records import (
 )
 from featurestore.storage.states import StateStore, decode_state, encode_state
 from featurestore.testing.arrow_tables import tables
+from featurestore.testing.journals import journal_keys
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -512,15 +513,15 @@ class TestJournal:
     def test_record_find_clear(self, store: ObjectStore) -> None:
         journal = Journal(store, "t")
         entry = self._partition(store)
-        assert journal.find("k1") is None
-        journal.record("k1", entry)
-        journal.record("k2", entry)
-        assert journal.find("k1") == entry
-        assert journal.keys() == ["k1", "k2"]
-        assert Journal(store, "t2").keys() == []
+        assert not journal.finished({"k1"})
+        journal.record_all([("k1", entry)])
+        journal.record_all([("k2", entry)])
+        assert journal.finished({"k1"}) == {"k1": entry}
+        assert journal_keys(store, "t") == ["k1", "k2"]
+        assert journal_keys(store, "t2") == []
         journal.clear(["k1", "k3"])
-        assert journal.keys() == ["k2"]
-        assert journal.find("k1") is None
+        assert journal_keys(store, "t") == ["k2"]
+        assert not journal.finished({"k1"})
 
     def test_files_are_synced_before_the_entry(self, tmp_path: Path) -> None:
         steps: list[str] = []
@@ -537,7 +538,7 @@ class TestJournal:
 
         recorder = Recorder(tmp_path)
         entry = self._partition(recorder)
-        Journal(recorder, "t").record("k", entry)
+        Journal(recorder, "t").record_all([("k", entry)])
         assert steps == [*(file.path for file in entry.all_files()), "journal/t/k.json"]
 
     def test_entries_without_their_files_do_not_count(self, store: ObjectStore) -> None:
@@ -546,25 +547,25 @@ class TestJournal:
             assert file.bytes > 0
         for index in range(3):
             entry = self._partition(store)
-            journal.record("k", entry)
+            journal.record_all([("k", entry)])
             path = entry.all_files()[index].path
             data = store.read(path)
             store.delete([path])
-            assert journal.find("k") is None
+            assert not journal.finished({"k"})
             store.write(path, data[:-1])
-            assert journal.find("k") is None
+            assert not journal.finished({"k"})
 
     def test_damaged_entries_do_not_count(self, store: ObjectStore) -> None:
         journal = Journal(store, "t")
-        journal.record("k", self._partition(store))
+        journal.record_all([("k", self._partition(store))])
         data = store.read("journal/t/k.json")
         for damaged in (b"", data[:-1], data.replace(b'"rows":1', b'"rows":2')):
             store.replace("journal/t/k.json", damaged)
-            assert journal.find("k") is None
+            assert not journal.finished({"k"})
 
     def test_keys_stay_inside(self, store: ObjectStore) -> None:
-        assert Journal(store, "t").find("../../store") is None
+        assert not Journal(store, "t").finished({"../../store"})
         with pytest.raises(CorruptionError):
-            Journal(store, "t").record("../../store", self._partition(store))
+            Journal(store, "t").record_all([("../../store", self._partition(store))])
         with pytest.raises(InvalidInputError):
             Journal(store, "../t")

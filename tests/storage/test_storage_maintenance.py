@@ -85,7 +85,7 @@ def _small_store(store: ObjectStore) -> CommitLog:
     _publish(log, "f1", [_partition(store, "f1", "p1"), _partition(store, "f1", "p2")])
     log.tag("v1", 1)
     StateStore(store).put("ab" * 16, {"n": pa.table({"x": [1]})})
-    Journal(store, "t").record("k", _partition(store, "f1", "p3"))
+    Journal(store, "t").record_all([("k", _partition(store, "f1", "p3"))])
     return log
 
 
@@ -117,10 +117,7 @@ class TestVerify:
         """All files of a small store, every byte of the small ones, a sample of the others."""
         store = open_object_store(f"memory://{uuid.uuid4().hex}")
         log = _small_store(store)
-        journalled = {
-            file.path
-            for file in Journal(store, "t").find("k").all_files()  # type: ignore[union-attr]
-        }
+        journalled = {file.path for file in Journal(store, "t").finished({"k"})["k"].all_files()}
         tried = 0
         for info in list(store.list("")):
             if info.path in journalled:
@@ -295,9 +292,9 @@ class TestGc:
 
     def test_journals_protect_their_files(self, local: LocalStore) -> None:
         log = _small_store(local)
-        files = {file.path for file in Journal(local, "t").find("k").all_files()}  # type: ignore[union-attr]
+        files = {file.path for file in Journal(local, "t").finished({"k"})["k"].all_files()}
         _age(local, 3600)
-        Journal(local, "t").record("young", _partition(local, "f1", "p4"))
+        Journal(local, "t").record_all([("young", _partition(local, "f1", "p4"))])
         assert gc(log, safety_age_seconds=60).removed == ()
         Journal(local, "t").clear(["young"])
         first = gc(log, safety_age_seconds=60)
@@ -309,7 +306,7 @@ class TestGc:
     def test_finding_an_entry_makes_it_young(self, local: LocalStore) -> None:
         log = _small_store(local)
         _age(local, 3600)
-        assert Journal(local, "t").find("k") is not None
+        assert Journal(local, "t").finished({"k"})
         assert gc(log, safety_age_seconds=60).removed == ()
 
     def test_states_stay_longer(self, local: LocalStore) -> None:

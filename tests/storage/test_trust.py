@@ -61,7 +61,7 @@ def _golden() -> tuple[str, ObjectStore]:
     store.tag("first", 2)
     objects = open_object_store(url)
     entry = fileset.read_fileset(objects, store._session.snapshot().groups("t")[0].fileset)[0]
-    Journal(objects, "t").record("ab" * 16, entry)
+    Journal(objects, "t").record_all([("ab" * 16, entry)])
     return url, objects
 
 

@@ -1,0 +1,85 @@
+"""What the parts of a dataset share: its columns, and what its pipeline learnt from the training part.
+
+Parts hold this, not the dataset that holds them: without a cycle between them the view, and with it
+the lease on its version, is given back at once when nobody uses them any more.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from threading import RLock
+
+import pyarrow as pa
+
+from featurestore.dataset.assembly import dataset_schema
+from featurestore.dataset.batch import DatasetSchema
+from featurestore.dataset.columns import DatasetColumns
+from featurestore.dataset.fitting import fit_pipeline
+from featurestore.dataset.selection import Selection
+from featurestore.dataset.view import TableView
+from featurestore.transforms.base import Partition
+from featurestore.transforms.pipeline import FittedPipeline
+
+
+class LearnedColumns:
+    """A dataset's columns, with the pipeline fitted when something first needs it.
+
+    Parameters
+    ----------
+    columns : DatasetColumns
+    view : TableView
+    learnt_from : Selection
+        The rows that the pipeline learns from.
+    name : str
+        Of the dataset, for people.
+    """
+
+    def __init__(
+        self, columns: DatasetColumns, view: TableView, learnt_from: Selection, name: str
+    ) -> None:
+        self.columns = columns
+        self.name = name
+        self._view = view
+        self._learnt_from = learnt_from
+        self._lock = RLock()
+
+    @property
+    def pipeline(self) -> FittedPipeline:
+        """The pipeline with what it learnt; fitted on first use.
+
+        Raises
+        ------
+        DefinitionError
+            If there are no rows to learn from.
+        """
+        with self._lock:
+            return self._pipeline
+
+    @property
+    def schema(self) -> DatasetSchema:
+        """The columns as a model sees them; fits the pipeline on first use."""
+        with self._lock:
+            return self._schema
+
+    def transform(self, partition: Partition) -> Partition:
+        """Return rows of the table after the fitted pipeline; other columns stay as they are."""
+        seen = Partition(partition.frame, self.columns.inputs, partition.tensors)
+        after = self.pipeline.apply(seen, self._view.engine)
+        return Partition(after.frame, self.columns.outputs, after.tensors)
+
+    @cached_property
+    def _pipeline(self) -> FittedPipeline:
+        columns = self.columns
+        return fit_pipeline(columns.pipeline, columns.inputs, self._view, self._learnt_from)
+
+    @cached_property
+    def _schema(self) -> DatasetSchema:
+        columns = self.columns
+        # Stored codes stay codes unless a step made something else of them.
+        stored = {
+            name: count
+            for name, count in self._view.cardinalities.items()
+            if name in columns.outputs and columns.outputs[name].type == pa.int32()
+        }
+        cardinalities = {**stored, **self._pipeline.cardinalities()}
+        return dataset_schema(columns.model, columns.label, columns.outputs, cardinalities)
