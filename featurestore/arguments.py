@@ -30,8 +30,13 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({type(value).__name__})"
 
 
+def as_whole(value: object) -> int | None:
+    """Return a whole number, of Python or NumPy; None for anything else, booleans included."""
+    return None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+
+
 def whole_number(value: object, what: str, lowest: int = 0) -> int:
-    """Return a whole number, of Python or NumPy.
+    """Return a whole number that counts something.
 
     Raises
     ------
@@ -43,8 +48,9 @@ def whole_number(value: object, what: str, lowest: int = 0) -> int:
     >>> whole_number(3, "last")
     3
     """
-    if isinstance(value, Integral) and not isinstance(value, bool) and lowest <= value <= _MOST:
-        return int(value)
+    number = as_whole(value)
+    if number is not None and lowest <= number <= _MOST:
+        return number
     raise InvalidInputError(
         f"{what} is {shown(value)}", f"give a whole number, {lowest} or more, such as {lowest + 2}"
     )

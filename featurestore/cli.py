@@ -104,17 +104,20 @@ def ingest(store: str, name: str, files: tuple[str, ...], **options: Any) -> Non
 
     Example: featurestore ingest golden flights 'data/*.parquet' --key carrier --time sched_dep
     """
+    from featurestore.ingest.sources import open_source
+    from featurestore.schema import TableSchema, check_name
     from featurestore.storage.backends import open_object_store
     from featurestore.storage.commit_log import STORE_FILE
     from featurestore.store import FeatureStore
+    from featurestore.units import parse_bytes
 
     limit = options.pop("memory_limit")
     exists = open_object_store(store).exists(STORE_FILE)
     # Before a store is made: a mistyped name or file must not leave an empty one behind.
     check_name(name, "table")
     with open_source(list(files)) as source:
-        for column in (*options["key"], *filter(None, [options["time"]])):
-            require_column(source, column)
+        TableSchema(source.fields, options["key"], options["time"])
+    parse_bytes(options["partition_bytes"])
     opened = (FeatureStore.open if exists else FeatureStore.create)(store, memory_limit=limit)
     click.echo(opened.ingest(name, list(files), **options))
 

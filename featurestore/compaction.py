@@ -83,8 +83,11 @@ class _Work:
         ConflictError
             If others published something meanwhile on which the plan does not apply.
         """
+        with self._session.writing_newest() as head:
+            return self._attempt(head)
+
+    def _attempt(self, head: Snapshot) -> tuple[Relayout, Snapshot]:
         session, place = self._session, self._session.place
-        head = session.snapshot()
         standing = self._standing(head)
         files = standing.tables[self._table]
         target = files.entry.partition_bytes if self._target is None else self._target
@@ -94,16 +97,15 @@ class _Work:
         self.journaled.update(journal_keys(plan))
         workers = merges_at_once(plan.merges, place.memory_limit, place.executor.workers)
         executor = place.executor.limited_to(workers)
-        with session.writing(head):
-            merged = merge_all(session.objects, plan, executor)
-            compaction = Compaction(session.objects, plan, merged, self._standing)
-            planned = compaction.at(head)
-            # Before anything is published: a kill must not leave a table without its states.
-            move_states(planned, self._table, place, executor)
-            entries = [entry for _, entry in merged.values()]
-            snapshot = session.commit(f"compact {self._table}", compaction.change, entries)
-            if compaction.published is not planned:
-                move_states(compaction.published, self._table, place, executor)
+        merged = merge_all(session.objects, plan, executor)
+        compaction = Compaction(session.objects, plan, merged, self._standing)
+        planned = compaction.at(head)
+        # Before anything is published: a kill must not leave a table without its states.
+        move_states(planned, self._table, place, executor)
+        entries = [entry for _, entry in merged.values()]
+        snapshot = session.commit(f"compact {self._table}", compaction.change, entries)
+        if compaction.published is not planned:
+            move_states(compaction.published, self._table, place, executor)
         return compaction.published, snapshot
 
     def _standing(self, snapshot: Snapshot) -> Standing:

@@ -35,7 +35,7 @@ from featurestore.report.tables import (
 from featurestore.session import Session
 from featurestore.storage.journal import Journal
 from featurestore.storage.leases import NO_LEASE, Lease
-from featurestore.storage.records import BASE_GROUP
+from featurestore.storage.records import BASE_GROUP, Snapshot
 from featurestore.transforms.base import EMPTY_STATE, Scope, State
 
 
@@ -57,13 +57,17 @@ class FeatureSet:
     def add(self, definitions: Sequence[FeatureDefinition], replace: bool) -> BuildReport:
         """Define features, compute what is missing of them and of what they need, and publish."""
         self.session.require_writable()
-        change = self._with(definitions, replace)
-        return self._build(change, f"add {_names(change.features)} to {self.table}")
+        with self.session.writing_newest() as snapshot:
+            change = self._with(snapshot, definitions, replace)
+            return self._build(change, f"add {_names(change.features)} to {self.table}")
 
     def define(self, definitions: Sequence[FeatureDefinition], replace: bool) -> None:
         """Publish definitions without values."""
         self.session.require_writable()
-        change = self._with(definitions, replace)
+        with self.session.writing_newest() as snapshot:
+            self._define(self._with(snapshot, definitions, replace))
+
+    def _define(self, change: _Change) -> None:
         new = tuple(one for one in change.features if one.group in change.new)
         if not new:
             return  # a script that runs again defines nothing
@@ -229,15 +233,12 @@ class FeatureSet:
     def build(self) -> BuildReport:
         """Compute everything that is missing or stale, and publish it."""
         self.session.require_writable()
-        files = self.session.files(self.table)
-        change = _Change(files, files.graph.features(), frozenset(), frozenset())
-        return self._build(change, f"build {self.table}")
+        with self.session.writing_newest() as snapshot:
+            files = self.session.files(self.table, snapshot)
+            change = _Change(files, files.graph.features(), frozenset(), frozenset())
+            return self._build(change, f"build {self.table}")
 
     def _build(self, asked: _Change, operation: str) -> BuildReport:
-        with self.session.writing(asked.files.snapshot):
-            return self._build_under_lease(asked, operation)
-
-    def _build_under_lease(self, asked: _Change, operation: str) -> BuildReport:
         started = clock.perf_counter()
         files = asked.files
         sources = self.session.sources(files)
@@ -275,9 +276,11 @@ class FeatureSet:
             seconds=clock.perf_counter() - started,
         )
 
-    def _with(self, definitions: Sequence[FeatureDefinition], replace: bool) -> _Change:
+    def _with(
+        self, snapshot: Snapshot, definitions: Sequence[FeatureDefinition], replace: bool
+    ) -> _Change:
         """Return the table with definitions added."""
-        before = self.session.files(self.table)
+        before = self.session.files(self.table, snapshot)
         bound, removed = bind_to_sample(definitions, before, self.session.place, replace)
         new = tuple(one for one in bound if one.group not in before.groups)
         _check_readers_stay(before, new, removed)

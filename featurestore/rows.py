@@ -55,9 +55,8 @@ class RowSet:
     def append(self, source: Any, types: dict[str, str] | None) -> int:
         """Add rows as new partitions; see ``Table.append``."""
         self.session.require_writable()
-        files = self.session.files(self.table)
-        with self.session.writing(files.snapshot):
-            return self._append(files, source, types)
+        with self.session.writing_newest() as snapshot:
+            return self._append(self.session.files(self.table, snapshot), source, types)
 
     def _append(self, files: TableFiles, source: Any, types: dict[str, str] | None) -> int:
         base = files.groups[BASE_GROUP]
@@ -88,10 +87,9 @@ class RowSet:
     ) -> RowsReport:
         """Let the rows of a range of times give way to others; see ``Table.replace``."""
         self.session.require_writable()
-        files = self.session.files(self.table)
-        span = self._steps(files, time_range)
-        with self.session.writing(files.snapshot):
-            return self._replace(files, source, span, types)
+        with self.session.writing_newest() as snapshot:
+            files = self.session.files(self.table, snapshot)
+            return self._replace(files, source, self._steps(files, time_range), types)
 
     def _replace(
         self,
@@ -190,9 +188,8 @@ class RowSet:
     def delete(self, where: nw.Expr) -> RowsReport:
         """Remove the rows for which a condition is true; see ``Table.delete``."""
         self.session.require_writable()
-        files = self.session.files(self.table)
-        with self.session.writing(files.snapshot):
-            return self._delete(files, where)
+        with self.session.writing_newest() as snapshot:
+            return self._delete(self.session.files(self.table, snapshot), where)
 
     def _delete(self, files: TableFiles, where: nw.Expr) -> RowsReport:
         columns = condition(where, files.schema).columns

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from featurestore.errors import InvalidInputError, MemoryLimitError
+from featurestore.errors import InvalidInputError, MemoryLimitError, NotFoundError
 from featurestore.execution.dask import Executor
 from featurestore.execution.events import observed_by
 from featurestore.execution.states import Workplace
@@ -80,6 +80,23 @@ class Session:
             observed_by(lambda event: lease.touch()),
         ):
             yield lease
+
+    @contextmanager
+    def writing_newest(self) -> Iterator[Snapshot]:
+        """Give the newest version, kept from gc inside the block as by :meth:`writing`."""
+        snapshot, lease = self._newest_held()
+        with lease, observed_by(lambda event: lease.touch()):
+            yield snapshot
+
+    def _newest_held(self) -> tuple[Snapshot, Lease]:
+        while True:
+            snapshot = self.snapshot()
+            try:
+                return snapshot, Leases(self.objects).take(snapshot, writes=True)
+            except NotFoundError:
+                # Others published and collected since: then there is a newer one to begin from.
+                if self.snapshot().version == snapshot.version:
+                    raise
 
     def require_writable(self) -> None:
         """Refuse changes to a checkout of an old version.

@@ -9,13 +9,12 @@ from __future__ import annotations
 import datetime as dt
 import re
 from fractions import Fraction
-from numbers import Integral
 from typing import Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.arguments import shown
+from featurestore.arguments import as_whole, shown
 from featurestore.errors import InvalidInputError
 from featurestore.schema import time_unit
 
@@ -58,8 +57,8 @@ def to_steps(value: TimeLike, type_: pa.DataType, column: str) -> int:
     """
     unit = time_unit(type_)
     if unit is None:
-        if isinstance(value, Integral) and not isinstance(value, bool):
-            return int(value)
+        if (whole := as_whole(value)) is not None:
+            return whole
         raise InvalidInputError(
             f"{shown(value)} is not a time of integer column {column!r}", "give an integer"
         )
@@ -86,20 +85,28 @@ def _seconds(value: TimeLike, column: str) -> tuple[Fraction, bool]:
     """Return exact seconds since 1970, in UTC if there is no offset, and whether there is one."""
     if isinstance(value, np.datetime64) and not np.isnat(value):
         return _numpy_seconds(value), False
-    moment, finer = _parse(value) or (None, Fraction())
-    if moment is None or moment != moment:  # NaT of pandas equals nothing
+    found = _parse(value)
+    if found is None:
         raise InvalidInputError(
             f"{shown(value)} is not a time for column {column!r}",
             "write it like '2013-10-01T06:00:00'",
         )
+    moment, finer = found
     has_offset = moment.tzinfo is not None
     moment = moment if has_offset else moment.replace(tzinfo=dt.UTC)
     micros = (moment - _EPOCH) // dt.timedelta(microseconds=1)
     return Fraction(micros, 10**6) + finer, has_offset
 
 
+def is_time(value: dt.date) -> bool:
+    """Whether it is a time, and not the NaT of pandas, which says it is a datetime."""
+    return isinstance(value.year, int)
+
+
 def _parse(value: TimeLike) -> tuple[dt.datetime, Fraction] | None:
     """Return a time and the seconds below its microseconds; None if it is no time."""
+    if isinstance(value, dt.date) and not is_time(value):
+        return None
     if isinstance(value, dt.datetime):
         # Of pandas, whose time is a datetime that also counts nanoseconds.
         return value, Fraction(getattr(value, "nanosecond", 0), 10**9)

@@ -10,10 +10,9 @@ import datetime as dt
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Integral
 from typing import Final
 
-from featurestore.arguments import shown
+from featurestore.arguments import as_whole, shown
 from featurestore.errors import InvalidInputError
 
 _BYTE_FACTORS: Final = {
@@ -34,7 +33,7 @@ _NANOSECONDS: Final = {
 _DURATION_PART: Final = re.compile(r"(\d{1,30})\s*(ns|us|ms|min|[smhdw])")
 
 
-def parse_bytes(value: int | str) -> int:
+def parse_bytes(value: int | float | str) -> int:
     """Return a number of bytes from ``"2GiB"``, ``"512 MB"`` or an integer.
 
     Raises
@@ -52,16 +51,12 @@ def parse_bytes(value: int | str) -> int:
     if isinstance(value, str):
         match = _BYTES.fullmatch(value)
         factor = _BYTE_FACTORS.get(match[2].lower()) if match else None
-        if match is None or factor is None:
-            raise InvalidInputError(
-                f"{shown(value)} is not a number of bytes", _BYTES_REMEDY
-            )
-        size = int(Fraction(match[1]) * factor)
-    elif isinstance(value, Integral) and not isinstance(value, bool):
-        size = int(value)
-    elif isinstance(value, float) and value.is_integer():  # such as 2e9
-        size = int(value)
+        size = int(Fraction(match[1]) * factor) if match and factor else None
+    elif isinstance(value, float):
+        size = int(value) if value.is_integer() else None  # such as 2e9
     else:
+        size = as_whole(value)
+    if size is None:
         raise InvalidInputError(f"{shown(value)} is not a number of bytes", _BYTES_REMEDY)
     if size <= 0:
         raise InvalidInputError(
@@ -108,7 +103,10 @@ class Duration:
 
     def __post_init__(self) -> None:
         if self.nanoseconds < 0:
-            raise InvalidInputError(f"a duration must not be negative, not {self.nanoseconds} ns")
+            raise InvalidInputError(
+                f"a duration must not be negative, not {self.nanoseconds} ns",
+                "give 0s or more",
+            )
 
     @classmethod
     def parse(cls, value: str | dt.timedelta | Duration) -> Duration:
@@ -128,7 +126,7 @@ class Duration:
         parts = _DURATION_PART.findall(text)
         if not parts or _DURATION_PART.sub("", text).strip():
             raise InvalidInputError(
-                f"{value!r} is not a duration",
+                f"{shown(value)} is not a duration",
                 "write it like '7d', '1h30m' or '250ms' (units ns us ms s m h d w; months and "
                 "years have no fixed length)",
             )

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from numbers import Integral
 from typing import Final, TypeAlias
 
-from featurestore.arguments import shown, whole_number
+from featurestore.arguments import as_whole, shown, whole_number
 from featurestore.errors import InvalidInputError, NotFoundError
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.records import Snapshot
+from featurestore.times import is_time
 
 VersionLike: TypeAlias = "int | str | dt.date | dt.datetime"
 
@@ -36,9 +36,9 @@ def find_version(log: CommitLog, reference: VersionLike) -> Snapshot:
     """
     if isinstance(reference, str):
         return _find(log, reference)
-    if isinstance(reference, dt.date) and reference == reference:  # NaT of pandas equals nothing
+    if isinstance(reference, dt.date) and is_time(reference):
         return log.at(_moment(reference))
-    if isinstance(reference, Integral) and not isinstance(reference, bool):
+    if as_whole(reference) is not None:
         return log.read(whole_number(reference, "version"))
     raise InvalidInputError(
         f"{shown(reference)} names no version",

@@ -70,7 +70,7 @@ def test_from_files_to_a_tagged_version(files: Path) -> None:
     assert run("status", store, "rows", "--check").exit_code == 0
     assert "nothing to build" in run("plan", store, "rows").output
 
-    assert run("tag", store, "first", "--version", 1).exit_code == 0
+    assert run("tag", store, "first", "--version", 1).output == "version 1 is tagged first\n"
     assert fs.FeatureStore.open(store).checkout("first").version == 1
     log = run("log", store, "--last", 2).output.splitlines()
     assert len(log) == 3
@@ -96,6 +96,11 @@ def test_from_files_to_a_tagged_version(files: Path) -> None:
         (["show", "{store}-not"], "there is no store"),
         (["tag", "{store}", "first", "--version", "99"], "there is no version 99"),
         (["tag", "{store}", "../first"], "cannot name a tag"),
+        (["tag", "{store}", "first", "--version", "-1"], "version is -1"),
+        (["log", "{store}", "--last", "-1"], "last is -1"),
+        (["gc", "{store}", "--keep-versions", "0"], "keep_versions is 0"),
+        (["compact", "{store}", "rows", "--partition-bytes", "0"], "must be positive, not '0'"),
+        (["diff", "{store}", "9"], "no version 9"),
         (["gc", "{store}", "--safety-age", "soon"], "'soon' is not a duration"),
         (["build", "{store}", "rows", "--memory-limit", "lots"], "is not a number of bytes"),
         (["ingest", "{store}", "rows", "{store}/../*.parquet"], "exists already"),
@@ -145,13 +150,30 @@ def test_rows_change_and_versions_are_compared(files: Path) -> None:
     assert run("diff", store, "99").exit_code == 1
 
     assert run("tags", store).output.split() == ["tag", "version", "then", "3"]
-    assert run("untag", store, "then").exit_code == 0
+    assert run("untag", store, "then").output == "tag then removed\n"
     assert run("tags", store).output.split() == ["tag", "version"]
     fs.FeatureStore.open(store).table("rows").add(fs.Expression(twice=nw.col("x") * 2))
-    assert run("drop", store, "rows", "twice").exit_code == 0
+    assert run("drop", store, "rows", "twice").output == "twice dropped from rows\n"
     assert "twice" not in run("show", store, "rows").output
-    assert run("drop-table", store, "rows").exit_code == 0
+    assert run("drop-table", store, "rows").output == "table rows dropped\n"
     assert "empty" in run("show", store).output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rows", "nope.csv"], ["rows", "*.nothing"], ["../rows", "a.parquet"],
+        ["rows", "a.parquet", "--time", "tt"], ["rows", "a.parquet", "--key", "kk"],
+        ["rows", "a.parquet", "--partition-bytes", "0"],
+    ],
+)  # fmt: skip
+def test_a_failed_ingest_leaves_no_store_behind(
+    files: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(files)
+    done = run("ingest", "store", *arguments)
+    assert done.exit_code == 1, done.output
+    assert not (files / "store").exists()
 
 
 def test_times_of_an_integer_column_are_integers(files: Path) -> None:

@@ -19,6 +19,8 @@ from polars.testing import assert_frame_equal
 import featurestore as fs
 from featurestore.errors import ConflictError, InvalidInputError, NameTakenError, NotReadyError
 from featurestore.storage.commit_log import CommitLog
+from featurestore.storage.leases import Lease, Leases
+from featurestore.storage.records import Snapshot
 from featurestore.testing.tables import observations, plus_one
 
 ROWS = observations(300).sort("t", "k")
@@ -390,6 +392,37 @@ def test_rows_follow_on_a_table_that_was_emptied_meanwhile(
     meanwhile(lambda: another(table).delete(nw.col("k") == nw.col("k")))
     table.append(MORE)
     assert_frame_equal(table.read(), MORE.select(table.columns))
+
+
+@pytest.mark.parametrize("operation", ["append", "add", "build", "replace", "delete", "compact"])
+def test_work_that_gc_overtakes_begins_from_the_next_version(
+    table: fs.Table, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """Between looking for the newest version and keeping it, others publish and collect."""
+    overtaken: list[int] = []
+    take = Leases.take
+
+    def later(leases: Leases, snapshot: Snapshot, *, writes: bool = False) -> Lease:
+        if not overtaken:
+            overtaken.append(snapshot.version)
+            other = fs.FeatureStore.open(table._session.objects.url, workers=1)
+            other.table("rows").add(fs.Expression(triple=nw.col("x") * 3))
+            other.gc("0s", keep_versions=1)
+        return take(leases, snapshot, writes=writes)
+
+    monkeypatch.setattr(Leases, "take", later)
+    work: dict[str, Callable[[], Any]] = {
+        "append": lambda: table.append(MORE),
+        "add": lambda: table.add(DOUBLE),
+        "build": table.build,
+        "replace": lambda: table.replace(MORE, (MORE["t"].min(), None)),
+        "delete": lambda: table.delete(nw.col("x") > 0),
+        "compact": table.compact,
+    }
+    work[operation]()
+    assert overtaken
+    assert "triple" in table.columns
+    assert another(table)._session.log.newest_version() >= overtaken[0] + 1
 
 
 def test_two_tables_of_one_name(store: fs.FeatureStore, meanwhile: Callable[..., None]) -> None:

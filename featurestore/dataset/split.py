@@ -13,11 +13,11 @@ import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Final, Protocol
 
 import numpy as np
 
+from featurestore.arguments import as_whole
 from featurestore.dataset.selection import HASH_SPACE, HashRange, Selection, TimeRange
 from featurestore.engines.hashing import HASH_VERSION
 from featurestore.errors import DefinitionError, FormatError, NotFoundError
@@ -279,8 +279,8 @@ def split_from_spec(spec: Mapping[str, Any]) -> Split:
 
 def _stored_form(value: object) -> str | int:
     """Return a boundary as it is kept: an integer or ISO 8601 text."""
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
+    if (whole := as_whole(value)) is not None:
+        return whole
     if isinstance(value, np.datetime64):
         coarse = value.astype("datetime64[us]")
         value = coarse.item() if coarse == value else value  # refused below if it is finer

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Integral
 from typing import Any, Final
 
+from featurestore.arguments import as_whole
 from featurestore.errors import (
     CorruptionError,
     DefinitionError,
@@ -68,8 +68,7 @@ class FeatureDefinition:
             if len(self.fit_on) != 2:
                 raise DefinitionError(f"fit_on={self.fit_on!r} is not (start, stop)")
             start, stop = (
-                int(one) if isinstance(one, Integral) and not isinstance(one, bool) else str(one)
-                for one in self.fit_on
+                str(one) if (whole := as_whole(one)) is None else whole for one in self.fit_on
             )
             object.__setattr__(self, "fit_on", (start, stop))
 

@@ -132,6 +132,9 @@ class Remains:
         assessment = self.standing.assessor.group(files.name, feature.group)[position]
         if assessment.reason == CODE:
             return "its function computes something else now than when the feature was defined"
+        unknown = feature.transformer.unknown_code()
+        if unknown is not None:
+            return unknown.problem
         for table, columns, at in self._needs(files, feature, position, assessment):
             for group in table.groups_of(columns):
                 if table.name == files.name and at in planned.get(group, ()):

@@ -168,7 +168,9 @@ class Assessor:
                     require_fit_rows(feature, one.need)
             transformer = feature.transformer
             if any(one.freshness is not Freshness.FRESH for one in found):
-                transformer.require_known_code()
+                unknown = transformer.unknown_code()
+                if unknown is not None:
+                    raise unknown
             if isinstance(transformer, SourceTransformer):
                 needs = [one.need for one in found if one.freshness is not Freshness.FRESH]
                 rows = {position for need in needs for position in need.rows}

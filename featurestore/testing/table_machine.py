@@ -36,11 +36,12 @@ from featurestore.errors import ConflictError, InvalidInputError, NotReadyError
 from featurestore.store import FeatureStore
 from featurestore.table import Table
 from featurestore.testing.interleaving import interleaved
-from featurestore.testing.table_model import World
+from featurestore.testing.table_model import JOINS, WINDOWS, World
 from featurestore.testing.table_operations import (
     SIZES,
     TABLES,
     Operation,
+    add,
     drawn_operation,
     ingested,
 )
@@ -72,8 +73,13 @@ class TableMachine(RuleBasedStateMachine):
         self.held: list[Held] = []
         self.steps = 0
 
-    @initialize(seed=st.integers(0, 3), size=st.sampled_from(SIZES), time=st.sampled_from("tu"))
-    def ingest(self, seed: int, size: int, time: str) -> None:
+    @initialize(
+        seed=st.integers(0, 3),
+        size=st.sampled_from(SIZES),
+        time=st.sampled_from("tu"),
+        bare=st.booleans(),
+    )
+    def ingest(self, seed: int, size: int, time: str, bare: bool) -> None:
         self.stores = [FeatureStore.create(self.url, workers=1)]
         (rows, had), (other, have) = (
             ingested("rows", seed, size).steps[0],
@@ -83,6 +89,9 @@ class TableMachine(RuleBasedStateMachine):
         other(self.stores[0])
         self.stores += [FeatureStore.open(self.url, workers=1) for _ in range(2)]
         self.became(have(had(World.empty())))
+        if not bare:
+            for table, names in (("other", ("q",)), ("rows", WINDOWS + JOINS)):
+                self.carry_out(add(self.world, table, names), self.stores[0])
 
     def became(self, world: World) -> None:
         self.world = world

@@ -220,9 +220,8 @@ def _choices(
     features = sorted(model.features)
     number, seed, gap = st.integers(0, 60), st.integers(0, 9), st.sampled_from([0, 3, 40])
     size, few, several = st.sampled_from(SIZES), st.integers(1, 3), st.integers(1, 12)
-    names = st.sampled_from(
-        [(one,) for one in FEATURES[table]] + [WINDOWS, JOINS] * (table == "rows")
-    )
+    several_names = [WINDOWS, JOINS] if table == "rows" else [FEATURES["other"]]
+    names = st.sampled_from([(one,) for one in FEATURES[table]]) | st.sampled_from(several_names)
     more = [lambda: append(world, table, draw(several), draw(seed), draw(gap))]
     fewer = [lambda: drop(world, table, draw(st.sampled_from(features)))]
     return {

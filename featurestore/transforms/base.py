@@ -224,13 +224,13 @@ class Transformer(ABC):
         """
         return None
 
-    def require_known_code(self) -> None:
-        """Refuse code that is loaded here but of which nobody can tell whether it changed.
+    def unknown_code(self) -> DefinitionError | None:
+        """Return why nobody can tell whether its code, which is loaded here, changed.
 
-        Raises
-        ------
-        DefinitionError
+        None if that can be told, or the code is looked at when it is loaded. Values that are there
+        may be read all the same; none are computed.
         """
+        return None
 
     def state_fingerprint(self) -> str:
         """Return the fingerprint of what ``summarize`` and ``combine`` depend on.

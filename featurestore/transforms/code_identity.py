@@ -28,6 +28,7 @@ import re
 import sys
 import sysconfig
 import textwrap
+import tokenize
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,6 +45,8 @@ from featurestore.transforms.expression_json import StoredExpression
 
 _IGNORED: Final = frozenset({"kind", "type_comment", "type_params", "annotation", "returns", "ctx"})
 _ROOT: Final = "<function>"
+# A file that changed since it was imported may have anything in a function's lines.
+_NO_SOURCE: Final = (OSError, TypeError, SyntaxError, tokenize.TokenError)
 Seen: TypeAlias = "dict[int, str]"
 
 
@@ -73,7 +76,7 @@ def source_of(function: types.FunctionType) -> str:
         )
     try:
         return textwrap.dedent(inspect.getsource(function.__code__))
-    except (OSError, TypeError) as error:
+    except _NO_SOURCE as error:
         raise DefinitionError(
             f"function {function.__qualname__!r} has no source that could be stored",
             "define it in a file or a notebook cell, not in exec() or python -c",
@@ -198,7 +201,7 @@ def _class(type_: type, seen: Seen) -> Json:
     seen[id(type_)] = type_.__qualname__
     try:
         source = textwrap.dedent(inspect.getsource(type_))
-    except (OSError, TypeError) as error:
+    except _NO_SOURCE as error:
         raise DefinitionError(
             f"class {type_.__qualname__!r} has no source that could be stored",
             "define it in a file, or pass its values through params=",

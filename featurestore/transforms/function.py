@@ -326,9 +326,9 @@ class Function(Transformer):
         """Return :meth:`current_code_fingerprint`."""
         return self.current_code_fingerprint()
 
-    def require_known_code(self) -> None:
-        """Refuse to compute with a function whose source is gone; see ``FunctionRef``."""
-        self.function.require_known()
+    def unknown_code(self) -> DefinitionError | None:
+        """Return why the function's source cannot be looked at; see ``FunctionRef``."""
+        return self.function.unknown_code()
 
     def current_code_fingerprint(self) -> str | None:
         """Return the fingerprint of the function's code as it is in this process now.

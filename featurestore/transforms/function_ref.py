@@ -128,35 +128,33 @@ class FunctionRef:
         """Return the fingerprint of the function as this process has it now; None if nobody can tell.
 
         That is so where it is not loaded, and where its source or what it uses cannot be looked at
-        any more (:meth:`require_known` says why). Imports nothing. A redefined function, a changed
+        any more (:meth:`unknown_code` says why). Imports nothing. A redefined function, a changed
         constant or helper gives a new fingerprint.
         """
         function = self._loaded_now()
         try:
             return None if function is None else code_fingerprint(function)
-        except DefinitionError:  # no reason not to read its values; a build asks require_known
+        except DefinitionError:  # no reason not to read its values; a build asks unknown_code
             return None
 
-    def require_known(self) -> None:
-        """Refuse a function that is loaded but of which nobody can tell whether it changed.
+    def unknown_code(self) -> DefinitionError | None:
+        """Return why nobody can tell whether the function, which is loaded here, changed.
 
-        Raises
-        ------
-        DefinitionError
-            If its source is gone, or it uses what has no fingerprint.
+        That is so if its source is gone, or it uses what has no fingerprint. None otherwise, and
+        where it is not loaded: it is looked at when it is imported.
         """
         function = self._loaded_now()
-        if function is None:
-            return  # it is looked at when it is imported
         try:
-            code_fingerprint(function)
+            if function is not None:
+                code_fingerprint(function)
         except DefinitionError as error:
-            raise DefinitionError(
+            return DefinitionError(
                 f"whether function {self.module}:{self.qualname} is the one its feature was defined "
-                f"with cannot be told, so its values are readable but cannot be built: "
+                "with cannot be told, so its values are readable but cannot be built: "
                 f"{error.problem}",
                 "put its source back, or define the feature again with replace=True",
-            ) from error
+            )
+        return None
 
     def _loaded_now(self) -> types.FunctionType | None:
         function = self._find(load=False) or self.function or _loaded.get(self._key)
