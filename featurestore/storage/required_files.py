@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from featurestore.errors import ConflictError, NotFoundError
+from featurestore.errors import ConflictError, CorruptionError, NotFoundError
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import FilesetRef, StoredFile
 
@@ -35,14 +35,22 @@ def require_files(store: ObjectStore, files: Sequence[StoredFile], operation: st
     Raises
     ------
     ConflictError
+        If one is gone.
+    CorruptionError
+        If one has another size than was written.
     """
     for file, size in zip(files, _sizes(store, files), strict=True):
-        if size != file.bytes:
-            found = "is gone" if size is None else f"has {size} bytes, not {file.bytes}"
+        if size is None:
             raise ConflictError(
-                f"files written for {operation!r} were removed meanwhile: {file.path} {found}; "
+                f"files written for {operation!r} were removed meanwhile: {file.path} is gone; "
                 "a gc whose safety age is shorter than the work took removes them",
                 "run it again (a build resumes from its journal), and give gc a longer safety age",
+            )
+        if size != file.bytes:
+            raise CorruptionError(
+                f"{file.path}, written for {operation!r}, has {size} bytes, not {file.bytes}: "
+                "something else wrote to it",
+                "check the disk and who else writes to the store, then run it again",
             )
 
 

@@ -241,7 +241,6 @@ class TestRefused:
         assert list(store.list("")) == []
         assert list(store.list("tmp")) == []
 
-
     def test_a_writer_left_over_reaches_no_other_file(self, tmp_path: Path) -> None:
         """Its descriptor's number may be another file's by the time somebody closes the writer."""
         store = LocalStore(tmp_path / "store")

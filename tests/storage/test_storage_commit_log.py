@@ -184,18 +184,31 @@ class TestRequiredFiles:
         files = [write_hashed(store, f"data/t/g/{name}", b"abc") for name in "ab"]
         assert log.commit("add", _put("a", 1), requires=iter(files)).version == 1
 
-    @pytest.mark.parametrize("left", [None, b"ab"])
-    def test_one_was_removed_or_cut(self, store: ObjectStore, left: bytes | None) -> None:
+    @pytest.mark.parametrize(
+        ("left", "kind", "said", "remedy"),
+        [
+            (None, ConflictError, "removed meanwhile: data/t/g/b", "longer safety age"),
+            (b"ab", CorruptionError, "data/t/g/b.* has 2 bytes, not 3", "who else writes"),
+        ],
+    )
+    def test_one_was_removed_or_cut(
+        self,
+        store: ObjectStore,
+        left: bytes | None,
+        kind: type[FeatureStoreError],
+        said: str,
+        remedy: str,
+    ) -> None:
         log = CommitLog.create(store)
         log.commit("first", _put("a", 1))
         files = [write_hashed(store, f"data/t/g/{name}", b"abc") for name in "ab"]
         store.delete(["data/t/g/b"])
         if left is not None:
             store.write("data/t/g/b", left)
-        with pytest.raises(ConflictError, match="removed meanwhile: data/t/g/b") as caught:
+        with pytest.raises(kind, match=said) as caught:
             log.commit("add", _put("b", 1), requires=files)
         assert "run it again" in caught.value.remedy
-        assert "longer safety age" in caught.value.remedy
+        assert remedy in caught.value.remedy
         assert log.newest_version() == CommitLog.open(store).newest_version() == 1
 
     def test_looked_at_before_every_attempt(self, store: ObjectStore) -> None:
