@@ -44,7 +44,12 @@ from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.condemned import Condemned
 from featurestore.storage.fileset import FILESETS, read_fileset
 from featurestore.storage.journal import JOURNAL, read_journal_file
-from featurestore.storage.kept_versions import KeptVersions, choose_versions, held_versions
+from featurestore.storage.kept_versions import (
+    KeptVersions,
+    OvertakenError,
+    choose_versions,
+    held_versions,
+)
 from featurestore.storage.leases import LeaseFile, Leases
 from featurestore.storage.local import STAGING
 from featurestore.storage.object_store import ObjectInfo, ObjectStore
@@ -162,7 +167,7 @@ def gc(
     for _ in range(_ATTEMPTS):
         try:
             found = _Findings.of(log, safety_age_seconds, state_age_seconds, keep_versions)
-        except _OvertakenError:  # by another gc
+        except OvertakenError:  # by another gc
             continue
         if dry_run:
             return found.report(dry_run=True)
@@ -174,10 +179,6 @@ def gc(
         f"others kept changing what was to go, {_ATTEMPTS} times",
         "run gc again when fewer tags, leases and collections come and go at once",
     )
-
-
-class _OvertakenError(Exception):
-    """Another gc let go what this one keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +308,7 @@ def _named_by(store: ObjectStore, ref: FilesetRef, versions: KeptVersions) -> It
         entries = read_fileset(store, ref)
     except CorruptionError as error:
         if any(is_let_go(store, version) for version in versions.keep):
-            raise _OvertakenError from error
+            raise OvertakenError from error
         raise
     return (file.path for entry in entries for file in entry.all_files())
 

@@ -21,10 +21,14 @@ from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.condemned import GoneVersions, as_ranges
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import FilesetRef
-from featurestore.storage.snapshot_file import SNAPSHOTS, SnapshotFile
+from featurestore.storage.snapshot_file import SNAPSHOTS, SnapshotFile, is_let_go
 from featurestore.storage.tags import Tags
 
 _VERSION: Final = re.compile(rf"{SNAPSHOTS}/(\d{{20}})\.json")
+
+
+class OvertakenError(Exception):
+    """Another gc let go what this one keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ def choose_versions(
     ------
     CorruptionError
         If a version that must be kept, or what it builds on, cannot be read or has no entries.
+    OvertakenError
+        If it had entries when this began.
     """
     newest = log.newest_version()
     modified = {
@@ -158,6 +164,8 @@ class _Choice:
             if self._must(version, f"is kept ({why})").has_entries:
                 keep[version] = why
             elif version == self._newest:
+                if self._log.newest_version() > version:
+                    raise OvertakenError
                 raise CorruptionError(
                     f"version {version} is {why}, but has no entries", "restore it from a backup"
                 )
@@ -168,6 +176,8 @@ class _Choice:
         for base, version in sorted(bases.items()):
             if base and base not in keep:
                 if not self._must(base, f"is what version {version} builds on").has_entries:
+                    if is_let_go(self._log.store, version):
+                        raise OvertakenError
                     raise CorruptionError(
                         f"version {base} has no entries, but version {version} builds on it",
                         "restore its file from a backup",

@@ -24,6 +24,7 @@ from featurestore.transforms.scaling import Standardize
 from featurestore.transforms.window import Lag, Rolling
 
 KEYS: Final = "abcd"
+# The first four differ in which ends are closed alone, so they share states.
 WINDOWS: Final = ("n_left", "n_both", "n_none", "n_first", "n_rows", "recent")
 JOINS: Final = ("y_young", "y_strict", "y_last", "q_joined")
 FEATURES: Final = {
@@ -45,10 +46,10 @@ def definition(name: str, variant: int) -> Transformer:
         "x_rank": lambda: CrossSection("x"),
         "e": lambda: Expression(e=nw.col("m") + nw.col("n")),
         "std_n": lambda: Standardize("n", prefix="std_"),
-        "n_left": lambda: Rolling("n", "3h", "sum", closed="left", rename={"n_sum_3h": "n_left"}),
+        "n_left": lambda: Rolling("n", "3h", "sum", closed="left", lag="2h", rename={"n_sum_3h": "n_left"}),
         "n_both": lambda: Rolling("n", "3h", "count", closed="both", lag="2h", rename={"n_count_3h": "n_both"}),
-        "n_none": lambda: Rolling("n", "4h", "last", closed="none", rename={"n_last_4h": "n_none"}),
-        "n_first": lambda: Rolling("n", "3h", "first", lag="1h", rename={"n_first_3h": "n_first"}),
+        "n_none": lambda: Rolling("n", "3h", "last", closed="none", lag="2h", rename={"n_last_3h": "n_none"}),
+        "n_first": lambda: Rolling("n", "3h", "first", lag="2h", rename={"n_first_3h": "n_first"}),
         "n_rows": lambda: Rolling("n", 2, "sum", closed="none", lag=1, rename={"n_sum_2r": "n_rows"}),
         "recent": lambda: Function(
             count_of_a_day, ["t", "n"], "recent", frame="polars", dtypes="int64", lookback="1d"
@@ -158,13 +159,13 @@ class World:
             case "m_sum_6h":
                 return window(self.rows, self.values("m"), sum, lambda age: 0 <= age < 6)
             case "n_left":
-                return window(self.rows, self._n, sum, lambda age: 0 < age <= 3)
+                return window(self.rows, self._n, sum, lambda age: 2 < age <= 5)
             case "n_both":
                 return window(self.rows, self._n, len, lambda age: 2 <= age <= 5, empty=0)
             case "n_none":
-                return window(self.rows, self._n, lambda found: found[-1], lambda age: 0 < age < 4)
+                return window(self.rows, self._n, lambda found: found[-1], lambda age: 2 < age < 5)
             case "n_first":
-                return window(self.rows, self._n, lambda found: found[0], lambda age: 1 <= age < 4)
+                return window(self.rows, self._n, lambda found: found[0], lambda age: 2 <= age < 5)
             case "n_rows":
                 return earlier_row(self.rows, self._n, 2)
             case "y_young":

@@ -256,6 +256,32 @@ class TestDryRun:
 
 
 class TestAtOnce:
+    @pytest.mark.parametrize("based", [False, True])
+    def test_another_collection_lets_go_what_was_the_newest(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, based: bool
+    ) -> None:
+        """Between looking which version is the newest, or reading it, and what it builds on."""
+        log = _based(store) if based else _log(store, 2)
+        newest = log.newest_version()
+        done: list[str] = []
+        name, late = ("read_file", 1) if based else ("newest_version", None)
+        real = getattr(CommitLog, name)
+
+        def overtaken(self: CommitLog, *arguments: int) -> Any:
+            before = real(self, *arguments) if late is None else None
+            if self is log and not done and (late is None or arguments == (late,)):
+                done.append(name)
+                other = CommitLog.open(store)
+                other.commit("big", lambda head: {f"k{i}": {"v": "y" * 500} for i in range(200)})
+                gc(other, **NOW)
+            return real(self, *arguments) if late is not None else before
+
+        monkeypatch.setattr(CommitLog, name, overtaken)
+        report = gc(log, **NOW)
+        assert done
+        assert report.kept == (newest + 1,)
+        assert is_let_go(store, newest)
+
     def test_collections_commits_tags_and_leases(self, tmp_path: Path) -> None:
         """Threads that each open the store anew, as processes would."""
         seed = int.from_bytes(os.urandom(4), "little")
