@@ -32,7 +32,7 @@ from featurestore.testing.tables import plus_one
 Effect = Callable[[World], World]
 TABLES: Final = tuple(FEATURES)
 MOST_ROWS: Final = {"rows": 40, "other": 24}
-SIZES: Final = (140, 400, 10**6)
+SIZES: Final = (140, 600, 2000, 10**6)
 FIRST_ROWS: Final = {"rows": 24, "other": 14}
 
 
