@@ -47,7 +47,7 @@ from featurestore.testing.table_operations import (
 )
 
 LOOSELY: dict[str, Any] = {"check_dtypes": False, "abs_tol": 1e-6}
-SPARSE = 2
+SPARSE = 3
 WRITERS = st.integers(0, 2)
 
 
