@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from featurestore.errors import CorruptionError, FeatureStoreError
+from featurestore.errors import CorruptionError, FormatError, NotFoundError
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.condemned import GoneVersions, as_ranges
 from featurestore.storage.object_store import ObjectStore
@@ -206,7 +206,8 @@ class _Choice:
                 frozenset(self._filesets(file)),
                 _tables(file.entries or {}),
             )
-        except FeatureStoreError as error:  # damaged, gone, or refused by the system
+        # What is only refused at this moment may be read again later, and then names its files.
+        except (CorruptionError, FormatError, NotFoundError) as error:
             self._unreadable[version] = error.problem
             return None
         self._seen[version] = seen

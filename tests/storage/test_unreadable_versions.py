@@ -1,4 +1,4 @@
-"""A version whose file the system refuses to read: named by the history, in nobody's way else."""
+"""A version whose file the system refuses to read: named by the history, in nobody's way but gc's."""
 
 from __future__ import annotations
 
@@ -55,9 +55,8 @@ def test_work_goes_on_beside_it(
         store.checkout(created[1])
     with pytest.raises(FeatureStoreError):
         store.checkout(2)
-    report = store.gc(safety_age="0s", keep_versions=1, dry_run=True)
-    assert list(report.unreadable) == [2]
-    with pytest.raises(CorruptionError, match="version 2 is kept"):
-        store.gc(safety_age="0s", keep_versions=3, dry_run=True)
+    for keep in (1, 3):  # it may be readable again tomorrow, and then its files must be there
+        with pytest.raises(FeatureStoreError):
+            store.gc(safety_age="0s", keep_versions=keep)
     store.ingest("e", pl.DataFrame({"x": [1.0]}))
     assert store.version == 5
