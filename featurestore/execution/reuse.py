@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from featurestore.plan.definition import Feature
 from featurestore.plan.staleness import Assessment, Freshness, columns_print
+from featurestore.plan.states import prefix_key
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
 from featurestore.storage.states import StateStore
@@ -92,7 +93,9 @@ class StoredValues:
         wanted = assessment.provenance.state
         if stored.state == wanted:
             return True
-        if not stored.state or not wanted or wanted != assessment.need.key:
+        since = assessment.need.since
+        key = prefix_key(wanted, since)
+        if not stored.state or not wanted or key != assessment.need.key:
             return False
-        digest = self.states.digest(wanted)
-        return digest is not None and digest == self.states.digest(stored.state)
+        digest = self.states.digest(key)
+        return digest is not None and digest == self.states.digest(prefix_key(stored.state, since))

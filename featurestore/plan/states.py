@@ -57,12 +57,15 @@ class StateNeed:
         the other table's carry.
     rows : tuple of int
         For a source transformer: the other table's partitions that are handed over as rows.
+    since : int, optional
+        For a prefix state of limited reach: older rows do not matter, and may be in it or not.
     """
 
     fingerprint: str = ""
     key: str = ""
     members: tuple[Summary, ...] = ()
     rows: tuple[int, ...] = ()
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,16 @@ class Learner:
             inputs,
             None if time_range is None else list(time_range),
         )
+
+
+def prefix_key(state: str, since: int | None) -> str:
+    """Return where a prefix state is kept.
+
+    One of limited reach is made from the one before it, so it may hold rows older than ``since`` of
+    partitions that it is not named after. They do no harm to whoever looks back as far, and would to
+    who looks back further.
+    """
+    return state if since is None else fingerprint("prefix since", [state, since])
 
 
 def chain_key(key: str, summary: str) -> str:
@@ -144,12 +157,14 @@ def _prefix_needs(
     needs: list[StateNeed] = []
     members: list[Summary] = []
     chain = ""
+    since: int | None = None
     for position, entry in enumerate(base):
         if reach is not None and entry.time_min is not None:
             since = entry.time_min - reach
             members = [one for one in members if _reaches(base[one.partition], since)]
             chain = fingerprint("prefix", [one.key for one in members])
-        needs.append(StateNeed(chain, chain, tuple(members)) if members else StateNeed())
+        key = prefix_key(chain, since)
+        needs.append(StateNeed(chain, key, tuple(members), since=since) if members else StateNeed())
         if entry.rows:
             summary = Summary(learner.summary_key(inputs[position]), position)
             members.append(summary)

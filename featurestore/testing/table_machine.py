@@ -102,10 +102,14 @@ class TableMachine(RuleBasedStateMachine):
             do(store)
             self.became(effect(self.world))
 
-    # --- one operation after the other, by any of the writers ---
+    # --- operations, by any of the writers ---
 
     @rule(data=st.data(), writer=WRITERS)
     def operate(self, data: st.DataObject, writer: int) -> None:
+        ways = [self.operate_alone, self.operate_alone, self.operate_at_once]
+        data.draw(st.sampled_from(ways))(data, writer)
+
+    def operate_alone(self, data: st.DataObject, writer: int) -> None:
         operation = drawn_operation(data.draw, self.world)
         store = self.stores[writer]
         before = store.version
@@ -125,10 +129,8 @@ class TableMachine(RuleBasedStateMachine):
                     assert all(store.table(one).status().is_fresh for one in TABLES)
         self.agrees(store, operation.table)
 
-    # --- two at once ---
-
-    @rule(data=st.data(), writer=WRITERS)
     def operate_at_once(self, data: st.DataObject, writer: int) -> None:
+        """Let one operation be published right before the commit of another."""
         a, b = (drawn_operation(data.draw, self.world) for _ in range(2))
 
         def meanwhile() -> None:
