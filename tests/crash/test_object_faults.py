@@ -66,6 +66,8 @@ class Story:
         found = []
         for kind, faults in FAULTS.items():
             numbers = range(self.bucket.count(kind))
+            if self.operation.name == "repair" and kind == "read":
+                continue  # what cannot be read is named as left, and the rest is mended: neither state
             for fault in faults:
                 chosen = (
                     numbers
