@@ -25,6 +25,11 @@ ROWS = pl.DataFrame({"day": [1, 2, 3, 4], "x": [0.5, 1.5, 2.5, 3.5]})
 NO_WHOLE_NUMBERS: list[Any] = ["x", "3", 1.5, True, float("nan"), [1], -1, 10**5000, np.float64(2)]
 
 
+def _kind(value: object) -> str:
+    """Return a short name that is the same in every process, as parallel test runs need it."""
+    return type(value).__name__
+
+
 @pytest.fixture(scope="module")
 def store() -> fs.FeatureStore:
     store = fs.FeatureStore.create(f"memory://{uuid.uuid4().hex}", workers=1)
@@ -41,7 +46,9 @@ def refused(call: Callable[[], Any]) -> InvalidInputError:
     return caught.value
 
 
-@pytest.mark.parametrize("wrong", [1.5, None, [1], b"1", True, pd.NaT, object(), ROWS])
+@partial(pytest.mark.parametrize, ids=_kind)(
+    "wrong", [1.5, None, [1], b"1", True, pd.NaT, object(), ROWS]
+)
 def test_what_names_no_version(store: fs.FeatureStore, wrong: Any) -> None:
     for call in (
         lambda: store.checkout(wrong),
@@ -51,7 +58,9 @@ def test_what_names_no_version(store: fs.FeatureStore, wrong: Any) -> None:
         assert "names no version" in str(refused(call))
 
 
-@pytest.mark.parametrize("wrong", [one for one in NO_WHOLE_NUMBERS if one is not None])
+@partial(pytest.mark.parametrize, ids=_kind)(
+    "wrong", [one for one in NO_WHOLE_NUMBERS if one is not None]
+)
 def test_what_is_no_whole_number(store: fs.FeatureStore, wrong: Any) -> None:
     before = store.version
     for what, call in {
@@ -72,7 +81,9 @@ def test_none_is_no_number_where_one_is_needed(store: fs.FeatureStore) -> None:
     assert len(store.history(0)) == 0
 
 
-@pytest.mark.parametrize("wrong", [5, [None], nw.col("x"), b"x", [["x"]], {"x": 1}, ROWS])
+@partial(pytest.mark.parametrize, ids=_kind)(
+    "wrong", [5, [None], nw.col("x"), b"x", [["x"]], {"x": 1}, ROWS]
+)
 def test_what_names_no_columns(store: fs.FeatureStore, wrong: Any) -> None:
     table = store.table("t")
     for call in (
@@ -92,7 +103,7 @@ def test_what_names_no_columns(store: fs.FeatureStore, wrong: Any) -> None:
     assert (store.tables(), table.columns) == (("t",), ("day", "x", "y"))
 
 
-@pytest.mark.parametrize(
+@partial(pytest.mark.parametrize, ids=_kind)(
     "wrong", [slice("a"), slice(1.5, 2), slice(0, 2, 2), slice(0, 2, 0), 3, (0, 2)]
 )
 def test_what_is_no_range_of_rows(store: fs.FeatureStore, wrong: Any) -> None:
@@ -100,7 +111,7 @@ def test_what_is_no_range_of_rows(store: fs.FeatureStore, wrong: Any) -> None:
     assert store.table("t").read("x", rows=slice(np.int64(1), -1))["x"].to_list() == [1.5, 2.5]
 
 
-@pytest.mark.parametrize("wrong", [["t"], None, 5, b"t"])
+@partial(pytest.mark.parametrize, ids=_kind)("wrong", [["t"], None, 5, b"t"])
 def test_what_names_no_table(store: fs.FeatureStore, wrong: Any) -> None:
     for call in (lambda: store.table(wrong), lambda: store.drop(wrong)):
         assert "no name of a table" in str(refused(call))
@@ -113,7 +124,7 @@ def test_a_repair_takes_reports_only(store: fs.FeatureStore) -> None:
     assert store.repair(store.verify()).ok
 
 
-@pytest.mark.parametrize(
+@partial(pytest.mark.parametrize, ids=_kind)(
     "wrong",
     [
         None, 5, b"x", "a\0b", "file:///a%00b", "s3://a\0b", "/" + "x" * 300, "/x" * 3000, "\ud800",
@@ -125,7 +136,7 @@ def test_what_is_no_place(wrong: Any) -> None:
         refused(partial(call, wrong))
 
 
-@pytest.mark.parametrize(
+@partial(pytest.mark.parametrize, ids=_kind)(
     "wrong",
     [float("nan"), float("inf"), 1.5, 0, -1, 0.0, "0", "0.1B", True, None, [1], "lots", "1 XB",
      "9" * 5000],
