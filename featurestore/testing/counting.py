@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from featurestore.storage.object_store import ObjectInfo, ObjectStore
+
+LOOK_BYTES: Final = 256
 
 
 @dataclass(slots=True)
@@ -24,7 +26,8 @@ class Requests:
     Parameters
     ----------
     counts : Counter
-        Requests by (method, first part of the path), as ``("read", "snapshots")``.
+        Requests by (method, first part of the path), as ``("read", "snapshots")``; a read of a few
+        first bytes is a ``"look"``.
     read, written : Counter
         Bytes by first part of the path.
     paths : list of (str, str)
@@ -41,8 +44,19 @@ class Requests:
         return self.counts.total()
 
     def reads(self, folder: str) -> list[str]:
-        """Return the paths below a folder that were read, in order."""
-        return [path for method, path in self.paths if method == "read" and path.startswith(folder)]
+        """Return the paths below a folder that were read, wholly or in part, in order."""
+        return [path for path, _ in self._reads(folder)]
+
+    def looks(self, folder: str) -> list[str]:
+        """Return the paths of those reads that asked for no more than the first bytes of a file."""
+        return [path for path, part in self._reads(folder) if part]
+
+    def _reads(self, folder: str) -> list[tuple[str, bool]]:
+        return [
+            (path, method == "look")
+            for method, path in self.paths
+            if method in ("read", "look") and path.startswith(folder)
+        ]
 
 
 class CountingStore:
@@ -80,7 +94,8 @@ class CountingStore:
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         data = self.inner.read(path, start, length)
-        self._note("read", path, read=len(data))
+        look = not start and length is not None and length <= LOOK_BYTES
+        self._note("look" if look else "read", path, read=len(data))
         return data
 
     def open_read(self, path: str) -> BinaryIO:
