@@ -11,7 +11,6 @@ Writes a table to the terminal, and ``add_feature.json`` and ``.png`` to ``bench
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from measuring import (
     OUT,
     PANDAS,
     POLARS,
-    answer_case,
+    described,
     figure,
     measured,
+    parse,
     print_table,
     run_case,
     save,
@@ -161,20 +161,14 @@ def compare(rows: int, columns: int, memory_limit: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = described(__doc__)
     parser.add_argument("--rows", type=int, default=4_000_000)
     parser.add_argument("--columns", type=int, default=64)
     parser.add_argument("--memory-limit", default="2GiB")
-    parser.add_argument("--small", action="store_true", help="200,000 rows x 16 columns")
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", help=argparse.SUPPRESS)
-    parser.add_argument("--answer", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.case:
-        answer_case(CASES, given.case, given.arguments, given.answer)
-    elif given.small:
+    given = parse(parser, CASES, "200,000 rows x 16 columns")
+    if given is None:
+        return
+    if given.small:
         compare(200_000, 16, given.memory_limit)
     else:
         compare(given.rows, given.columns, given.memory_limit)

@@ -13,13 +13,12 @@ Prints tables; writes ``commits.json`` and ``commits.md`` to ``benchmarks/out``.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
-from measuring import OUT, answer_case, print_table, run_case, save
+from measuring import OUT, described, parse, print_table, run_case, save
 
 GROUPS = 20
 
@@ -230,16 +229,9 @@ def curve(case: str, name: str, points: list[int], given: dict[str, Any]) -> lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="to 300 versions and 50 features")
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", help=argparse.SUPPRESS)
-    parser.add_argument("--answer", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.case:
-        answer_case(CASES, given.case, given.arguments, given.answer)
+    parser = described(__doc__)
+    given = parse(parser, CASES, "to 300 versions and 50 features")
+    if given is None:
         return
     small = given.small
     partitions, more = (20, 20) if small else (200, 100)

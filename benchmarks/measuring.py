@@ -7,6 +7,7 @@ sees memory or caches that another left behind. It says when its imports are don
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -92,10 +93,34 @@ def run_case(script: str, case: str, arguments: Mapping[str, Any]) -> dict[str, 
         return result
 
 
-def answer_case(cases: Mapping[str, Case], case: str, arguments: str, answer: str) -> None:
-    """Be the fresh process: run a case and write what it returns."""
-    result = cases[case](json.loads(arguments))
-    Path(answer).write_text(json.dumps(result), encoding="utf-8")
+def parse(
+    parser: argparse.ArgumentParser, cases: Mapping[str, Case], small: str
+) -> argparse.Namespace | None:
+    """Parse the command line; or be the fresh process: run its case, write what it returns, give None.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        With the script's own options.
+    cases : mapping of str to function
+    small : str
+        What ``--small`` measures, for ``--help``.
+    """
+    parser.add_argument("--small", action="store_true", help=small)
+    parser.add_argument("--case", choices=cases, help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if not given.case:
+        return given
+    result = cases[given.case](json.loads(given.arguments))
+    Path(given.answer).write_text(json.dumps(result), encoding="utf-8")
+    return None
+
+
+def described(text: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help is a script's docstring as it stands."""
+    return argparse.ArgumentParser(description=text, formatter_class=argparse.RawTextHelpFormatter)
 
 
 def measured(work: Callable[[], Any], imports: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ Writes a table to the terminal, and ``memory.json`` and ``.png`` to ``benchmarks
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +22,10 @@ from measuring import (
     OURS,
     OUT,
     PANDAS,
-    answer_case,
+    described,
     figure,
     measured,
+    parse,
     print_table,
     run_case,
     save,
@@ -231,22 +231,16 @@ def _cell(result: dict[str, Any], key: str = "added_bytes") -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = described(__doc__)
     parser.add_argument("--rows", type=int, default=400_000, help="rows at factor 1")
     parser.add_argument("--columns", type=int, default=32)
     parser.add_argument("--factors", default="1,4,16")
     parser.add_argument("--partition-bytes", default="32MiB")
     parser.add_argument("--memory-limit", default="1GiB")
-    parser.add_argument("--small", action="store_true", help="50,000 rows x 16 columns, 1x and 4x")
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", help=argparse.SUPPRESS)
-    parser.add_argument("--answer", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.case:
-        answer_case(CASES, given.case, given.arguments, given.answer)
-    elif given.small:
+    given = parse(parser, CASES, "50,000 rows x 16 columns, 1x and 4x")
+    if given is None:
+        return
+    if given.small:
         compare(50_000, 16, [1, 4], "2MiB", given.memory_limit)
     else:
         factors = sorted(int(one) for one in given.factors.split(","))

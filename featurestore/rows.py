@@ -248,8 +248,7 @@ class RowSet:
                 return place.executor.limited_to(workers).run(
                     delete_rows, tasks, label=f"delete from {self.table}"
                 )
-        # Ctrl-C too: what was written goes whatever happened, then it goes on.
-        except BaseException:
+        except BaseException:  # Ctrl-C too: what was written goes, and the error goes on
             self._remove({one.partition for one in tasks})
             raise
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from featurestore.testing.interleaving import Meanwhile
 
 # TensorFlow reads these at import; a GPU-less machine should neither look for one nor log about it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,3 +33,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(slow)
         if "gpu" in item.keywords and not _has_gpu():
             item.add_marker(gpu)
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meanwhile]:
+    """Let something else happen right before the next commit, when its work is done."""
+    from featurestore.storage.commit_log import CommitLog
+
+    waiting: list[Callable[[], Any]] = []
+    commit = CommitLog.commit
+
+    def later(log: CommitLog, *given: Any, **named: Any) -> Any:
+        while waiting:
+            waiting.pop()()
+        return commit(log, *given, **named)
+
+    monkeypatch.setattr(CommitLog, "commit", later)
+    yield waiting.append
+    assert not waiting

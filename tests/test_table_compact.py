@@ -31,6 +31,7 @@ from featurestore.plan.states import StateNeed
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.records import BASE_GROUP, PartitionEntry
 from featurestore.storage.states import StateStore
+from featurestore.testing.interleaving import Meanwhile, another
 from featurestore.testing.journals import journal_keys
 from featurestore.testing.tables import (
     FIT_ON,
@@ -190,11 +191,6 @@ def table(store: fs.FeatureStore) -> fs.Table:
         fs.Expression(double=nw.col("x") * 2), fs.Lag("x"), fs.Rolling("double", "1d", ["mean"])
     )
     return table
-
-
-def another(table: fs.Table) -> fs.Table:
-    """The same table, opened once more."""
-    return fs.FeatureStore.open(table._session.objects.url, workers=1).table(table.name)
 
 
 def paths(table: fs.Table) -> set[str]:
@@ -530,25 +526,6 @@ def test_work_travels_to_other_processes(table: fs.Table) -> None:
 
 
 # --- others at work ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Let something else happen right before the next commit, when its work is done."""
-    waiting: list[Callable[[], Any]] = []
-    commit = CommitLog.commit
-
-    def later(log: CommitLog, *given: Any, **named: Any) -> Any:
-        while waiting:
-            waiting.pop()()
-        return commit(log, *given, **named)
-
-    monkeypatch.setattr(CommitLog, "commit", later)
-    yield waiting.append
-    assert not waiting
-
-
-Meanwhile = Callable[[Callable[[], Any]], None]
 
 
 def merges_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from polars.testing import assert_frame_equal
 
 import featurestore as fs
 from featurestore.errors import ConflictError, InvalidInputError, NameTakenError, NotReadyError
-from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.leases import Lease, Leases
 from featurestore.storage.records import Snapshot
+from featurestore.testing.interleaving import Meanwhile, another
 from featurestore.testing.tables import observations, plus_one
 
 ROWS = observations(300).sort("t", "k")
@@ -42,29 +42,8 @@ def table(store: fs.FeatureStore) -> fs.Table:
     return store.table("rows")
 
 
-@pytest.fixture
-def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Let something else happen right before the next commit, when its work is done."""
-    waiting: list[Callable[[], Any]] = []
-    commit = CommitLog.commit
-
-    def later(log: CommitLog, *given: Any, **named: Any) -> Any:
-        while waiting:
-            waiting.pop()()
-        return commit(log, *given, **named)
-
-    monkeypatch.setattr(CommitLog, "commit", later)
-    yield waiting.append
-    assert not waiting
-
-
-def another(table: fs.Table) -> fs.Table:
-    """The same table, opened once more."""
-    return fs.FeatureStore.open(table._session.objects.url, workers=1).table(table.name)
-
-
 def test_rows_appended_during_an_add_are_visibly_missing(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     old = table.partitions
     meanwhile(lambda: another(table).append(MORE))
@@ -83,7 +62,7 @@ def test_rows_appended_during_an_add_are_visibly_missing(
 
 
 def test_a_feature_added_during_an_append_is_missing_on_the_new_rows(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     old = table.partitions
     meanwhile(lambda: another(table).add(DOUBLE))
@@ -94,18 +73,14 @@ def test_a_feature_added_during_an_append_is_missing_on_the_new_rows(
     assert table.read("double")["double"].null_count() == pl.concat([ROWS, MORE])["x"].null_count()
 
 
-def test_two_adds_of_different_features_both_land(
-    table: fs.Table, meanwhile: Callable[..., None]
-) -> None:
+def test_two_adds_of_different_features_both_land(table: fs.Table, meanwhile: Meanwhile) -> None:
     meanwhile(lambda: another(table).add(fs.Expression(other=nw.col("n") + 1)))
     table.add(DOUBLE)
     assert table.status().is_fresh
     assert set(table.read().columns) == {*ROWS.columns, "double", "other"}
 
 
-def test_the_same_feature_added_twice_is_one(
-    table: fs.Table, meanwhile: Callable[..., None]
-) -> None:
+def test_the_same_feature_added_twice_is_one(table: fs.Table, meanwhile: Meanwhile) -> None:
     meanwhile(lambda: another(table).add(DOUBLE))
     table.add(DOUBLE)
     assert len(table.status().features) == 1
@@ -113,9 +88,7 @@ def test_the_same_feature_added_twice_is_one(
     assert fs.FeatureStore.open(table._session.objects.url).verify().ok
 
 
-def test_two_features_of_one_name_are_a_conflict(
-    table: fs.Table, meanwhile: Callable[..., None]
-) -> None:
+def test_two_features_of_one_name_are_a_conflict(table: fs.Table, meanwhile: Meanwhile) -> None:
     meanwhile(lambda: another(table).add(fs.Expression(double=nw.col("n") * 2)))
     with pytest.raises(ConflictError, match=r"'double' was added.*meanwhile"):
         table.add(DOUBLE)
@@ -123,7 +96,7 @@ def test_two_features_of_one_name_are_a_conflict(
 
 
 def test_what_a_new_feature_reads_is_dropped_meanwhile(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     table.add(DOUBLE)
     meanwhile(lambda: another(table).drop("double"))
@@ -133,7 +106,7 @@ def test_what_a_new_feature_reads_is_dropped_meanwhile(
 
 
 def test_what_a_new_feature_reads_changes_its_type_meanwhile(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     table.add(DOUBLE)
     other = fs.Expression(double=nw.col("n"))
@@ -143,7 +116,7 @@ def test_what_a_new_feature_reads_changes_its_type_meanwhile(
 
 
 def test_a_reader_is_added_while_its_input_is_dropped(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     table.add(DOUBLE)
     meanwhile(lambda: another(table).add(fs.Lag("double", 1)))
@@ -153,7 +126,7 @@ def test_a_reader_is_added_while_its_input_is_dropped(
 
 
 def test_a_reader_in_another_table_is_added_while_its_input_is_dropped(
-    store: fs.FeatureStore, table: fs.Table, meanwhile: Callable[..., None]
+    store: fs.FeatureStore, table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     left = store.ingest("left", ROWS.select("k", "t"), key="k", time="t")
     table.add(DOUBLE)
@@ -166,7 +139,7 @@ def test_a_reader_in_another_table_is_added_while_its_input_is_dropped(
 
 
 def test_a_feature_dropped_during_a_build_stays_dropped(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     table.add(DOUBLE, fs.Expression(other=nw.col("n") + 1))
     table.append(MORE)
@@ -177,7 +150,7 @@ def test_a_feature_dropped_during_a_build_stays_dropped(
 
 
 def test_a_feature_replaced_while_it_is_dropped_stays(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     table.add(DOUBLE)
     meanwhile(lambda: another(table).add(fs.Expression(double=nw.col("n")), replace=True))
@@ -186,9 +159,7 @@ def test_a_feature_replaced_while_it_is_dropped_stays(
     assert_frame_equal(table.read("double"), ROWS.select(double="n"))
 
 
-def test_two_appends_of_the_same_rows_land_once(
-    table: fs.Table, meanwhile: Callable[..., None]
-) -> None:
+def test_two_appends_of_the_same_rows_land_once(table: fs.Table, meanwhile: Meanwhile) -> None:
     meanwhile(lambda: another(table).append(MORE))
     with pytest.raises(ConflictError, match="somebody else changed"):
         table.append(MORE)
@@ -196,7 +167,7 @@ def test_two_appends_of_the_same_rows_land_once(
 
 
 def test_a_table_of_that_name_with_another_key_is_another_table(
-    store: fs.FeatureStore, table: fs.Table, meanwhile: Callable[..., None]
+    store: fs.FeatureStore, table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     def anew() -> None:
         other = fs.FeatureStore.open(store.url, workers=1)
@@ -227,7 +198,7 @@ def test_a_table_of_that_name_with_another_key_is_another_table(
 def test_a_table_that_was_ingested_again_is_another_table(
     store: fs.FeatureStore,
     table: fs.Table,
-    meanwhile: Callable[..., None],
+    meanwhile: Meanwhile,
     change: Callable[[fs.Table], Any],
     rows: pl.DataFrame,
 ) -> None:
@@ -249,7 +220,7 @@ def test_a_table_that_was_ingested_again_is_another_table(
 
 
 def test_an_append_follows_on_a_table_whose_partitions_were_all_rewritten(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     meanwhile(lambda: another(table).compact(partition_bytes="1MiB"))
     table.append(MORE)
@@ -257,7 +228,7 @@ def test_an_append_follows_on_a_table_whose_partitions_were_all_rewritten(
 
 
 def test_a_joined_table_that_was_ingested_again_with_another_time(
-    store: fs.FeatureStore, table: fs.Table, meanwhile: Callable[..., None]
+    store: fs.FeatureStore, table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     source = ROWS.select("k", pl.col("n").fill_null(-1), "t", value="x")
     source = source.with_columns(known=pl.col("t") + pl.duration(hours=3))
@@ -304,7 +275,7 @@ def check_redefined(table: fs.Table, x: pl.Series) -> None:
 
 
 def test_a_build_leaves_values_that_were_written_since(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     table.add(DOUBLE, TIMES_TEN)
     table.append(MORE)
@@ -315,9 +286,7 @@ def test_a_build_leaves_values_that_were_written_since(
     assert report.version == table.version == before + 2
 
 
-def test_a_build_of_stale_values_leaves_fresh_ones(
-    table: fs.Table, meanwhile: Callable[..., None]
-) -> None:
+def test_a_build_of_stale_values_leaves_fresh_ones(table: fs.Table, meanwhile: Meanwhile) -> None:
     table.add(DOUBLE, TIMES_TEN)
     table.add(fs.Expression(double=nw.col("x") * 3), replace=True)
     meanwhile(lambda: redefined(table))
@@ -325,9 +294,7 @@ def test_a_build_of_stale_values_leaves_fresh_ones(
     check_redefined(table, ROWS["x"])
 
 
-def test_an_add_leaves_values_of_the_same_feature(
-    table: fs.Table, meanwhile: Callable[..., None]
-) -> None:
+def test_an_add_leaves_values_of_the_same_feature(table: fs.Table, meanwhile: Meanwhile) -> None:
     table.add(DOUBLE)
 
     def theirs() -> None:
@@ -339,9 +306,7 @@ def test_an_add_leaves_values_of_the_same_feature(
     check_redefined(table, ROWS["x"])
 
 
-def test_a_build_fills_in_what_is_still_missing(
-    table: fs.Table, meanwhile: Callable[..., None]
-) -> None:
+def test_a_build_fills_in_what_is_still_missing(table: fs.Table, meanwhile: Meanwhile) -> None:
     """Somebody else built a part of it: the rest is published beside."""
     table.add(DOUBLE)
     old = table.partitions
@@ -355,7 +320,7 @@ def test_a_build_fills_in_what_is_still_missing(
 
 
 def test_values_of_a_definition_that_was_replaced_are_stale_not_wrong(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     table.add(DOUBLE, TIMES_TEN)
     old = table.partitions
@@ -373,7 +338,7 @@ def test_values_of_a_definition_that_was_replaced_are_stale_not_wrong(
 
 
 def test_rows_without_time_or_key_follow_on_any_others(
-    store: fs.FeatureStore, meanwhile: Callable[..., None]
+    store: fs.FeatureStore, meanwhile: Meanwhile
 ) -> None:
     plain = store.ingest("plain", pl.DataFrame({"x": [1, 2]}))
     meanwhile(lambda: another(plain).append(pl.DataFrame({"x": [3]})))
@@ -387,7 +352,7 @@ def test_rows_without_time_or_key_follow_on_any_others(
 
 
 def test_rows_follow_on_a_table_that_was_emptied_meanwhile(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     meanwhile(lambda: another(table).delete(nw.col("k") == nw.col("k")))
     table.append(MORE)
@@ -425,7 +390,7 @@ def test_work_that_gc_overtakes_begins_from_the_next_version(
     assert another(table)._session.log.newest_version() >= overtaken[0] + 1
 
 
-def test_two_tables_of_one_name(store: fs.FeatureStore, meanwhile: Callable[..., None]) -> None:
+def test_two_tables_of_one_name(store: fs.FeatureStore, meanwhile: Meanwhile) -> None:
     url = store._session.objects.url
     meanwhile(lambda: fs.FeatureStore.open(url).ingest("twin", ROWS.head(5)))
     with pytest.raises(NameTakenError, match="'twin' exists"):

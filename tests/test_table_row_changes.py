@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from polars.testing import assert_frame_equal
 import featurestore as fs
 from featurestore.errors import ConflictError
 from featurestore.storage.commit_log import CommitLog
+from featurestore.testing.interleaving import Meanwhile, another
 from featurestore.testing.tables import (
     FIT_ON,
     HOUR,
@@ -306,27 +307,6 @@ def test_values_are_those_of_a_table_made_anew_for_every_kind_of_feature(
 # --- several writers -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Let something else happen right before the next commit, when its work is done."""
-    waiting: list[Callable[[], Any]] = []
-    commit = CommitLog.commit
-
-    def later(log: CommitLog, *given: Any, **named: Any) -> Any:
-        while waiting:
-            waiting.pop()()
-        return commit(log, *given, **named)
-
-    monkeypatch.setattr(CommitLog, "commit", later)
-    yield waiting.append
-    assert not waiting
-
-
-def another(table: fs.Table) -> fs.Table:
-    """The same table, opened once more."""
-    return fs.FeatureStore.open(table._session.objects.url, workers=1).table(table.name)
-
-
 def replace_twenties(table: fs.Table) -> fs.Table:
     table.replace(hourly(22, 28, 3.0), (at(22), at(28)))
     return table
@@ -363,7 +343,7 @@ def x(table: fs.Table) -> list[float]:
 @pytest.mark.parametrize("first", [True, False])
 def test_changes_of_other_rows_both_land(
     table: fs.Table,
-    meanwhile: Callable[..., None],
+    meanwhile: Meanwhile,
     change: Callable[[fs.Table], Any],
     other: Callable[[fs.Table], Any],
     first: bool,
@@ -387,7 +367,7 @@ def test_changes_of_other_rows_both_land(
     "other", [*CHANGES, lambda table: table.replace(hourly(0, 0), (at(20), at(30)))]
 )
 def test_changes_of_the_same_rows_are_a_conflict(
-    table: fs.Table, meanwhile: Callable[..., None], change: Any, other: Any
+    table: fs.Table, meanwhile: Meanwhile, change: Any, other: Any
 ) -> None:
     meanwhile(lambda: other(another(table)))
     with pytest.raises(ConflictError, match=r"rewritten or deleted meanwhile.*\n.*do it again"):
@@ -398,7 +378,7 @@ def test_changes_of_the_same_rows_are_a_conflict(
 
 
 def test_rows_added_in_the_range_meanwhile_are_a_conflict(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     meanwhile(lambda: another(table).append(hourly(60, 65)))
     with pytest.raises(ConflictError, match=r"rows were added.*\n.*again"):
@@ -416,7 +396,7 @@ def test_rows_added_in_the_range_meanwhile_are_a_conflict(
 
 
 def test_rows_appended_during_a_delete_are_not_looked_at(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     meanwhile(lambda: another(table).append(hourly(60, 65, -1.0)))
     table.delete(nw.col("x") < 5)
@@ -425,7 +405,7 @@ def test_rows_appended_during_a_delete_are_not_looked_at(
 
 
 def test_late_rows_are_late_against_what_a_replacement_added(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     meanwhile(lambda: another(table).replace(hourly(60, 70), (at(60), None)))
     with pytest.raises(ConflictError, match="append again"):
@@ -436,7 +416,7 @@ def test_late_rows_are_late_against_what_a_replacement_added(
 
 
 def test_values_built_for_rows_that_went_meanwhile_are_left_out(
-    table: fs.Table, meanwhile: Callable[..., None]
+    table: fs.Table, meanwhile: Meanwhile
 ) -> None:
     meanwhile(lambda: replace_twenties(another(table)))
     assert table.add(DOUBLE, fs.Lag("x")).computed == 12

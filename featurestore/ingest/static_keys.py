@@ -63,8 +63,7 @@ class StaticKeys:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(self._marks.fileno(), 0, max(rows, 1))
                 self._marks.truncate(max(rows, 1))
-        # Ctrl-C too: scratch space goes back whatever happened, then it goes on.
-        except BaseException:
+        except BaseException:  # Ctrl-C too: scratch space goes back, and the error goes on
             self._spill.close()
             raise
         self._dropped = np.memmap(self._marks, np.bool_, "r+", shape=(max(rows, 1),))

@@ -126,8 +126,7 @@ class OneShot:
                 for batch in reader:
                     for part in bounded(batch, _SPOOL_BYTES):
                         self._segments.append(spill.append(pa.Table.from_batches([part])))
-        # Ctrl-C too: scratch space goes back whatever happened, then it goes on.
-        except BaseException:
+        except BaseException:  # Ctrl-C too: scratch space goes back, and the error goes on
             spill.close()
             raise
         self._spill = spill

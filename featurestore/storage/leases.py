@@ -237,7 +237,7 @@ class Leases:
         lease = Lease(shared)
         try:
             shared.ensure()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: a lease nobody holds would keep gc from files for ever
             lease.release()
             raise
         return lease

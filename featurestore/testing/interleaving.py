@@ -8,6 +8,10 @@ from typing import Any
 from featurestore.session import Session
 from featurestore.storage.commit_log import CommitLog
 from featurestore.store import FeatureStore
+from featurestore.table import Table
+
+Meanwhile = Callable[[Callable[[], Any]], None]
+"""Takes what is to happen right before the next commit of any log."""
 
 
 class InterleavedLog(CommitLog):
@@ -85,3 +89,8 @@ def interleaved(
     if not pause:
         log.let_happen(before)
     return FeatureStore(Session(log, opened.place)), log
+
+
+def another(table: Table) -> Table:
+    """Return the same table, opened once more as another process would."""
+    return FeatureStore.open(table._session.objects.url, workers=1).table(table.name)

@@ -220,7 +220,7 @@ class _Attempt:
         self._bucket._lock.acquire()
         try:
             self._fault = self._bucket._begin(self._kind, self._path)
-        except BaseException:
+        except BaseException:  # a simulated kill too: the others' requests go on
             self._bucket._lock.release()
             raise
         return self._fault

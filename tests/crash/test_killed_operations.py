@@ -63,7 +63,7 @@ for line in sys.stdin:
                 carry_out(store, step)
                 say("done", number)
             os._exit(0)
-        except BaseException:
+        except BaseException:  # whatever it was is printed; only os._exit leaves a forked child
             import traceback
             traceback.print_exc()
             os._exit(1)
@@ -159,6 +159,11 @@ def check(path: Path, models: list[Model], end: End) -> Model:
     raise AssertionError(f"after {end}: {found}")
 
 
+def moment(rng: random.Random) -> float:
+    """Seconds into an operation: of quick ones, as removing a tag, and of long ones."""
+    return rng.choice([rng.uniform(0, 0.06), 10 ** rng.uniform(-4, -1.2)])
+
+
 def kill_again_and_again(path: Path, kills: int, seed: int) -> Counter[str]:
     """Return how often each kind of operation was hit."""
     rng = random.Random(seed)
@@ -169,7 +174,7 @@ def kill_again_and_again(path: Path, kills: int, seed: int) -> Counter[str]:
             if hit.total() == kills:
                 break
             steps, models = planned(model, rng)
-            end = forks.run(path, steps, rng.randint(1, AHEAD - 3), rng.uniform(0, 0.06))
+            end = forks.run(path, steps, rng.randint(1, AHEAD - 3), moment(rng))
             assert end.code in (-signal.SIGKILL, 0), f"seed {seed}, kill {number}: it failed"
             if end.hit:
                 hit[steps[end.done]["kind"]] += 1
