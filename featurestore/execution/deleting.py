@@ -30,6 +30,7 @@ from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
 from featurestore.storage.tensor_group import read_tensor
 from featurestore.transforms.base import EMPTY_STATE
 from featurestore.transforms.expression import Expression
+from featurestore.transforms.extent import Extent
 
 _COPIES: Final = 3
 """The rows as read, those that stay, and these while they are encoded."""
@@ -67,7 +68,7 @@ class DeleteTask:
     def peak_bytes(self) -> int:
         """Bytes it needs at most."""
         read = self.source.decoded_bytes(self.condition.columns)
-        work = self.condition.memory(self.schema, self.source.rows, read)
+        work = self.condition.memory(self.schema, Extent(self.source.rows, {"": read}))
         return read + work + _COPIES * self.source.base.decoded_bytes
 
 

@@ -15,11 +15,16 @@ from typing import Final, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """A step of ``total`` units of work begins."""
+    """A step of ``total`` units of work begins.
+
+    ``projected_bytes`` is the peak of this process and its workers that was projected for it, 0 if
+    none was.
+    """
 
     step: int
     label: str
     total: int
+    projected_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +36,31 @@ class StepAdvanced:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """One task of a step begins: ``label`` says on what, ``bytes`` what it is taken to need."""
+
+    step: int
+    task: int
+    label: str = ""
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFinished:
+    """A task of a step has ended, whether or not it succeeded."""
+
+    step: int
+    task: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepFinished:
     """A step has ended, whether or not it succeeded."""
 
     step: int
 
 
-Event: TypeAlias = StepStarted | StepAdvanced | StepFinished
+Event: TypeAlias = StepStarted | StepAdvanced | TaskStarted | TaskFinished | StepFinished
 Observer: TypeAlias = Callable[[Event], None]
 
 _observers: Final[list[Observer]] = []

@@ -19,6 +19,7 @@ from featurestore.plan.staleness import Assessment, Freshness
 from featurestore.plan.table_files import TableFiles
 from featurestore.schema import Field
 from featurestore.transforms.base import SourceTransformer
+from featurestore.transforms.extent import Extent
 from featurestore.units import format_bytes
 
 _STRING_BYTES = 24
@@ -122,10 +123,15 @@ def _own_bytes(
             partition = source.base[one].partition
             other += sum(entries[partition].column_bytes[name] for name, entries in owners)
     rows = files.base[position].rows
-    inputs = sum(_input_bytes(feature, files, position).values())
     outputs = rows * sum(_width(one) for one in feature.outputs)
     # Outputs exist twice for a moment: as the engine's columns and as Arrow being written.
-    return other + feature.transformer.memory(files.schema, rows, inputs + other) + 2 * outputs
+    return (
+        other
+        + feature.transformer.memory(
+            files.schema, Extent(rows, {**_input_bytes(feature, files, position), "": other})
+        )
+        + 2 * outputs
+    )
 
 
 def _width(field: Field) -> int:

@@ -58,7 +58,7 @@ class ProgressBars:
             del self._steps[event.step]
             if step.bar is not None:
                 self._progress.remove_task(step.bar)
-        else:
+        elif isinstance(event, StepAdvanced):
             self._advance(step, event)
 
     def _advance(self, step: _Step, event: StepAdvanced) -> None:

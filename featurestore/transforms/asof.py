@@ -18,6 +18,7 @@ from featurestore.fingerprint import fingerprint
 from featurestore.schema import TableSchema, time_steps
 from featurestore.transforms.base import Partition, SourceWindow, State, encode
 from featurestore.transforms.event_time import CommonUnit, frame_times
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.matching import (
     ROWS,
     MatchingTransformer,
@@ -187,8 +188,8 @@ class AsOfJoin(MatchingTransformer):
 
     # --- what it costs, and its identity ---------------------------------------------------------
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 150 * rows + 2 * input_bytes
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return 150 * extent.rows + 2 * extent.input_bytes
 
     def state_fingerprint(self) -> str:
         kept = "last" if self.max_age is None else "nothing"

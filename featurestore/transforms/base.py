@@ -35,6 +35,7 @@ from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError, FormatError
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import Field, TableSchema
+from featurestore.transforms.extent import Extent
 from featurestore.units import Duration
 
 State: TypeAlias = "Mapping[str, pa.Table]"
@@ -194,9 +195,30 @@ class Transformer(ABC):
         """Return how far back a prefix state matters, in steps of the time column; None: for ever."""
         return None
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        """Return the bytes ``apply`` needs at its peak on top of inputs, outputs and state."""
-        return input_bytes
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        """Return the bytes ``apply`` needs at its peak on top of what is counted for it anyway.
+
+        That is its inputs, the other table's rows, the state and the outputs, as Arrow bytes.
+        """
+        return extent.input_bytes
+
+    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
+        """Return the bytes ``summarize`` needs at its peak on top of its inputs, its result included."""
+        return 2 * extent.input_bytes
+
+    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        """Return the most Arrow bytes that the (combined) state of such rows can have."""
+        return 0 if self.scope is Scope.NONE else extent.input_bytes
+
+    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        """Return the most Arrow bytes of the outputs.
+
+        Columns of varying width (strings, lists) are taken to be as wide as all inputs together.
+        """
+        return sum(
+            extent.input_bytes + 8 * extent.rows if width is None else width * extent.rows
+            for width in map(row_width, self.outputs(schema))
+        )
 
     def cardinalities(self, state: State) -> Mapping[str, int]:
         """Return, for each categorical output, the number of codes it may take (``[0, n)``)."""
@@ -319,6 +341,18 @@ class SourceTransformer(Transformer):
     @abstractmethod
     def gather(self, carry: State, rows: Sequence[State]) -> State:
         """Return the state for ``apply``: the carry, then the rows in table order."""
+
+
+def row_width(field: Field) -> int | None:
+    """Return the bytes of one row's value of a column, its null mark included; None if they vary."""
+    if pa.types.is_boolean(field.type):
+        width = 1
+    else:
+        try:
+            width = field.type.bit_width // 8
+        except ValueError:
+            return None
+    return math.prod((width, *field.shape)) if field.shape is not None else width + 1
 
 
 # --- specifications as JSON -----------------------------------------------------------------------

@@ -20,6 +20,7 @@ from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
+from featurestore.transforms.extent import Extent
 
 _CLOCK: Final = ("hour", "minute", "second")
 _TYPES: Final[Mapping[str, pa.DataType]] = {
@@ -157,8 +158,8 @@ class Calendar(Transformer):
                 expressions.append(value.cast(_NARWHALS_TYPES[_TYPES[part]]))
         return Columns(partition.frame.select(**dict(zip(names, expressions, strict=True))))
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return input_bytes + 80 * rows
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return extent.input_bytes + 80 * extent.rows
 
 
 def _check_zone(name: str) -> None:

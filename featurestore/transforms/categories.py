@@ -19,6 +19,7 @@ from featurestore.engines.protocol import Array, Engine
 from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
 from featurestore.transforms.value_counts import (
@@ -137,8 +138,8 @@ class Categorify(Transformer):
             columns.append(engine.column(name, codes, None, pa.int32()).to_frame())
         return Columns(nw.concat(columns, how="horizontal") if columns else None)
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 2 * input_bytes + 32 * rows
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return 2 * extent.input_bytes + 32 * extent.rows
 
     def cardinalities(self, state: State) -> Mapping[str, int]:
         names = self._names(tuple(state))

@@ -17,6 +17,7 @@ from featurestore.engines.windows import canonical
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.grouping import By, normalise_by, require_time
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
@@ -141,5 +142,5 @@ class CrossSection(Transformer):
             out.append(canonical(xp, xp.where(missing, xp.nan, results), valid))
         return out
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 150 * rows + input_bytes
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return 150 * extent.rows + extent.input_bytes

@@ -21,6 +21,7 @@ from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema, normalise_type
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
 from featurestore.transforms.expression_json import StoredExpression, check_single
+from featurestore.transforms.extent import Extent
 
 
 @dataclass(frozen=True, init=False)
@@ -101,9 +102,9 @@ class Expression(Transformer):
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         return Columns(self._evaluate(partition.frame))
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
         # Two intermediates of the widest kind at a time: an operation reads one and writes another.
-        return 2 * max(input_bytes, 8 * rows)
+        return 2 * max(extent.input_bytes, 8 * extent.rows)
 
     def _evaluate(self, frame: Frame) -> Frame:
         names = [name for name, _ in self._checked()]

@@ -39,6 +39,7 @@ from featurestore.transforms.base import (
     decode,
     encode,
 )
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.function_ref import FunctionRef
 from featurestore.transforms.function_result import (
     Result,
@@ -211,8 +212,8 @@ class Function(Transformer):
             )
         return time_steps(self.lookback, schema.time_unit, schema.time)
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 4 * input_bytes
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return 4 * extent.input_bytes
 
     # --- types found by running it ------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError
 from featurestore.schema import TableSchema
 from featurestore.transforms.base import Partition, SourceWindow, State
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.matching import (
     ROWS,
     Matching,
@@ -122,5 +123,5 @@ class Lookup(MatchingTransformer):
     ) -> tuple[Array, Array]:
         return lookup_positions(engine.xp, *codes)
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 60 * rows + 2 * input_bytes
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return 60 * extent.rows + 2 * extent.input_bytes

@@ -19,6 +19,7 @@ from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.moments import (
     Moments,
     blocks,
@@ -153,8 +154,8 @@ class Standardize(Transformer):
             out.append(engine.column(field.name, scaled, valid, field.type))
         return Columns(_side_by_side(out))
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 16 * rows
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return 16 * extent.rows
 
     def state_fingerprint(self) -> str:
         return moments_fingerprint(self.columns)
@@ -302,8 +303,8 @@ class Impute(Transformer):
                 out.append(engine.column(f"{name}_missing", missing, None, pa.bool_()))
         return Columns(_side_by_side(out))
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 18 * rows
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return 18 * extent.rows
 
     def state_fingerprint(self) -> str:
         if self.strategy == "mean":

@@ -28,6 +28,7 @@ from featurestore.errors import DefinitionError, InvalidInputError, SchemaError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema, time_unit
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer, encode
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.grouping import By, normalise_by, require_time, resolve_by
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
@@ -246,8 +247,8 @@ class Rolling(Transformer):
             return row_windows(xp, groups, width=width, lag=lag, closed=self.closed)
         return time_windows(xp, groups, rows.times(), width=width, lag=lag, closed=self.closed)
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 320 * rows + 2 * input_bytes
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return 320 * extent.rows + 2 * extent.input_bytes
 
     def state_fingerprint(self) -> str:
         by = None if self.by is None else list(self.by)
@@ -374,8 +375,8 @@ class Lag(Transformer):
         ]
         return Columns(partition.frame.select(*out) if out else None)
 
-    def memory(self, schema: TableSchema, rows: int, input_bytes: int) -> int:
-        return 80 * rows + 2 * input_bytes
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        return 80 * extent.rows + 2 * extent.input_bytes
 
     def state_fingerprint(self) -> str:
         by = None if self.by is None else list(self.by)

@@ -18,6 +18,7 @@ from featurestore.testing import oracles
 from featurestore.testing.strategies import cuts, tables
 from featurestore.transforms.asof import AsOfJoin
 from featurestore.transforms.base import Partition, SourceWindow, transformer_from_spec
+from featurestore.transforms.extent import Extent
 from featurestore.units import Duration
 
 ENGINE = PolarsEngine()
@@ -272,4 +273,4 @@ def test_peak_memory_is_within_the_model() -> None:
     join.apply(part, state, ENGINE)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak <= join.memory(schema, rows, left.nbytes)
+    assert peak <= join.memory(schema, Extent(rows, {"": left.nbytes}))

@@ -18,6 +18,7 @@ from featurestore.schema import Field, TableSchema
 from featurestore.testing.partitions import cut_table, schema_of, values_of
 from featurestore.transforms.base import transformer_from_spec
 from featurestore.transforms.calendar import PARTS, Calendar
+from featurestore.transforms.extent import Extent
 
 DATE_PARTS = tuple(part for part in PARTS if part not in ("hour", "minute", "second"))
 
@@ -136,4 +137,4 @@ def test_empty_partition_and_spec() -> None:
     table = pa.table({"at": pa.array([], pa.timestamp("us"))})
     assert values_of(calendar, cut_table(table)).num_rows == 0
     assert transformer_from_spec(calendar.spec()) == calendar
-    assert calendar.memory(schema_of(table), 100, 800) >= 800
+    assert calendar.memory(schema_of(table), Extent(100, {"": 800})) >= 800

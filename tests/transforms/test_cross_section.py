@@ -18,6 +18,7 @@ from featurestore.testing import oracles
 from featurestore.testing.strategies import cuts, tables
 from featurestore.transforms.base import Scope, transformer_from_spec
 from featurestore.transforms.cross_section import CrossSection
+from featurestore.transforms.extent import Extent
 
 ENGINE = PolarsEngine()
 STATS = ["rank", "zscore"]
@@ -124,4 +125,6 @@ def test_peak_memory_is_within_the_model() -> None:
     section.apply(part, {}, ENGINE)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak - 2 * 8 * len(table) <= section.memory(schema, len(table), table.nbytes)
+    assert peak - 2 * 8 * len(table) <= section.memory(
+        schema, Extent(len(table), {"": table.nbytes})
+    )

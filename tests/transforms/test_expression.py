@@ -28,6 +28,7 @@ from featurestore.testing.partitions import cut_table, schema_of, values_of
 from featurestore.transforms.base import Scope, decode, transformer_from_spec
 from featurestore.transforms.expression import Expression
 from featurestore.transforms.expression_json import MAX_DEPTH, StoredExpression
+from featurestore.transforms.extent import Extent
 
 TABLE = pa.table(
     {
@@ -203,7 +204,7 @@ def test_against_numpy(rows: list[tuple[float | None, float | None]], cuts: list
 
 def test_scope() -> None:
     assert Expression(x=nw.col("a")).scope is Scope.NONE
-    assert Expression(x=nw.col("a")).memory(SCHEMA, 1000, 8000) == 16000
+    assert Expression(x=nw.col("a")).memory(SCHEMA, Extent(1000, {"": 8000})) == 16000
 
 
 # --- hostile definitions --------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from featurestore.errors import DefinitionError, InvalidInputError, MissingColum
 from featurestore.schema import Field, TableSchema
 from featurestore.testing.partitions import cut_table, schema_of, values_of
 from featurestore.transforms.base import Scope, transformer_from_spec
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.function import Function, feature_from
 from featurestore.transforms.function_ref import FunctionRef
 from featurestore.transforms.selectors import numeric
@@ -463,7 +464,7 @@ def test_feature_from_names_its_output_after_the_function() -> None:
     assert feature.fingerprint() == feature.bind(cut_table(TABLE)[0], ENGINE).fingerprint()
     assert hash(feature) == hash(Function(late, ["delay"], "late"))
     assert feature.fingerprint() != Function(late, ["delay"], "other").fingerprint()
-    assert feature.memory(SCHEMA, 10, 100) >= 100
+    assert feature.memory(SCHEMA, Extent(10, {"": 100})) >= 100
 
 
 def test_parameters_are_what_they_will_be_after_a_reload() -> None:

@@ -15,6 +15,7 @@ from featurestore.transforms.base import Transformer, transformer_from_spec
 from featurestore.transforms.calendar import Calendar
 from featurestore.transforms.categories import Categorify
 from featurestore.transforms.expression import Expression
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.function import Function
 from featurestore.transforms.pipeline import Pipeline
 from featurestore.transforms.scaling import Impute, Standardize
@@ -85,7 +86,7 @@ def test_round_trip(name: str) -> None:
     assert again.inputs(SCHEMA) == transformer.inputs(SCHEMA)
     assert again.outputs(SCHEMA) == transformer.outputs(SCHEMA)
     assert again.scope == transformer.scope
-    assert again.memory(SCHEMA, 1000, 8000) >= 8000
+    assert again.memory(SCHEMA, Extent(1000, {"": 8000})) >= 8000
 
 
 def test_all_fingerprints_differ() -> None:
