@@ -183,9 +183,14 @@ def test_large_files_are_read_by_several_threads_with_the_same_result(
     store.ingest("t", table, partition_bytes="300kB")
     used: set[int] = set()
     checksum = file_checksum
+    second = threading.Event()
 
     def seen(objects: Any, path: str) -> str:
         used.add(threading.get_ident())
+        if len(used) > 1:
+            second.set()
+        # The first thread waits, or it might be through before another begins.
+        assert second.wait(timeout=60), "only one thread looked at files"
         return checksum(objects, path)
 
     monkeypatch.setattr(verification, "file_checksum", seen)
