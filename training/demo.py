@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,11 +255,13 @@ def command(output: str, rows: int | None, epochs: int) -> None:
     steps = run_demo(output, rows, epochs)
     click.echo(f"\n{show(steps)}\n")
     before, after = (one.auc for one in steps if one.auc is not None)
+    # As `make demo` calls it, the command is in a virtual environment that is not activated.
+    tool = "featurestore" if shutil.which("featurestore") else os.path.relpath(sys.argv[0])
     click.echo(
         "Will a flight arrive more than 15 minutes late, judged two hours before departure?\n"
         "Trained on January to September 2013; validated on October to mid-November, tested on the\n"
         f"rest of the year. Validation AUC {before:.4f} without weather, {after:.4f} with it.\n\n"
         f"Look at: {output}/runs/with-weather/curves.png, metrics.json\n"
-        f"Try:     featurestore show {output}/golden flights\n"
-        f"         featurestore status {output}/golden flights"
+        f"Try:     {tool} show {output}/golden flights\n"
+        f"         {tool} status {output}/golden flights"
     )
