@@ -15,8 +15,9 @@ from typing import Final
 
 from featurestore.errors import ConflictError
 from featurestore.execution.compaction import Compaction, journal_keys, merge_all
+from featurestore.execution.room import require_each
 from featurestore.execution.state_moves import move_states
-from featurestore.plan.compaction import merges_at_once, plan_compaction
+from featurestore.plan.compaction import plan_compaction
 from featurestore.plan.relayout import Relayout
 from featurestore.plan.staleness import Standing
 from featurestore.plan.table_files import TableFiles, load_table_files
@@ -83,11 +84,11 @@ class _Work:
         ConflictError
             If others published something meanwhile on which the plan does not apply.
         """
-        with self._session.writing_newest() as head:
-            return self._attempt(head)
+        with self._session.writing_newest() as (session, head):
+            return self._attempt(session, head)
 
-    def _attempt(self, head: Snapshot) -> tuple[Relayout, Snapshot]:
-        session, place = self._session, self._session.place
+    def _attempt(self, session: Session, head: Snapshot) -> tuple[Relayout, Snapshot]:
+        place = session.place
         standing = self._standing(head)
         files = standing.tables[self._table]
         target = files.entry.partition_bytes if self._target is None else self._target
@@ -95,8 +96,13 @@ class _Work:
         if plan.is_empty:
             return Relayout.unchanged(standing, self._table), head
         self.journaled.update(journal_keys(plan))
-        workers = merges_at_once(plan.merges, place.memory_limit, place.executor.workers)
-        executor = place.executor.limited_to(workers)
+        executor = place.executor
+        if plan.merges:
+            worst = max(plan.merges, key=lambda one: one.peak_bytes)
+            require_each(
+                str(worst), [worst.peak_bytes], [worst.partition], executor,
+                "pass a smaller partition_bytes",
+            )  # fmt: skip
         merged = merge_all(session.objects, plan, executor)
         compaction = Compaction(session.objects, plan, merged, self._standing)
         planned = compaction.at(head)

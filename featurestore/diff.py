@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.engines.row_hashing import hash_rows
-from featurestore.errors import MemoryLimitError
+from featurestore.execution.room import Need, holding
 from featurestore.fingerprint import canonical_json
 from featurestore.plan.definition import Feature
 from featurestore.plan.table_files import TableFiles
@@ -31,12 +31,12 @@ from featurestore.report.differences import (
 )
 from featurestore.report.progress import counted_progress
 from featurestore.session import Session
-from featurestore.storage.column_group import ROW_GROUP_ROWS, iter_columns
+from featurestore.storage.column_group import iter_columns
+from featurestore.storage.group_writer import ROW_GROUP_ROWS
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import BASE_GROUP, PartitionEntry, Snapshot
 from featurestore.storage.tensor_group import read_tensor
 from featurestore.times import from_steps
-from featurestore.units import format_bytes
 
 _ROW_BYTES: Final = 64
 _Side = tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]  # hash and time of rows
@@ -120,10 +120,13 @@ def _compared(
     added, removed = [], []
     store = session.objects
     for old, new in _overlapping(gone, come):
-        _require_memory(session, files.name, sum(one.rows for one in (*old, *new)))
-        before, after = _hashes(store, files, old), _hashes(store, files, new)
-        added.append(_surplus(after, before))
-        removed.append(_surplus(before, after))
+        need = _need(files.name, sum(one.rows for one in (*old, *new)))
+        place = session.place
+        with holding(need, place.memory_limit, place.engine, "compare with rows=False"):
+            before, after = _hashes(store, files, old), _hashes(store, files, new)
+            added.append(_surplus(after, before))
+            removed.append(_surplus(before, after))
+            del before, after
     return RowsDiff(
         counted.partitions_added,
         counted.partitions_removed,
@@ -136,14 +139,9 @@ def _compared(
     )
 
 
-def _require_memory(session: Session, table: str, rows: int) -> None:
-    needed, left = rows * _ROW_BYTES, session.memory_left()
-    if needed > left:
-        raise MemoryLimitError(
-            f"comparing {rows:,} rows of {table!r} that overlap in time needs {format_bytes(needed)}, "
-            f"{format_bytes(left)} are left of the memory limit",
-            "raise memory_limit, or compare with rows=False",
-        )
+def _need(table: str, rows: int) -> Need:
+    what = f"comparing {rows:,} rows of {table!r} that overlap in time"
+    return Need(what, rows * _ROW_BYTES)
 
 
 def _overlapping(

@@ -19,22 +19,22 @@ from dataclasses import dataclass
 from functools import partial
 
 from featurestore.errors import FeatureStoreError
+from featurestore.execution.feasibility import projected
 from featurestore.execution.publish_repair import mended_groups
 from featurestore.execution.runner import Build
 from featurestore.plan.damage import Damage, GroupDamage
-from featurestore.plan.projection import project
 from featurestore.plan.remains import At, Remains, TableRound, Targets
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.progress import progress_bars
 from featurestore.report.repair_outcome import RepairOutcome
 from featurestore.report.repairs import RepairReport
 from featurestore.session import Session
+from featurestore.storage.faults import VerifyReport
 from featurestore.storage.intact_copies import IntactCopy, intact_copies
 from featurestore.storage.journal import Journal
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, Provenance, Snapshot
 from featurestore.storage.states import STATES, StateStore
-from featurestore.storage.verification import VerifyReport
 
 
 def repair(
@@ -195,7 +195,9 @@ def _built(
     files, assessments = remains.tables[table], ready.assessments(remains, table)
     with progress_bars():
         build = Build(session.place, files, remains.tables, assessments)
-        result = build.run(project(files, remains.tables, assessments))
+        states = StateStore(session.objects)
+        executor = session.place.executor
+        result = build.run(projected(files, remains.tables, assessments, states, executor))
     values = {
         (table, group, entry.partition): entry
         for group, entries in result.entries.items()

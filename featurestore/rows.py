@@ -15,19 +15,20 @@ from featurestore.dataset.selection import condition
 from featurestore.errors import InvalidInputError
 from featurestore.execution.deleting import Deleted, DeleteTask, delete_rows
 from featurestore.execution.publish import append_partitions, replace_partitions
+from featurestore.execution.room import require_each
 from featurestore.execution.states import Available
 from featurestore.features import FeatureSet
 from featurestore.ingest.partitioner import write_partitions
 from featurestore.ingest.sources import Source, open_source
 from featurestore.ingest.stored_rows import StoredRows, rows_before
 from featurestore.ingest.survey import Progress, count_within
-from featurestore.plan.projection import tasks_within
 from featurestore.plan.replacement import Replacement
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.progress import ingest_progress, progress_bars
 from featurestore.report.tables import RowsReport
 from featurestore.session import Session
-from featurestore.storage.column_group import DATA, new_partition_id, require_intact
+from featurestore.storage.column_group import new_partition_id, require_intact
+from featurestore.storage.group_writer import DATA
 from featurestore.storage.records import BASE_GROUP, PartitionEntry
 from featurestore.times import TimeLike, to_steps
 from featurestore.transforms.expression import Expression
@@ -55,15 +56,16 @@ class RowSet:
     def append(self, source: Any, types: dict[str, str] | None) -> int:
         """Add rows as new partitions; see ``Table.append``."""
         self.session.require_writable()
-        with self.session.writing_newest() as snapshot:
-            return self._append(self.session.files(self.table, snapshot), source, types)
+        with self.session.writing_newest() as (session, snapshot):
+            files = session.files(self.table, snapshot)
+            return RowSet(session, self.table)._append(files, source, types)
 
     def _append(self, files: TableFiles, source: Any, types: dict[str, str] | None) -> int:
         base = files.groups[BASE_GROUP]
         newest = max((one.time_max for one in files.base if one.time_max is not None), default=None)
         with (
-            open_source(source, types=types) as opened,
-            ingest_progress(f"append to {self.table}") as report,
+            open_source(source, types=types, scratch=self.session.place.scratch) as opened,
+            ingest_progress(f"append to {self.table}", self.session.place.memory_limit) as report,
         ):
             entries = write_partitions(
                 self.session.objects,
@@ -73,8 +75,9 @@ class RowSet:
                 after=newest,
                 first_sequence=len(files.base),
                 memory_limit=self.session.memory_left(),
-                on_progress=report,
+                on_progress=self.session.touching(report),
                 existing=files.base,
+                scratch=self.session.place.scratch,
             )
         change = append_partitions(self.session.objects, files.entry, base, entries)
         self.session.commit(f"append to {self.table}", change, entries)
@@ -87,9 +90,10 @@ class RowSet:
     ) -> RowsReport:
         """Let the rows of a range of times give way to others; see ``Table.replace``."""
         self.session.require_writable()
-        with self.session.writing_newest() as snapshot:
-            files = self.session.files(self.table, snapshot)
-            return self._replace(files, source, self._steps(files, time_range), types)
+        with self.session.writing_newest() as (session, snapshot):
+            files = session.files(self.table, snapshot)
+            span = self._steps(files, time_range)
+            return RowSet(session, self.table)._replace(files, source, span, types)
 
     def _replace(
         self,
@@ -100,8 +104,8 @@ class RowSet:
     ) -> RowsReport:
         touched = Replacement.of(files.base, *span)
         with (
-            open_source(source, types=types) as opened,
-            ingest_progress(f"replace in {self.table}") as report,
+            open_source(source, types=types, scratch=self.session.place.scratch) as opened,
+            ingest_progress(f"replace in {self.table}", self.session.place.memory_limit) as report,
         ):
             fields = files.groups[BASE_GROUP].fields
             conforming = opened.conforming(fields)
@@ -180,7 +184,8 @@ class RowSet:
             after=None,
             first_sequence=touched.position,
             memory_limit=self.session.memory_left(),
-            on_progress=report,
+            on_progress=self.session.touching(report),
+            scratch=self.session.place.scratch,
         )
 
     # --- delete --------------------------------------------------------------------------------
@@ -188,8 +193,9 @@ class RowSet:
     def delete(self, where: nw.Expr) -> RowsReport:
         """Remove the rows for which a condition is true; see ``Table.delete``."""
         self.session.require_writable()
-        with self.session.writing_newest() as snapshot:
-            return self._delete(self.session.files(self.table, snapshot), where)
+        with self.session.writing_newest() as (session, snapshot):
+            files = session.files(self.table, snapshot)
+            return RowSet(session, self.table)._delete(files, where)
 
     def _delete(self, files: TableFiles, where: nw.Expr) -> RowsReport:
         columns = condition(where, files.schema).columns
@@ -235,18 +241,18 @@ class RowSet:
         if not tasks:
             return []
         place = self.session.place
-        worst = max(tasks, key=lambda one: one.peak_bytes)
-        workers = tasks_within(
-            worst.peak_bytes,
-            f"deleting from {self.table}",
-            worst.source.partition,
-            place.memory_limit,
-            place.executor.workers,
-        )
+        costs = [one.peak_bytes for one in tasks]
+        names = [one.source.partition for one in tasks]
+        instead = "ingest with a smaller partition_bytes"
+        require_each(f"deleting from {self.table}", costs, names, place.executor, instead)
         try:
             with progress_bars():
-                return place.executor.limited_to(workers).run(
-                    delete_rows, tasks, label=f"delete from {self.table}"
+                return place.executor.run(
+                    delete_rows,
+                    tasks,
+                    label=f"delete from {self.table}",
+                    costs=costs,
+                    names=names,
                 )
         except BaseException:  # Ctrl-C too: what was written goes, and the error goes on
             self._remove({one.partition for one in tasks})

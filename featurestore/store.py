@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.arguments import column_names, shown, text, whole_number
 from featurestore.errors import InvalidInputError, NameTakenError
-from featurestore.execution.dask import Executor
 from featurestore.execution.publish import create_table, drop_table
-from featurestore.execution.states import Workplace
 from featurestore.ingest.partitioner import write_partitions
 from featurestore.ingest.sources import open_source
-from featurestore.limits import memory_limit as resolve_memory_limit
 from featurestore.plan.readers import readers
 from featurestore.report.progress import counted_progress, ingest_progress
 from featurestore.report.tables import History, StoreSummary
 from featurestore.schema import check_name
-from featurestore.session import Session
-from featurestore.storage.backends import open_object_store
+from featurestore.session import Session, workplace
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.records import BASE_GROUP, GroupEntry, TableEntry
 from featurestore.table import Table
@@ -63,6 +59,9 @@ class FeatureStore:
         engine: str = "polars",
         workers: int | None = None,
         client: Any = None,
+        enforce: bool = False,
+        scratch: str | Path | None = None,
+        scratch_limit: int | str | None = None,
     ) -> FeatureStore:
         """Create an empty store.
 
@@ -72,19 +71,34 @@ class FeatureStore:
             A directory that does not exist or is empty, ``s3://bucket/prefix``, or
             ``memory://name``.
         memory_limit : int or str, optional
-            For all work of this session; 60% of the machine's or container's memory if not given.
+            For all work of this session, ``"2GiB"`` or bytes. If not given, what the variable
+            ``FEATURESTORE_MEMORY_LIMIT`` or ``featurestore.toml`` says, else 60% of what the machine
+            or its container allows.
         engine : {"polars", "cudf", "auto"}
         workers : int, optional
             Threads of this process; the CPUs it may use if not given.
         client : distributed.Client, optional
             Where to run instead.
+        enforce : bool
+            Let the kernel keep the limit, for as long as the store or anything made of it is used:
+            this process, and the client's workers on this host, are killed beyond it. What keeps
+            it is in :attr:`enforcement`; a warning says if nothing does. See :func:`enforced`.
+        scratch : str or Path, optional
+            The directory for what does not fit in memory.
+        scratch_limit : int or str, optional
+            Bytes that may lie there. Both are found as ``memory_limit`` is if not given; else it is
+            the system's directory for temporary files, and its free space.
 
         Raises
         ------
         NameTakenError
             If there is a store already.
+        MemoryLimitError
+            If it is to be enforced, and the process holds more already.
         """
-        place = _workplace(url, memory_limit, engine, workers, client)
+        place = workplace(
+            url, memory_limit, engine, workers, client, enforce, scratch, scratch_limit
+        )
         return cls(Session(CommitLog.create(place.store), place))
 
     @classmethod
@@ -96,6 +110,9 @@ class FeatureStore:
         engine: str = "polars",
         workers: int | None = None,
         client: Any = None,
+        enforce: bool = False,
+        scratch: str | Path | None = None,
+        scratch_limit: int | str | None = None,
     ) -> FeatureStore:
         """Open a store. Parameters as in :meth:`create`. Runs no code from the store.
 
@@ -106,7 +123,9 @@ class FeatureStore:
         FormatError
             If a newer version of this package wrote it.
         """
-        place = _workplace(url, memory_limit, engine, workers, client)
+        place = workplace(
+            url, memory_limit, engine, workers, client, enforce, scratch, scratch_limit
+        )
         return cls(Session(CommitLog.open(place.store), place))
 
     @property
@@ -117,6 +136,28 @@ class FeatureStore:
     def memory_limit(self) -> int:
         """Bytes that work of this session may use."""
         return self._session.place.memory_limit
+
+    @property
+    def enforcement(self) -> str:
+        """What keeps the limit: ``"cgroup v1: /path"``, ``"cgroup v2: /path"`` or ``"none: why"``."""
+        kept = self._session.place.enforcement
+        return "none: not asked for" if kept is None else kept.mechanism
+
+    def with_limit(self, memory_limit: int | str) -> FeatureStore:
+        """Return the store with another memory limit, for whatever is done with what it returns.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a smaller one is enforced.
+
+        Examples
+        --------
+        >>> store = FeatureStore.create("memory://limits", memory_limit="1GiB")
+        >>> store.with_limit("256MiB").memory_limit, store.memory_limit
+        (268435456, 1073741824)
+        """
+        return FeatureStore(self._session.limited(memory_limit))
 
     @property
     def version(self) -> int:
@@ -135,6 +176,7 @@ class FeatureStore:
         partition_bytes: int | str = "128MiB",
         duplicates: str = "error",
         types: dict[str, str] | None = None,
+        memory_limit: int | str | None = None,
     ) -> Table:
         """Make a table of rows from files or a stream, larger than memory if need be.
 
@@ -154,6 +196,8 @@ class FeatureStore:
             What rows that share key and time get.
         types : mapping of str to str, optional
             Types of CSV columns where inference is not wanted: ``{"zip": "string"}``.
+        memory_limit : int or str, optional
+            Of this call; the store's if not given.
 
         Returns
         -------
@@ -173,23 +217,24 @@ class FeatureStore:
         size, identity = parse_bytes(partition_bytes), secrets.token_hex(8)
         entry = TableEntry(name, column_names(key), time, size, duplicates, identity)
         with (
-            self._session.writing(self._session.snapshot()),
-            open_source(source, types=types) as opened,
-            ingest_progress(f"ingest {name}") as report,
+            self._session.limited(memory_limit).writing_newest() as (session, _),
+            open_source(source, types=types, scratch=session.place.scratch) as opened,
+            ingest_progress(f"ingest {name}", session.place.memory_limit) as report,
         ):
             entries = write_partitions(
-                self._session.objects,
+                session.objects,
                 opened,
                 entry,
                 schema=None,
                 after=None,
                 first_sequence=0,
-                memory_limit=self._session.memory_left(),
-                on_progress=report,
+                memory_limit=session.memory_left(),
+                scratch=session.place.scratch,
+                on_progress=session.touching(report),
             )
             group = GroupEntry(name, BASE_GROUP, opened.fields)
-            change = create_table(self._session.objects, entry, group, entries)
-            self._session.commit(f"ingest {name}", change, entries)
+            change = create_table(session.objects, entry, group, entries)
+            session.commit(f"ingest {name}", change, entries)
         return self.table(name)
 
     def table(self, name: str) -> Table:
@@ -273,13 +318,13 @@ class FeatureStore:
         """
         return FeatureStore(self._session.at(find_version(self._session.log, version)))
 
-    def diff(self, a: VersionLike, b: VersionLike = "newest", rows: bool = True) -> StoreDiff:
+    def diff(self, a: VersionLike, b: VersionLike | None = None, rows: bool = True) -> StoreDiff:
         """Return what differs between two versions: rows, features, definitions, values.
 
         Parameters
         ----------
         a, b : int, str, date or datetime
-            As for :meth:`checkout`; ``"newest"`` is the version this store is at.
+            As for :meth:`checkout`. Without ``b``, the version this store is at.
         rows : bool
             Compare the rows of partitions that differ by content (reads them; 64 bytes of memory for
             each row of partitions that overlap in time); else only metadata, by partitions.
@@ -296,14 +341,15 @@ class FeatureStore:
         """
         from featurestore.diff import diff
 
-        before, after = (
-            self._session.snapshot()
-            if isinstance(one, str) and one == "newest"
-            else find_version(self._session.log, one)
-            for one in (a, b)
-        )
-        with self._session.hold(before), self._session.hold(after):
-            return diff(self._session, before, after, rows)
+        session, before = self._session, find_version(self._session.log, a)
+        with session.hold(before):
+            if b is None:
+                after, lease = session.newest_held()
+            else:
+                after = find_version(session.log, b)
+                lease = session.hold(after)
+            with lease:
+                return diff(session, before, after, rows)
 
     # --- care ------------------------------------------------------------------------------------------------
 
@@ -328,9 +374,9 @@ class FeatureStore:
         with counted_progress("verify") as report:
             if all_versions:
                 return verify_store(self._session.log, full, accepted_fingerprints, report)
-            snapshot = self._session.snapshot()
-            with self._session.hold(snapshot):
-                return verify(self._session.objects, snapshot, full, accepted_fingerprints, report)
+            with self._session.holding_newest() as (session, snapshot):
+                told = session.touching(report)
+                return verify(session.objects, snapshot, full, accepted_fingerprints, told)
 
     def repair(self, report: VerifyReport | None = None, dry_run: bool = False) -> RepairReport:
         """Mend what is damaged at the newest version, as far as sound data allows; one commit.
@@ -342,7 +388,8 @@ class FeatureStore:
         Parameters
         ----------
         report : VerifyReport, optional
-            Of :meth:`verify`; made, in full, if not given.
+            Of :meth:`verify`; made, in full, if not given. What it names is looked at again, so that
+            a file that was restored meanwhile is left alone.
         dry_run : bool
             Only say what would be done.
 
@@ -353,18 +400,24 @@ class FeatureStore:
         """
         from featurestore.plan.stored_definitions import accepted_fingerprints
         from featurestore.repair import repair
-        from featurestore.storage.maintenance import VerifyReport, verify_store
+        from featurestore.storage.maintenance import VerifyReport, verify_again, verify_store
 
         self._session.require_writable()
         if not (report is None or isinstance(report, VerifyReport)):
             raise InvalidInputError(f"{shown(report)} is no report of verify", "pass verify()'s")
-        session, snapshot = self._session, self._session.snapshot()
-        with session.hold(snapshot) if dry_run else session.writing(snapshot):
+        held = self._session.holding_newest() if dry_run else self._session.writing_newest()
+        with held as (session, snapshot):
             if report is None:
                 with counted_progress("verify") as told:
                     report = verify_store(
-                        session.log, True, accepted_fingerprints, told, only=snapshot
+                        session.log,
+                        True,
+                        accepted_fingerprints,
+                        session.touching(told),
+                        only=snapshot,
                     )
+            else:
+                report = verify_again(session.log, snapshot, report, accepted_fingerprints)
             return repair(session, snapshot, report, dry_run)
 
     def doctor(self) -> DoctorReport:
@@ -396,14 +449,15 @@ class FeatureStore:
         """Remove files that no kept version names, none younger than ``safety_age``.
 
         What runs in other processes is safe: checkouts, datasets, Dask frames and everything that
-        writes hold leases on their versions and on the files they write.
+        reads or writes values hold leases on their versions and on the files they write.
 
         Parameters
         ----------
         safety_age : str
-            A duration. What leases cannot protect is protected by its age: plain reads of the
-            newest version, files of programs that write through the storage layer directly, and
-            stores that are copied with other tools. ``"0s"`` is safe when there are none of these.
+            A duration. What leases cannot protect is protected by its age: what only looks at the
+            newest version (status, plan, describe), files of programs that write through the storage
+            layer directly, and stores that are copied with other tools. ``"0s"`` is safe when there
+            are none of these.
         keep_versions : int
             How many of the newest versions stay readable; tagged ones always do.
         dry_run : bool
@@ -435,20 +489,3 @@ class FeatureStore:
             snapshot.version,
             tuple(self.table(name).describe() for name in snapshot.tables()),
         )
-
-
-def _workplace(
-    url: str | Path,
-    memory_limit: int | str | None,
-    engine: str,
-    workers: int | None,
-    client: Any,
-) -> Workplace:
-    from featurestore.engines.selection import get_engine
-
-    if engine not in ("polars", "cudf", "auto"):
-        raise InvalidInputError(f"there is no engine {engine!r}", "use 'polars', 'cudf' or 'auto'")
-    objects = open_object_store(url)
-    executor = Executor(workers, client)
-    executor.require_shared(objects.url, objects.shared)
-    return Workplace(objects, get_engine(engine).name, executor, resolve_memory_limit(memory_limit))

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from featurestore.arguments import column_names
 from featurestore.compaction import compact
 from featurestore.dataset.dataset import Dataset
-from featurestore.dataset.view import TableView
 from featurestore.errors import InvalidInputError, SchemaError
 from featurestore.execution.collecting import collect_rows, dask_frame
 from featurestore.execution.serving import compute_features
@@ -23,9 +22,9 @@ from featurestore.ingest.sources import open_source
 from featurestore.plan.definition import FeatureDefinition
 from featurestore.plan.lineage import lineage
 from featurestore.plan.table_files import TableFiles
+from featurestore.report.plans import BuildPlan
 from featurestore.report.summary import summary_of
 from featurestore.report.tables import (
-    BuildPlan,
     BuildReport,
     CompactReport,
     RowsReport,
@@ -35,7 +34,6 @@ from featurestore.report.tables import (
 from featurestore.rows import RowSet
 from featurestore.schema import TableSchema
 from featurestore.session import Session
-from featurestore.storage.leases import NO_LEASE
 from featurestore.transforms.base import Scope, Transformer
 from featurestore.transforms.function import feature_from
 
@@ -44,9 +42,6 @@ if TYPE_CHECKING:
 
     from featurestore.dataset.split import Split
     from featurestore.transforms.pipeline import Pipeline
-
-
-_BRIEF_PARTITIONS: Final = 8
 
 
 class Table:
@@ -252,23 +247,23 @@ class Table:
         NotReadyError
             If values are missing or stale.
         """
-        names = self.columns if columns is None else column_names(columns)
-        files = self._files()
-        # A read of a few partitions is over before gc could let go what was the newest version.
-        many = len(files.base) > _BRIEF_PARTITIONS
-        with self._session.hold(files.snapshot) if many else NO_LEASE:
-            view = self._features.view(files, names)
-            return collect_rows(view.partitions, self._session.place, view.schema, names, rows, as_)
+        with self._session.holding_newest() as (session, snapshot):
+            files = session.files(self._name, snapshot)
+            names = files.schema.names if columns is None else column_names(columns)
+            view = FeatureSet(session, self._name).view(files, names)
+            return collect_rows(view.partitions, session.place, view.schema, names, rows, as_)
 
     def to_dask(self, columns: Sequence[str] | None = None) -> Any:
         """Return a Dask DataFrame over the partitions, pandas-backed (cuDF with that engine).
 
         One Dask partition per partition; features must be built.
         """
-        names = self.columns if columns is None else column_names(columns)
-        view = self._view(names)
-        self._session.hold(view.snapshot).keep()  # nobody knows when the graph is computed
-        return dask_frame(view.partitions, self._session.place, view.schema, names)
+        with self._session.holding_newest() as (session, snapshot):
+            files = session.files(self._name, snapshot)
+            names = files.schema.names if columns is None else column_names(columns)
+            view = self._features.view(files, names)
+            self._session.hold(snapshot).keep()  # nobody knows when the graph is computed
+            return dask_frame(view.partitions, self._session.place, view.schema, names)
 
     def tensor(self, column: str) -> tuple[Any, ...]:
         """Return a tensor column as read-only ``zarr.Array``s, one per partition; reads nothing yet.
@@ -282,9 +277,10 @@ class Table:
         """
         if not self.schema[column].is_tensor:
             raise SchemaError(f"column {column!r} is no tensor", "use read() for scalar columns")
-        view = self._view([column])
-        self._session.hold(view.snapshot).keep()  # arrays read when they are indexed
-        return tuple(one.zarr(self._session.objects, column) for one in view.partitions)
+        with self._session.holding_newest() as (session, snapshot):
+            view = self._features.view(session.files(self._name, snapshot), [column])
+            self._session.hold(snapshot).keep()  # arrays read when they are indexed
+            return tuple(one.zarr(session.objects, column) for one in view.partitions)
 
     def compute(self, source: Any, columns: Sequence[str]) -> Any:
         """Return features of rows that are not in the table, as if they came right after it.
@@ -304,16 +300,22 @@ class Table:
         polars.DataFrame
             Key, time and ``columns``, one row per row of ``source``, in its order.
         """
-        files, names = self._files(), column_names(columns)
-        with self._session.hold(files.snapshot), open_source(source) as opened:
-            return compute_features(
-                self._session.place, files, self._session.sources(files), opened, names
-            )
+        names = column_names(columns)
+        with (
+            self._session.holding_newest() as (session, snapshot),
+            open_source(source, scratch=session.place.scratch) as opened,
+        ):
+            files = session.files(self._name, snapshot)
+            return compute_features(session.place, files, session.sources(files), opened, names)
 
     # --- features ------------------------------------------------------------------------------
 
     def add(
-        self, *transformers: Transformer, fit_on: Any = None, replace: bool = False
+        self,
+        *transformers: Transformer,
+        fit_on: Any = None,
+        replace: bool = False,
+        memory_limit: int | str | None = None,
     ) -> BuildReport:
         """Define features and compute them: only what is missing, in one visible commit.
 
@@ -325,6 +327,8 @@ class Table:
             For fitted transformers: the rows they learn from. Required for them.
         replace : bool
             Whether features that give columns of the same names are replaced.
+        memory_limit : int or str, optional
+            Of this call; the store's if not given.
 
         Returns
         -------
@@ -358,7 +362,7 @@ class Table:
             FeatureDefinition(one, fit_on if learns else None)
             for one, learns in zip(transformers, fitted, strict=True)
         ]
-        return self._features.add(definitions, replace)
+        return self._limited(memory_limit).add(definitions, replace)
 
     def feature(
         self,
@@ -389,15 +393,20 @@ class Table:
         """Return what :meth:`build` would do and what it would cost; computes nothing."""
         return self._features.plan()
 
-    def build(self) -> BuildReport:
+    def build(self, memory_limit: int | str | None = None) -> BuildReport:
         """Compute everything that is missing or stale; resume what an interrupted build finished.
+
+        Parameters
+        ----------
+        memory_limit : int or str, optional
+            Of this call; the store's if not given. For others, see ``FeatureStore.with_limit``.
 
         Raises
         ------
         MemoryLimitError
             Before anything is computed.
         """
-        return self._features.build()
+        return self._limited(memory_limit).build()
 
     def status(self) -> TableStatus:
         """Return for each feature how many partitions are fresh, stale (and why) or missing."""
@@ -462,9 +471,10 @@ class Table:
             If values of these columns are missing or stale.
         """
         # One snapshot for all that the dataset will ever read, held as long as any of it is used.
-        files = self._files()
+        snapshot, lease = self._session.newest_held()
+        files = self._session.files(self._name, snapshot)
         return Dataset(
-            partial(self._features.view, files, lease=self._session.hold(files.snapshot)),
+            partial(self._features.view, files, lease=lease),
             files.schema,
             features,
             label,
@@ -483,8 +493,8 @@ class Table:
     def _features(self) -> FeatureSet:
         return FeatureSet(self._session, self._name)
 
+    def _limited(self, memory_limit: int | str | None) -> FeatureSet:
+        return FeatureSet(self._session.limited(memory_limit), self._name)
+
     def _files(self) -> TableFiles:
         return self._session.files(self._name)
-
-    def _view(self, columns: Sequence[str]) -> TableView:
-        return self._features.view(self._files(), columns)

@@ -137,7 +137,7 @@ def test_appended_rows_by_metadata_and_by_content() -> None:
         assert (found.added, found.removed) == ((20, 0) if rows else (None, None))
         assert found.added_range is not None
         assert not store.diff(1, rows=rows).is_empty
-    back = store.diff("newest", 1)["rows"].rows
+    back = store.diff(store.version, 1)["rows"].rows
     assert (back.added, back.removed, back.partitions_removed) == (0, 20, 1)
 
 
@@ -145,7 +145,8 @@ def test_rows_that_do_not_fit_are_not_compared(monkeypatch: pytest.MonkeyPatch) 
     store = new_store()
     table = store.ingest("rows", ROWS, **CUT)  # type: ignore[arg-type]
     table.append(observations(20, 5, start=100).sort("t", "k"))
-    monkeypatch.setattr("featurestore.session.Session.memory_left", lambda self: 1000)
+    full = store.memory_limit - 1000
+    monkeypatch.setattr("featurestore.execution.budget.resident_bytes", lambda: full)
     with pytest.raises(MemoryLimitError, match="20 rows of 'rows'"):
         store.diff(1)
     assert store.diff(1, rows=False)["rows"].rows.stored_added == 20
@@ -219,7 +220,7 @@ def test_values_that_were_built_or_went_missing() -> None:
     table.build()
     parts = table.partitions
     assert store.diff(defined)["rows"]["shifted"].built == parts
-    assert store.diff("newest", defined)["rows"]["shifted"].missing == parts
+    assert store.diff(store.version, defined)["rows"]["shifted"].missing == parts
     built = store.version
     table.append(observations(10, 5, start=100).sort("t", "k"))
     assert store.diff(built)["rows"]["shifted"].missing == 1

@@ -17,6 +17,7 @@ from featurestore.plan.stored_definitions import fingerprint_of
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.commit_log import HINT_FILE, CommitLog
 from featurestore.storage.condemned import GC
+from featurestore.storage.faults import Fault
 from featurestore.storage.fileset import read_fileset
 from featurestore.storage.intact_copies import stored_definitions
 from featurestore.storage.journal import JOURNAL
@@ -31,7 +32,6 @@ from featurestore.storage.records import (
     group_key,
 )
 from featurestore.storage.states import STATES
-from featurestore.storage.verification import Fault
 
 _CACHES: Final = tuple(f"{folder}/" for folder in (STATES, JOURNAL, LEASES, GC))
 

@@ -124,6 +124,18 @@ class FeatureDefinition:
         return FeatureDefinition(named, self.fit_on, self.asked or self.fingerprint)
 
 
+MALFORMED: Final = (
+    AttributeError,
+    IndexError,
+    InvalidInputError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What JSON that is no definition raises while one is made of it."""
+
+
 def parsed(stored: Mapping[str, Any]) -> FeatureDefinition:
     """Return a stored definition; one that this process does not know stands for itself.
 
@@ -133,21 +145,10 @@ def parsed(stored: Mapping[str, Any]) -> FeatureDefinition:
         return FeatureDefinition.from_json(stored)
     except FormatError as error:
         return FeatureDefinition(UnknownTransformer(stored["transformer"], error))
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise CorruptionError(
             f"a stored definition is damaged: {error!r}", "drop the feature and define it again"
         ) from error
-
-
-_MALFORMED: Final = (
-    AttributeError,
-    IndexError,
-    InvalidInputError,
-    KeyError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

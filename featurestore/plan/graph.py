@@ -49,6 +49,14 @@ class FeatureGraph:
             found[self.owners[column]] = None
         return tuple(found)
 
+    def needed(self, groups: Iterable[str]) -> tuple[Feature, ...]:
+        """Return the features of some groups and all that they need, each after those it needs."""
+        wanted, features = set(groups), self.features()
+        for feature in reversed(features):
+            if feature.group in wanted:
+                wanted.update(self.groups_of(feature.inputs))
+        return tuple(one for one in features if one.group in wanted)
+
 
 def build_graph(base: Sequence[Field], features: Sequence[Feature]) -> FeatureGraph:
     """Return the graph of a table's features.

@@ -56,7 +56,12 @@ def with_replaced(
     layout = [new for one in base for new in replaced.get(one.partition, (one,))]
     if inserted:
         first = inserted[0].time_min
-        place = sum(1 for one in layout if one.time_max is not None and one.time_max < (first or 0))
+        assert first is not None
+        # Behind the last that ends before: partitions without rows, which have no times, count for nothing.
+        earlier = [
+            n for n, one in enumerate(layout) if one.time_max is not None and one.time_max < first
+        ]
+        place = earlier[-1] + 1 if earlier else 0
         layout[place:place] = inserted
     for before, after in pairwise(one for one in layout if one.rows and one.time_min is not None):
         assert before.time_max is not None

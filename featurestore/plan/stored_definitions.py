@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from featurestore.errors import CorruptionError, FeatureStoreError, FormatError
-from featurestore.plan.definition import FeatureDefinition
-from featurestore.storage.fileset import read_definition
+from featurestore.plan.definition import MALFORMED, FeatureDefinition
+from featurestore.storage.fileset import with_definition
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import GroupEntry
 
 _REMEDY: Final = "restore the store from a backup, or drop the feature"
-_MALFORMED: Final = (FeatureStoreError, KeyError, TypeError, ValueError, AttributeError)
 
 
 def accepted_fingerprints(store: ObjectStore, group: GroupEntry) -> frozenset[str]:
@@ -26,16 +25,14 @@ def accepted_fingerprints(store: ObjectStore, group: GroupEntry) -> frozenset[st
     CorruptionError
         If the definition cannot be read. One that is merely not known here is readable.
     """
-    stored = group.definition
+    stored = with_definition(store, group).definition
     if stored is None:
-        if group.fileset is None:
-            raise CorruptionError(f"feature {list(group.names)} has no definition", _REMEDY)
-        stored = read_definition(store, group.fileset)
+        raise CorruptionError(f"feature {list(group.names)} has no definition", _REMEDY)
     try:
         known = FeatureDefinition.from_json(stored)
     except FormatError:  # of a package that is not imported here
         return frozenset({group.definition_fingerprint})
-    except _MALFORMED as error:
+    except (FeatureStoreError, *MALFORMED) as error:
         raise CorruptionError(
             f"the definition of {list(group.names)} cannot be read: {error}", _REMEDY
         ) from error
@@ -46,5 +43,5 @@ def fingerprint_of(stored: Mapping[str, Any]) -> str | None:
     """Return the fingerprint of what may be a definition as JSON; None if it is none known here."""
     try:
         return FeatureDefinition.from_json(stored).fingerprint
-    except _MALFORMED:
+    except (FeatureStoreError, *MALFORMED):
         return None

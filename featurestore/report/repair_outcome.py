@@ -10,8 +10,8 @@ from typing import Final
 from featurestore.plan.damage import Damage
 from featurestore.plan.remains import At, Remains
 from featurestore.report.repairs import Left, Mended
+from featurestore.storage.faults import Fault
 from featurestore.storage.records import BASE_GROUP
-from featurestore.storage.verification import Fault
 
 _LOST: Final = "its definition was in that file and in no other"
 _ADD_AGAIN: Final = "restore the file from a backup, or drop the feature and add it again"

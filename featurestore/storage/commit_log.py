@@ -252,16 +252,18 @@ class CommitLog:
             If there is no such version, or gc lets it go at this moment; a tag that was there
             still names what it did.
         """
-        snapshot = self.head() if version is None else self.read(version)
-        tag = Tag(name, snapshot.version, snapshot.commit, _now())
-        if not snapshot.version:
-            return Tags(self.store).put(tag)
+        leases = Leases(self.store)
         # The lease keeps the version from gc until the tag does: gc looks at leases, then at tags.
-        with Leases(self.store).take(snapshot) as lease:
+        if version is None:
+            snapshot, lease = leases.take_newest(self.head)
+        else:
+            snapshot = self.read(version)
+            lease = leases.take(snapshot)
+        with lease:
             lease.require_held()
-            # Its writer may be just about to make it durable.
-            self.store.sync([snapshot_path(snapshot.version)])
-            return Tags(self.store).put(tag)
+            if snapshot.version:  # its writer may be just about to make it durable
+                self.store.sync([snapshot_path(snapshot.version)])
+            return Tags(self.store).put(Tag(name, snapshot.version, snapshot.commit, _now()))
 
     def tags(self) -> dict[str, int]:
         """Return the version that each tag names; see ``Tags`` for the whole records."""

@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from featurestore.errors import ConflictError, FeatureStoreError, NotFoundError
 from featurestore.storage.backends import open_object_store
@@ -406,7 +406,8 @@ def _links(root: Path, url: str | Path) -> Found:
             "files behind links inside a store are refused",
         )
     text = str(url)
-    given = Path(urlsplit(text).path if text.startswith("file://") else text).expanduser()
+    path = unquote(urlsplit(text).path) if text.startswith("file://") else text
+    given = Path(path).expanduser()
     if given.absolute() != root:
         return Outcome.OK, f"reached through links, it lies at {root}", ""
     return Outcome.OK, "none", ""

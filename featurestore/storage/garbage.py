@@ -33,16 +33,23 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from featurestore.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
-from featurestore.storage.column_group import DATA
+from featurestore.errors import (
+    ConflictError,
+    CorruptionError,
+    DiskFullError,
+    InvalidInputError,
+    NotFoundError,
+)
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.condemned import Condemned
 from featurestore.storage.fileset import FILESETS, read_fileset
+from featurestore.storage.group_writer import DATA
 from featurestore.storage.journal import JOURNAL, read_journal_file
 from featurestore.storage.kept_versions import (
     KeptVersions,
@@ -164,9 +171,25 @@ def gc(
             f"ages of {safety_age_seconds} and {state_age_seconds} s with {keep_versions} versions",
             "ages must not be negative, and at least one version is kept",
         )
+    ages = safety_age_seconds, state_age_seconds
+    try:
+        return _collect(log, *ages, keep_versions, dry_run)
+    except DiskFullError:
+        # To let versions go takes some small files: what no version names at all makes room for them.
+        first = _collect(log, *ages, sys.maxsize, dry_run)
+        if not first.removed:
+            raise
+    then = _collect(log, *ages, keep_versions, dry_run)
+    both = sorted((*first.removed, *then.removed), key=lambda one: one.path)
+    return replace(then, removed=tuple(both))
+
+
+def _collect(
+    log: CommitLog, safety_age: float, state_age: float, keep_versions: int, dry_run: bool
+) -> GcReport:
     for _ in range(_ATTEMPTS):
         try:
-            found = _Findings.of(log, safety_age_seconds, state_age_seconds, keep_versions)
+            found = _Findings.of(log, safety_age, state_age, keep_versions)
         except OvertakenError:  # by another gc
             continue
         if dry_run:

@@ -7,8 +7,11 @@ somebody writes under a lease, every file that is younger than that lease, publi
 A lease is live while its file is younger than ``LEASE_SECONDS`` and its process is not provably gone
 (see ``holder``). Holders call :meth:`Lease.touch` when they work; it writes the file anew, under a new
 name, when a tenth of that time has passed, so that a holder is seen for as long as it works, without
-a thread of its own. A process has one file per version and kind however many holders it has; leases
-of this process that nobody holds any more count as gone.
+a thread of its own. A process has one file per version and kind however many holders it has; who
+takes a lease on one that has come of age renews it first. Leases of this process that nobody holds
+any more count as gone: a holder may be forgotten wherever a thread allocates memory, whatever locks
+it holds there, so that is only noted, and the next use of leases in this process, or its end,
+removes the file.
 
 Taking a lease races with gc: the lease is written first, then the taker looks whether
 the version is still there and not condemned (see ``condemned``), while gc looks at leases after it
@@ -18,11 +21,13 @@ listing, so gc lists until two listings in a row agree.
 
 The trade-offs: nothing is synced, because a power loss ends every holder too; a place that cannot be
 written to is read without a lease, said at level INFO; a holder that does not work for
-``LEASE_SECONDS`` may lose its version, and is told so by its next ``touch``.
+``LEASE_SECONDS`` may lose its version, and is told so by its next ``touch``; a holder that was
+forgotten keeps its version from other processes until this one uses leases again.
 """
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import logging
 import os
@@ -31,7 +36,8 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
@@ -46,6 +52,7 @@ from featurestore.storage.snapshot_file import is_let_go
 
 LEASES: Final = "leases"
 LEASE_SECONDS: Final = 86_400.0
+_AGE: Final = LEASE_SECONDS / 10  # at which a file is written anew
 _LISTINGS: Final = 30
 _FILE: Final = re.compile(rf"{LEASES}/[0-9a-f]{{16}}\.json")
 _REMEDY: Final = "delete the file if nobody reads the store"
@@ -121,7 +128,11 @@ class Lease:
 
     def __init__(self, file: _SharedFile | None) -> None:
         self._file = file
-        self._finalizer = None if file is None else weakref.finalize(self, file.leave)
+        self._finalizer: weakref.finalize[[_SharedFile], Lease] | None = None
+        if file is not None:
+            # Nothing but the append: it may run while this thread holds any lock there is.
+            self._finalizer = weakref.finalize(self, _forgotten.append, file)
+            self._finalizer.atexit = False  # see _end
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Lease, (None,))
@@ -134,6 +145,7 @@ class Lease:
         NotFoundError
             If the lease had run out, and gc let the version go.
         """
+        _tidy()
         if self._file is not None:
             self._file.touch()
 
@@ -151,10 +163,16 @@ class Lease:
         """End the lease; doing so again is no error."""
         if self._finalizer is not None:
             self._finalizer()
+        _sweep()
 
     def keep(self) -> Self:
-        """Hold until this process ends, whatever becomes of this object."""
-        _kept.append(self)
+        """Hold on, whatever becomes of this object, while this process works.
+
+        It is renewed whenever the process takes or touches any lease. One that does neither for
+        ``LEASE_SECONDS``, or ends, holds the version no more.
+        """
+        if self._file is not None:
+            _kept.setdefault(self._file.key, self)
         return self
 
     def __enter__(self) -> Self:
@@ -171,8 +189,6 @@ class Lease:
 
 NO_LEASE: Final = Lease(None)
 """Holds nothing: for version 0, which gc cannot take, and where nothing can be written."""
-
-_kept: Final[list[Lease]] = []
 
 
 class Leases:
@@ -209,10 +225,39 @@ class Leases:
         """
         if not snapshot.version and not writes:
             return NO_LEASE
+        _tidy()
         key = (self._store.url, snapshot.version, snapshot.commit, writes, os.getpid())
         with _lock:
-            shared = _shared.get(key) or _SharedFile(self._store, snapshot, writes, key)
-            return self._hold(shared)
+            shared = _shared.get(key)
+            if shared is None:
+                shared = _shared[key] = _SharedFile(self._store, snapshot, writes, key)
+            shared.holders += 1
+        return _held(shared)
+
+    def take_newest(
+        self, newest: Callable[[], Snapshot], *, writes: bool = False
+    ) -> tuple[Snapshot, Lease]:
+        """Keep the newest version; where others publish and collect meanwhile, the one they made.
+
+        Parameters
+        ----------
+        newest : callable
+            Returns the newest snapshot.
+        writes : bool
+            As for :meth:`take`.
+
+        Raises
+        ------
+        NotFoundError
+            If gc let the version go, and there is no newer one.
+        """
+        while True:
+            snapshot = newest()
+            try:
+                return snapshot, self.take(snapshot, writes=writes)
+            except NotFoundError:
+                if newest().version == snapshot.version:
+                    raise
 
     def join(self, snapshot: Snapshot) -> Lease:
         """Hold the lease under which this process writes already, or else take one at a snapshot.
@@ -224,26 +269,24 @@ class Leases:
         NotFoundError
             If gc let the version go.
         """
+        _tidy()
         url, process = self._store.url, os.getpid()
-        with _lock:
-            for shared in list(_shared.values()):
-                if (shared.key[0], shared.key[3], shared.key[4]) == (url, True, process):
-                    return self._hold(shared)
-            return self.take(snapshot, writes=True)
-
-    def _hold(self, shared: _SharedFile) -> Lease:
-        shared.holders += 1
-        _shared[shared.key] = shared  # also if a finalizer has just removed it
-        lease = Lease(shared)
-        try:
-            shared.ensure()
-        except BaseException:  # Ctrl-C too: a lease nobody holds would keep gc from files for ever
-            lease.release()
-            raise
-        return lease
+        for shared in list(_shared.values()):
+            if (shared.key[0], shared.key[3], shared.key[4]) != (url, True, process):
+                continue
+            with _lock:
+                if not shared.holders:  # they left since
+                    continue
+                shared.holders += 1
+            try:
+                return _held(shared)
+            except NotFoundError:  # that work lost its version, of which its own touch tells it
+                continue
+        return self.take(snapshot, writes=True)
 
     def live(self) -> list[LeaseFile]:
         """Return the leases that gc must respect; some that end at this moment may be among them."""
+        _sweep()
         seen: dict[str, LeaseFile | None] = {}
         before: set[str] | None = None
         for _ in range(_LISTINGS):
@@ -259,6 +302,7 @@ class Leases:
 
     def dead(self) -> list[ObjectInfo]:
         """Return the files of leases that ended without being released."""
+        _sweep()
         over = [info for info in self._files() if self._read(info) is None]
         return [info for info in over if self._store.exists(info.path)]
 
@@ -296,26 +340,28 @@ class _SharedFile:
     path: str | None = None
     failure: FeatureStoreError | None = None  # of the last attempt to write it
     _written: float = 0.0
+    _checked: bool = False  # whether the version was still there when this was written
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ensure(self) -> None:
-        """Have the file there, and the version."""
+        """Have the file there, young, and the version."""
         with self._lock:
-            if self.path is None or not self.store.exists(self.path):
+            if self._age >= _AGE or self.path is None or not self.store.exists(self.path):
                 self._renew()
-                self._require_version()
+                self._checked = False
+            self._require_version()
 
     def touch(self) -> None:
-        age = time.time() - self._written
-        if age < LEASE_SECONDS / 10 or self.key[-1] != os.getpid():
+        if (self._checked and self._age < _AGE) or self.key[-1] != os.getpid():
             return
         with self._lock:
-            age = time.time() - self._written
-            if age < LEASE_SECONDS / 10 or not self.holders:  # done by another thread, or released
+            if not self.holders:  # released meanwhile
                 return
-            self._renew()
-            if age >= LEASE_SECONDS:
-                self._require_version()
+            age = self._age
+            if age >= _AGE:  # not done by another thread
+                self._renew()
+                self._checked &= age < LEASE_SECONDS
+            self._require_version()
 
     def leave(self) -> None:
         """Count one holder less; the last one removes the file."""
@@ -326,13 +372,23 @@ class _SharedFile:
             if self.holders:
                 return
             _shared.pop(self.key, None)
-        path, self.path = self.path, None
-        if path is not None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the file; nobody holds it any more."""
+        with self._lock:
+            path, self.path = self.path, None
+            if path is None:
+                return
             try:
                 self.store.delete([path])
-            except FeatureStoreError as error:  # nobody holds it any more; gc sweeps it
+            except FeatureStoreError as error:  # gc sweeps it
                 _log.info("lease %s was not removed: %s", path, error.problem)
             _own.discard(path)
+
+    @property
+    def _age(self) -> float:
+        return time.time() - self._written
 
     def _renew(self) -> None:
         """Write the file under a new name, then remove the old one: files are written once."""
@@ -359,15 +415,69 @@ class _SharedFile:
 
     def _require_version(self) -> None:
         version = self.snapshot.version
-        if version and (Condemned(self.store).includes(version) or is_let_go(self.store, version)):
+        if self._checked or not version:
+            return
+        if Condemned(self.store).includes(version) or is_let_go(self.store, version):
             raise NotFoundError(
                 f"gc let version {version} go", "use a newer version, or tag those you want to keep"
             )
+        self._checked = True
 
 
-# A finalizer may run, and release a lease, wherever this thread allocates memory.
-_lock: Final = threading.RLock()
+_lock = threading.Lock()  # of the numbers of holders, and of the next; held for no other call
 _shared: Final[dict[_Key, _SharedFile]] = {}
+_kept: Final[dict[_Key, Lease]] = {}
+_forgotten: Final[deque[_SharedFile]] = deque()  # one entry for each holder that is gone
 # The files that this process holds, whatever URLs it opened their stores by. One that names this
 # process and is not among them was left behind.
 _own: Final[set[str]] = set()
+
+
+def _held(shared: _SharedFile) -> Lease:
+    """Return a lease that was counted already, when its file is there."""
+    lease = Lease(shared)
+    try:
+        shared.ensure()
+    except BaseException:  # Ctrl-C too: a lease nobody holds would keep gc from files for ever
+        lease.release()
+        raise
+    return lease
+
+
+def _tidy() -> None:
+    """Leave what was forgotten, and renew what is kept."""
+    _sweep()
+    for key, lease in list(_kept.items()):
+        assert lease._file is not None
+        try:
+            lease._file.touch()
+        except NotFoundError as error:  # no matter of the work at hand
+            _log.warning("%s was kept for too long without work: %s", key[0], error.problem)
+            _kept.pop(key, None)
+
+
+def _sweep() -> None:
+    """Count down for every holder that was forgotten or released."""
+    while _forgotten:
+        try:
+            shared = _forgotten.popleft()
+        except IndexError:  # another thread was quicker
+            return
+        shared.leave()
+
+
+@atexit.register
+def _end() -> None:
+    """Remove the files of this process, whoever still holds them."""
+    for shared in list(_shared.values()):
+        if shared.key[-1] == os.getpid():
+            shared.remove()
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - another thread of the parent may have had it
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -7,9 +7,9 @@ those directories. What ``open_write`` wrote is synced through the descriptor th
 ``unsynced``.
 
 Always true: nothing outside the root is touched; a file whose ``fsync`` failed is never declared
-durable afterwards (Linux forgets the error, so asking again would lie), by no store object of this
-process. The price of the hard link is that file systems without them (some network and USB ones) are
-refused.
+durable afterwards (Linux forgets the error, so asking again would lie) while any store object of this
+process for that directory lives. The price of the hard link is that file systems without them (some
+network and USB ones) are refused.
 """
 
 # Paths are text here, as the system calls take them.
@@ -77,7 +77,10 @@ _known_lock: Final = threading.Lock()
 
 def _knowledge(root: str, io: LocalIO) -> _Known:
     with _known_lock:
-        return _known.setdefault((root, id(io)), _Known(io))
+        known = _known.get((root, id(io)))
+        if known is None:
+            known = _known[root, id(io)] = _Known(io)
+        return known
 
 
 class LocalStore:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -22,6 +22,7 @@ from featurestore.errors import CorruptionError, FeatureStoreError, NotFoundErro
 from featurestore.storage.checksum import file_checksum
 from featurestore.storage.commit_log import HINT_FILE, STORE_FILE, CommitLog
 from featurestore.storage.condemned import GC
+from featurestore.storage.faults import Fault, VerifyReport
 from featurestore.storage.fileset import read_checked, read_fileset
 from featurestore.storage.head_search import last_version
 from featurestore.storage.journal import JOURNAL, read_journal_file
@@ -33,12 +34,12 @@ from featurestore.storage.records import (
     PartitionEntry,
     Snapshot,
     StoredFile,
+    group_key,
 )
 from featurestore.storage.sealed_json import unseal
-from featurestore.storage.snapshot_file import SNAPSHOTS, snapshot_path
+from featurestore.storage.snapshot_file import SNAPSHOTS, is_let_go, snapshot_path
 from featurestore.storage.states import STATES, read_state
 from featurestore.storage.tags import TAGS, read_tag
-from featurestore.units import format_bytes
 
 _RESTORE = "restore the file from a backup"
 _BUILD = "restore the file from a backup, or build the feature again"
@@ -49,81 +50,6 @@ Definitions: TypeAlias = Callable[[ObjectStore, GroupEntry], AbstractSet[str]]
 """Gives the fingerprints that a group's definition may have; raises if it cannot be read."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Is told how many partitions of how many were looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong.
-
-    ``table``, ``group``, ``columns`` and ``partition`` are empty for files that belong to none.
-    """
-
-    file: str
-    problem: str
-    remedy: str
-    table: str = ""
-    group: str = ""
-    columns: tuple[str, ...] = ()
-    partition: str = ""
-
-    @property
-    def mends_itself(self) -> bool:
-        """Whether it is in a state: one that a power loss took is computed again when needed."""
-        return self.file.startswith(f"{STATES}/")
-
-    def __str__(self) -> str:
-        where = " ".join(
-            f"{what} {value}"
-            for what, value in (
-                ("table", self.table),
-                ("columns", ", ".join(self.columns)),
-                ("partition", self.partition),
-            )
-            if value
-        )
-        return f"{self.file}: {self.problem}{f' ({where})' if where else ''}; {self.remedy}"
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """What was looked at, and what is wrong.
-
-    Parameters
-    ----------
-    full : bool
-        Whether bytes were compared, or sizes only.
-    snapshots, groups, partitions, files, bytes : int
-        How many were looked at; ``bytes`` is the size of those files.
-    faults : tuple of Fault
-    """
-
-    full: bool
-    snapshots: int = 0
-    groups: int = 0
-    partitions: int = 0
-    files: int = 0
-    bytes: int = 0
-    faults: tuple[Fault, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong, apart from what mends itself."""
-        return all(one.mends_itself for one in self.faults)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return {"ok": self.ok, **asdict(self)}
-
-    def __str__(self) -> str:
-        head = (
-            f"{'full' if self.full else 'quick'} verification of {self.snapshots} snapshots, "
-            f"{self.groups} column groups, {self.partitions} partitions, {self.files} files "
-            f"({format_bytes(self.bytes)}): "
-        )
-        return "\n".join(
-            [head + ("no fault" if not self.faults else f"{len(self.faults)} faults")]
-            + [f"  {fault}" for fault in self.faults]
-        )
 
 
 def verify(
@@ -175,6 +101,41 @@ def verify_store(
     for version in range(1, _last_version(log) + 1):
         parent = check.version(log, version, parent)
     return check.report()
+
+
+def verify_again(
+    log: CommitLog,
+    snapshot: Snapshot,
+    report: VerifyReport,
+    definitions: Definitions | None = None,
+) -> VerifyReport:
+    """Return a report without the faults that are mended since, as by a file that was restored.
+
+    The column groups of ``snapshot`` that the report names, and the small files, are looked at again;
+    faults of other versions stay as they were found.
+    """
+    named = {group_key(one.table, one.group) for one in report.faults if one.group}
+    check = _Check(log.store, report.full, definitions)
+    check.versions()
+    check.small_files(log)
+    check.snapshot(snapshot, only=named)
+    small = (
+        STORE_FILE,
+        HINT_FILE,
+        *(f"{folder}/" for folder in (TAGS, STATES, JOURNAL, LEASES, GC)),
+    )
+    judged = check.seen | {definition_of(one.group) for one in report.faults}
+    others = [
+        one
+        for one in report.faults
+        if not (one.file in judged or one.file.startswith(small) or one in check.faults)
+    ]
+    return replace(report, faults=(*check.faults, *others))
+
+
+def definition_of(group: str) -> str:
+    """Return what a fault names instead of a file if a definition itself is what is wrong."""
+    return f"definition of {group}"
 
 
 def _last_version(log: CommitLog) -> int:
@@ -233,12 +194,16 @@ class _Check:
                 Fault(path, f"follows commit {file.parent}, but {parent} is before it", _RESTORE)
             )
         if file.entries is not None:
+            before = len(self.faults)
             try:
                 found = log.read(version)
                 self.expect(found)
                 self.snapshot(found)
             except FeatureStoreError as error:
                 self._fault(path, error)
+            if len(self.faults) > before and is_let_go(self.store, version):
+                # By a gc that came in between. What later versions share with it, gc left alone.
+                del self.faults[before:]
         return file.commit
 
     def expect(self, snapshot: Snapshot) -> None:
@@ -247,14 +212,25 @@ class _Check:
         new = [one.fileset for one in groups if one.fileset is not None]
         self.expected += sum(one.partitions for one in new if one.file.path not in self.seen)
 
-    def snapshot(self, snapshot: Snapshot) -> None:
+    def snapshot(self, snapshot: Snapshot, only: AbstractSet[str] | None = None) -> None:
+        """Check what a version names; with ``only``, these column groups alone, by their keys."""
         self._count("snapshots")
         for table in snapshot.tables():
             rows: dict[str, int] | None = None
             for group in snapshot.groups(table):
-                found = self._group(group, rows)
+                asked = only is None or group.key in only
+                if not asked and group.group != BASE_GROUP:
+                    continue
+                found = self._group(group, rows) if asked else self._rows(group)
                 if group.group == BASE_GROUP:
                     rows = found
+
+    def _rows(self, group: GroupEntry) -> dict[str, int] | None:
+        """Return the rows of a group's partitions as recorded, None if they are unknown."""
+        try:
+            return {one.partition: one.rows for one in read_fileset(self.store, group.fileset)}
+        except FeatureStoreError:  # nobody asked what is wrong with this one
+            return None
 
     def _group(self, group: GroupEntry, base: dict[str, int] | None) -> dict[str, int] | None:
         """Check a column group; return the rows of its partitions, None if they are unknown."""
@@ -301,7 +277,7 @@ class _Check:
         try:
             return self.definitions(self.store, group)
         except FeatureStoreError as error:
-            at = f"definition of {group.group}"
+            at = definition_of(group.group)
             if at not in self.seen:
                 self.seen.add(at)
                 self._fault(at, error, table=group.table, group=group.group, columns=group.names)
@@ -440,12 +416,17 @@ class _Check:
         }
         for folder, check in checks.items():
             for info in self.store.list(folder):
-                if self.store.exists(info.path):  # some come and go while others work
-                    self._small(info.path, partial(check, info.path))
+                self._small(info.path, partial(check, info.path), passing=True)
 
-    def _small(self, path: str, check: Callable[[bytes], object]) -> None:
+    def _small(self, path: str, check: Callable[[bytes], object], *, passing: bool = False) -> None:
+        """Check a file that is read whole; one that is ``passing`` may go while others work."""
         try:
-            data = self.store.read(path)
+            try:
+                data = self.store.read(path)
+            except NotFoundError:
+                if passing:
+                    return
+                raise
             self._count("files")
             self._count("bytes", len(data))
             check(data)

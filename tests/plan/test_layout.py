@@ -34,6 +34,9 @@ def test_insertion_by_time(times: tuple[int, int], place: int) -> None:
 def test_an_empty_partition_has_no_time_and_is_no_obstacle() -> None:
     base = [BASE[0], partition_entry("empty", 0), BASE[2]]
     assert "new" in ids(with_replaced("t", base, {}, [partition_entry("new", 1, (20, 25))]))
+    base = [partition_entry("empty", 0), *BASE]
+    layout = ids(with_replaced("t", base, {}, [partition_entry("new", 1, (20, 25))]))
+    assert layout == ["empty", "p1", "p2", "new", "p3"]
 
 
 def test_without_times_places_stay() -> None:

@@ -22,6 +22,7 @@ import featurestore as fs
 from featurestore.errors import (
     ConflictError,
     CorruptionError,
+    DiskFullError,
     FeatureStoreError,
     InvalidInputError,
     NotFoundError,
@@ -253,6 +254,52 @@ class TestDryRun:
                 os.utime(local.root / path, (1, 1))
         report = gc(log, safety_age_seconds=3600)
         assert [one.path for one in report.removed] == [paths["gone", "old"]]
+
+
+class TestFullDisk:
+    """gc is what a full disk is told to run, so it begins with what takes no space."""
+
+    @pytest.fixture
+    def full(self, golden: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """A disk that takes no byte before some file was deleted; and the files that were."""
+        deleted: list[str] = []
+        delete, write, replace = LocalStore.delete, LocalStore.write, LocalStore.replace
+
+        def deleting(self: LocalStore, paths: Any) -> None:
+            paths = list(paths)
+            deleted.extend(path for path in paths if self.exists(path))
+            delete(self, paths)
+
+        def unless_full(inner: Any) -> Any:
+            def wrapped(self: LocalStore, path: str, data: bytes) -> None:
+                if not deleted and not path.startswith("leases/"):
+                    raise DiskFullError(f"no space for {path}", "gc removes unused files")
+                inner(self, path, data)
+
+            return wrapped
+
+        monkeypatch.setattr(LocalStore, "delete", deleting)
+        monkeypatch.setattr(LocalStore, "write", unless_full(write))
+        monkeypatch.setattr(LocalStore, "replace", unless_full(replace))
+        return deleted
+
+    def test_files_of_no_version_make_room(self, golden: fs.FeatureStore, full: list[str]) -> None:
+        root = Path(golden.url.removeprefix("file://"))
+        orphan = f"data/t/base/p9-{'1' * 12}.parquet"
+        (root / orphan).write_bytes(b"left by a build that died")
+        report = golden.gc("0s", keep_versions=2)
+        assert full[0] == orphan
+        assert orphan in {one.path for one in report.removed}
+        assert len(report.expired) == 4
+        assert golden.verify(all_versions=True).ok
+
+    def test_with_nothing_to_remove_it_says_that_the_disk_is_full(
+        self, golden: fs.FeatureStore, full: list[str]
+    ) -> None:
+        with pytest.raises(DiskFullError):
+            golden.gc("0s", keep_versions=2)
+        assert full == []
+        assert golden.verify(all_versions=True).ok
 
 
 class TestAtOnce:

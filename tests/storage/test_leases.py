@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -85,6 +86,7 @@ class TestTaking:
         assert len(_files(store)) == 1
         del lease
         collector.collect()
+        assert Leases(store).live() == []
         assert _files(store) == []
 
     def test_version_zero_needs_none(self, store: ObjectStore) -> None:
@@ -166,6 +168,161 @@ class TestTouching:
             lease.touch()
         monkeypatch.undo()
         lease.release()
+
+
+class TestOldFiles:
+    """Whoever takes a lease on a file that came of age renews it, and looks after the version."""
+
+    @pytest.fixture
+    def local(self, tmp_path: Path) -> LocalStore:
+        return LocalStore(tmp_path / "store")
+
+    def _let_pass(self, store: LocalStore, seconds: float) -> None:
+        for shared in leases._shared.values():
+            shared._written -= seconds
+        for path in _files(store):
+            then = (store.root / path).stat().st_mtime - seconds
+            os.utime(store.root / path, (then, then))
+
+    @pytest.mark.parametrize("age", [0.2, 1.1])
+    @pytest.mark.parametrize("kind", ["take", "join"])
+    def test_a_new_holder_of_an_old_file(self, local: LocalStore, kind: str, age: float) -> None:
+        log = _log(local)
+        with Leases(local).take(log.read(1), writes=kind == "join"):
+            self._let_pass(local, LEASE_SECONDS * age)
+            again = Leases(local)
+            with again.take(log.read(1)) if kind == "take" else again.join(log.read(0)):
+                self._let_pass(local, LEASE_SECONDS * 0.9)
+                assert [one.version for one in Leases(local).live()] == [1]
+                assert gc(log, **NOW).kept == (1, 3)
+
+    def test_a_version_that_went_while_nobody_worked(self, local: LocalStore) -> None:
+        log = _log(local)
+        snapshot = log.read(1)
+        with Leases(local).take(snapshot) as first:
+            self._let_pass(local, LEASE_SECONDS + 1)
+            assert gc(log, **NOW).expired == (1, 2)
+            for _ in range(2):  # the file is young now, the version is still gone
+                with pytest.raises(NotFoundError, match="let version 1 go"):
+                    Leases(local).take(snapshot)
+                with pytest.raises(NotFoundError, match="let version 1 go"):
+                    first.touch()
+        assert _files(local) == []
+
+    def test_a_commit_beside_work_that_lost_its_version(self, local: LocalStore) -> None:
+        log = _log(local)
+        with Leases(local).take(log.read(1), writes=True):
+            self._let_pass(local, LEASE_SECONDS + 1)
+            assert gc(log, **NOW).expired == (1, 2)
+            with Leases(local).join(log.read(0)):
+                assert 0 in [one.version for one in Leases(local).live() if one.writes]
+
+
+class TestForgetting:
+    """A lease may be forgotten wherever a thread allocates memory, whatever locks it holds there."""
+
+    def test_nothing_but_a_note_at_that_moment(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = _log(store)
+        deleted: list[Any] = []
+        real = store.delete
+
+        def delete(paths: Any, durable: bool = False) -> None:
+            deleted.append(list(paths))
+            real(deleted[-1], durable)
+
+        monkeypatch.setattr(store, "delete", delete)
+        holder: dict[str, Any] = {"lease": Leases(store).take(log.read(1))}
+        holder["itself"] = holder
+        before = _files(store)
+        del holder
+        collector.collect()
+        assert deleted == []
+        with Leases(store).take(log.read(2)):
+            assert deleted == [before]
+
+    def test_under_the_locks_that_removing_takes(self, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "store")
+        log = _log(store)
+        done: list[bool] = []
+
+        def forget() -> None:
+            holder: dict[str, Any] = {"lease": Leases(store).take(log.read(1))}
+            holder["itself"] = holder
+            del holder
+            with store._known.unsynced._lock, store._known.lock, leases._lock:
+                collector.collect()
+            done.append(True)
+
+        thread = threading.Thread(target=forget, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert done
+        assert Leases(store).live() == []
+        assert _files(store) == []
+
+    def test_a_touch_that_a_release_overtakes(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The file that a touch is writing goes too."""
+        log = _log(store)
+        lease = Leases(store).take(log.read(1))
+        assert lease._file is not None
+        lease._file._written -= LEASE_SECONDS / 5
+        real, threads = store.write, []
+
+        def write(path: str, data: bytes) -> None:
+            threads.append(threading.Thread(target=lease.release))
+            threads[-1].start()
+            threads[-1].join(0.05)  # it waits for the touch, if it is right
+            real(path, data)
+
+        monkeypatch.setattr(store, "write", write)
+        lease.touch()
+        threads[0].join()
+        assert len(threads) == 1
+        assert _files(store) == []
+
+    def test_the_end_of_a_process(self, tmp_path: Path) -> None:
+        """What it holds, keeps and has forgotten goes."""
+        script = (
+            "import sys\n"
+            "from featurestore.storage.commit_log import CommitLog\n"
+            "from featurestore.storage.leases import Leases\n"
+            "from featurestore.storage.local import LocalStore\n"
+            "store = LocalStore(sys.argv[1])\n"
+            "log = CommitLog.open(store)\n"
+            "held = Leases(store).take(log.read(1))\n"
+            "Leases(store).take(log.read(2)).keep()\n"
+            "Leases(store).take(log.read(3), writes=True)\n"
+            "print(len(list(store.list('leases'))))\n"
+        )
+        store = LocalStore(tmp_path / "store")
+        _log(store)
+        command = [sys.executable, "-c", script, str(store.root)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert (ended.stdout, ended.stderr) == ("3\n", "")
+        assert _files(store) == []
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
+    def test_a_fork_while_a_lease_is_taken(self, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "store")
+        log = _log(store)
+        process = multiprocessing.get_context("fork").Process(
+            target=_hold, args=(str(store.root),), daemon=True
+        )
+        with Leases(store).take(log.read(1)), leases._lock:  # as another thread may have it
+            process.start()
+            process.join(30)
+            assert process.exitcode == 0
+        assert _files(store) == []
+
+
+def _hold(root: str) -> None:
+    store = LocalStore(root)
+    with Leases(store).take(CommitLog.open(store).read(1)) as lease:
+        lease.touch()
 
 
 def _hold_and_die(root: str) -> None:
@@ -636,7 +793,7 @@ class TestSessions:
         self._supersede(golden)
         assert golden.gc("0s", keep_versions=1).expired == ()
         assert len(frame.compute()) == 8
-        for lease in list(leases._kept):
+        for lease in list(leases._kept.values()):
             lease.release()
         leases._kept.clear()
 

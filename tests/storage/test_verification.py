@@ -20,9 +20,10 @@ from featurestore.storage import fileset, verification
 from featurestore.storage.checksum import file_checksum
 from featurestore.storage.fileset import read_fileset, with_partitions
 from featurestore.storage.leases import LEASES
-from featurestore.storage.maintenance import verify, verify_store
+from featurestore.storage.maintenance import Fault, verify, verify_again, verify_store
 from featurestore.storage.records import PartitionEntry, Provenance
 from featurestore.storage.sealed_json import seal
+from featurestore.storage.snapshot_file import snapshot_path
 from featurestore.testing.tables import observations, two_wide
 
 
@@ -160,6 +161,57 @@ def test_files_that_go_while_they_are_looked_at_are_no_fault(
         lambda self, prefix: iter(listed) if prefix == LEASES else inner(self, prefix),
     )
     assert store.verify(all_versions=True).ok
+
+
+def test_a_version_that_gc_takes_while_it_is_looked_at_is_no_fault(
+    store: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):  # versions that share no file with the newest
+        store.table("rows").replace(observations(120).sort("t", "k"), (None, None))
+    inner = verification._Check.snapshot
+    waiting = [store]
+
+    def collected_first(self: Any, snapshot: Any, only: Any = None) -> None:
+        while waiting:
+            assert waiting.pop().gc("0s", keep_versions=1).expired
+        inner(self, snapshot, only)
+
+    monkeypatch.setattr(verification._Check, "snapshot", collected_first)
+    assert verify_store(store._session.log).faults == ()
+    assert not waiting
+
+
+def test_what_was_restored_since_a_report_is_no_fault_any_more(store: fs.FeatureStore) -> None:
+    objects, version = store._session.objects, store.version
+    (double, _), (pair, _), (rows, _) = (entries(store, one) for one in ("double", "pair", "x"))
+    sound = {}
+    for path in (double.files[0].path, pair.tensors["pair"][-1].path, rows.files[0].path):
+        sound[path] = objects.read(path)
+        objects.replace(path, sound[path][:-1] + bytes([sound[path][-1] ^ 1]))
+    report = store.verify()
+    assert {one.file for one in report.faults} == set(sound)
+    lost = Fault(snapshot_path(99), "is lost", "restore it")  # of a version that is not looked at
+    for path, data in list(sound.items())[1:]:
+        objects.replace(path, data)
+    again = verify_again(
+        store._session.log,
+        store._session.snapshot(),
+        replace(report, faults=(*report.faults, lost)),
+    )
+    assert [one.file for one in again.faults] == [double.files[0].path, lost.file]
+    objects.replace(double.files[0].path, sound[double.files[0].path])
+    repaired = store.repair(report)
+    assert (repaired.ok, repaired.mended, store.version) == (True, (), version)
+
+
+def test_a_definition_that_is_nested_too_deep_is_a_fault(store: fs.FeatureStore) -> None:
+    nested: Any = 1
+    for _ in range(800):
+        nested = [nested]
+    definition = fs.Expression(double=nw.col("x") * 2).spec()
+    definition["params"] = {"definitions": nested}
+    redefined(store, {"transformer": definition, "fit_on": None})
+    assert [one[0] for one in faults(store)] == [("double",)]
 
 
 def test_reports_are_json_and_progress_reaches_the_end(store: fs.FeatureStore) -> None:
