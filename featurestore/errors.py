@@ -119,6 +119,14 @@ class MemoryLimitError(LimitError):
     """The projected peak exceeds ``memory_limit``; nothing was started."""
 
 
+class MemoryProjectionWarning(UserWarning):
+    """A step took more memory than was projected for it."""
+
+
+class EnforcementWarning(UserWarning):
+    """The kernel does not keep a memory limit that it was to keep."""
+
+
 class DiskFullError(LimitError):
     """The disk is full; what was published before is untouched."""
 

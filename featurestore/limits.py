@@ -4,33 +4,48 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from featurestore.configuration import load_configuration
+from featurestore.control_groups import own_group
 from featurestore.errors import UnsupportedError
 from featurestore.units import parse_bytes
 
 DEFAULT_SHARE: Final = 0.6
-ENVIRONMENT: Final = "FEATURESTORE_MEMORY_LIMIT"
 
 _STATM: Final = Path("/proc/self/statm")
 
-# Version 2, then version 1; a huge number there means no limit.
-_CGROUP_FILES: Final = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
+def available_memory(root: Path = Path("/")) -> int:
+    """Return the bytes of memory this process may come to hold: the least of all that limits it.
 
-def available_memory() -> int:
-    """Return the bytes of memory of this machine, or of its container if that has fewer."""
+    The machine's memory; its control group's and container's limits, those above included; and
+    limits of its own (``RLIMIT_AS``, ``RLIMIT_DATA``).
+
+    Parameters
+    ----------
+    root : Path
+        Where the system's files begin.
+    """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [machine]
-    for path in _CGROUP_FILES:
-        text = path.read_text().strip() if path.is_file() else "max"
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits)
+    group = own_group(root)
+    found: list[int] = [machine, *_process_limits()]
+    if group is not None:
+        found += group.limits()
+    return min(found)
+
+
+def _process_limits() -> Iterator[int]:
+    try:
+        import resource
+    except ImportError:
+        return  # Windows
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft = resource.getrlimit(kind)[0]
+        if soft != resource.RLIM_INFINITY:
+            yield soft
 
 
 def memory_limit(value: int | str | None) -> int:
@@ -40,10 +55,10 @@ def memory_limit(value: int | str | None) -> int:
     ----------
     value : int or str, optional
         ``"2GiB"`` or bytes. If not given: the environment variable ``FEATURESTORE_MEMORY_LIMIT``,
-        else 60% of what the machine or its container allows.
+        else what ``featurestore.toml`` says, else 60% of what the machine or its container allows.
     """
     if value is None:
-        value = os.environ.get(ENVIRONMENT) or int(available_memory() * DEFAULT_SHARE)
+        value = load_configuration().memory_limit or int(available_memory() * DEFAULT_SHARE)
     return parse_bytes(value)
 
 
