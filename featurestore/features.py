@@ -11,31 +11,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featurestore.dataset.view import TableView
-from featurestore.errors import InvalidInputError, MemoryLimitError, NotReadyError
+from featurestore.errors import InvalidInputError, NotReadyError
+from featurestore.execution.feasibility import projected
 from featurestore.execution.publish import drop_groups, publish_features
 from featurestore.execution.runner import Build
 from featurestore.execution.sampling import bind_to_sample
 from featurestore.execution.states import Available, StateRequest, prepared_state
-from featurestore.limits import resident_bytes
 from featurestore.plan.definition import Feature, FeatureDefinition
 from featurestore.plan.lineage import lineage
-from featurestore.plan.projection import project, workers_within
 from featurestore.plan.readers import changed_columns, readers
 from featurestore.plan.staleness import Assessment, Freshness
 from featurestore.plan.states import require_fit_rows
 from featurestore.plan.table_files import TableFiles
+from featurestore.report.plans import BuildPlan, build_plan, reasons
 from featurestore.report.progress import progress_bars
 from featurestore.report.tables import (
-    BuildPlan,
     BuildReport,
     FeatureStatus,
-    PlanStep,
     TableStatus,
 )
 from featurestore.session import Session
 from featurestore.storage.journal import Journal
 from featurestore.storage.leases import NO_LEASE, Lease
 from featurestore.storage.records import BASE_GROUP, Snapshot
+from featurestore.storage.states import StateStore
 from featurestore.transforms.base import EMPTY_STATE, Scope, State
 
 
@@ -57,15 +56,17 @@ class FeatureSet:
     def add(self, definitions: Sequence[FeatureDefinition], replace: bool) -> BuildReport:
         """Define features, compute what is missing of them and of what they need, and publish."""
         self.session.require_writable()
-        with self.session.writing_newest() as snapshot:
-            change = self._with(snapshot, definitions, replace)
-            return self._build(change, f"add {_names(change.features)} to {self.table}")
+        with self.session.writing_newest() as (session, snapshot):
+            work = FeatureSet(session, self.table)
+            change = work._with(snapshot, definitions, replace)
+            return work._build(change, f"add {_names(change.features)} to {self.table}")
 
     def define(self, definitions: Sequence[FeatureDefinition], replace: bool) -> None:
         """Publish definitions without values."""
         self.session.require_writable()
-        with self.session.writing_newest() as snapshot:
-            self._define(self._with(snapshot, definitions, replace))
+        with self.session.writing_newest() as (session, snapshot):
+            work = FeatureSet(session, self.table)
+            work._define(work._with(snapshot, definitions, replace))
 
     def _define(self, change: _Change) -> None:
         new = tuple(one for one in change.features if one.group in change.new)
@@ -132,30 +133,11 @@ class FeatureSet:
         assessor = self.session.assessor(files)
         assessor.require_buildable(self.table, [one.group for one in files.graph.features()])
         assessments = assessor.table(self.table)
-        projections = project(files, self.session.sources(files), assessments)
-        limit = self.session.place.memory_limit
-        try:
-            workers = workers_within(projections, limit, self.session.executor.workers)
-        except MemoryLimitError:
-            workers = 0
-        levels = {one.group: n for n, level in enumerate(files.graph.levels, 1) for one in level}
-        steps = tuple(
-            PlanStep(
-                columns=one.feature.names,
-                kind=one.feature.kind,
-                level=levels[one.feature.group],
-                partitions=one.partitions,
-                rows=one.rows,
-                why=_reasons(assessments[one.feature.group]),
-                output_bytes=one.output_bytes,
-                peak_bytes=one.peak_bytes,
-            )
-            for one in projections
+        place = self.session.place
+        projection = projected(
+            files, self.session.sources(files), assessments, StateStore(place.store), place.executor
         )
-        at_once = max(1, min(workers, max((one.partitions for one in projections), default=1)))
-        worst = max((one.peak_bytes for one in projections), default=0)
-        reserved = resident_bytes()
-        return BuildPlan(self.table, steps, reserved, workers, reserved + at_once * worst, limit)
+        return build_plan(self.table, projection, assessments, place.executor, place.memory_limit)
 
     def require_fresh(self, files: TableFiles, columns: Sequence[str]) -> None:
         """Refuse columns whose values are not all there and up to date.
@@ -174,11 +156,12 @@ class FeatureSet:
             missing = sum(one.freshness is Freshness.MISSING for one in found)
             stale = sum(one.freshness is Freshness.STALE for one in found)
             if missing or stale:
-                assessor.require_buildable(self.table, _needed(files, frozenset({group})))
+                needed = files.graph.needed([group])
+                assessor.require_buildable(self.table, [one.group for one in needed])
                 raise NotReadyError(
                     f"{', '.join(files.groups[group].names)} of table {self.table!r}: {missing} of "
                     f"{len(files.base)} partitions missing, {stale} stale "
-                    f"({', '.join(_reasons(found))})",
+                    f"({', '.join(reasons(found))})",
                     f"run store.table({self.table!r}).build()",
                 )
 
@@ -195,7 +178,11 @@ class FeatureSet:
                 need = assessor.group(self.table, feature.group)[0].need
                 require_fit_rows(feature, need)
                 request = StateRequest(
-                    feature.transformer, Available(files, {}), feature.inputs, [need]
+                    feature.transformer,
+                    files.schema,
+                    Available(files, {}),
+                    feature.inputs,
+                    [need],
                 )
                 # Kept from the build, unless it was cleared away since.
                 state = prepared_state(request, self.session.place)
@@ -233,26 +220,28 @@ class FeatureSet:
     def build(self) -> BuildReport:
         """Compute everything that is missing or stale, and publish it."""
         self.session.require_writable()
-        with self.session.writing_newest() as snapshot:
-            files = self.session.files(self.table, snapshot)
+        with self.session.writing_newest() as (session, snapshot):
+            files = session.files(self.table, snapshot)
             change = _Change(files, files.graph.features(), frozenset(), frozenset())
-            return self._build(change, f"build {self.table}")
+            return FeatureSet(session, self.table)._build(change, f"build {self.table}")
 
     def _build(self, asked: _Change, operation: str) -> BuildReport:
         started = clock.perf_counter()
         files = asked.files
         sources = self.session.sources(files)
         assessor = self.session.assessor(files)
-        needed = _needed(files, frozenset(one.group for one in asked.features))
+        needed = [one.group for one in files.graph.needed(one.group for one in asked.features)]
         assessor.require_buildable(self.table, needed)
         wanted = frozenset(needed)
         assessments = {
             one.group: assessor.group(self.table, one.group) if one.group in wanted else ()
             for one in files.graph.features()
         }
-        projections = project(files, sources, assessments)
+        place = self.session.place
+        states = StateStore(place.store)
+        projection = projected(files, sources, assessments, states, place.executor)
         with progress_bars():
-            result = Build(self.session.place, files, sources, assessments).run(projections)
+            result = Build(place, files, sources, assessments).run(projection)
         features = tuple(
             one
             for one in files.graph.features()
@@ -322,28 +311,10 @@ def _check_readers_stay(
             )
 
 
-def _needed(files: TableFiles, groups: frozenset[str]) -> tuple[str, ...]:
-    """Return features' groups and those of all features that they need, these first."""
-    needed = set(groups)
-    for feature in reversed(files.graph.features()):
-        if feature.group in needed:
-            needed.update(files.groups_of(feature.inputs))
-    return tuple(one.group for one in files.graph.features() if one.group in needed)
-
-
 def _names(features: Sequence[Feature]) -> str:
     names = [name for one in features for name in one.names]
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
-
-
-def _reasons(assessments: Sequence[Assessment]) -> tuple[str, ...]:
-    found = dict.fromkeys(
-        one.reason or str(one.freshness)
-        for one in assessments
-        if one.freshness is not Freshness.FRESH
-    )
-    return tuple(found)
 
 
 def _feature_status(feature: Feature, assessments: Sequence[Assessment]) -> FeatureStatus:

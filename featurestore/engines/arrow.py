@@ -17,6 +17,7 @@ from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, StoredFile
 
 MICROSECONDS_PER_DAY: Final = 86_400_000_000
+_COLUMNS_AT_ONCE: Final = 8
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -53,15 +54,32 @@ def array_to_arrow(values: HostArray, valid: HostArray | None, type_: pa.DataTyp
     return pa.array(values.astype(dtype, copy=False), mask=mask, type=type_)
 
 
+def _read_some_at_once(parquet: Any, columns: Sequence[str]) -> pa.Table:
+    """Return columns, of which a few are decoded at once.
+
+    While columns are read together, the reader keeps the last pages of each, compressed and not: of
+    hundreds of columns, several times what the columns take.
+    """
+    found: dict[str, pa.ChunkedArray] = {}
+    for start in range(0, max(1, len(columns)), _COLUMNS_AT_ONCE):
+        several = list(columns[start : start + _COLUMNS_AT_ONCE])
+        table = parquet.read(columns=several, use_threads=False)
+        # A reader takes "a" for the prefix of a path, so that a column "a.b" comes along.
+        found.update({name: table.column(name) for name in several})
+    return pa.table(found)
+
+
 def read_arrow(
     store: ObjectStore,
     files: Sequence[StoredFile],
     columns: Sequence[str],
     entry: PartitionEntry | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> pa.Table:
     """Return columns of a partition's Parquet files as Arrow, page checksums verified.
 
     Given the partition's ``entry``, sizes in the files are compared with it before they are read.
+    Given ``rows``, only the rows ``start <= row < stop`` are returned.
 
     Raises
     ------
@@ -70,17 +88,22 @@ def read_arrow(
     """
     from featurestore.storage.column_group import open_parquet
     from featurestore.storage.parquet_bounds import require_bounded
+    from featurestore.storage.row_ranges import batch_rows, read_rows
 
     found: dict[str, pa.ChunkedArray] = {}
     counts: dict[str, int] = {}
     for file in files:
         try:
             with open_parquet(store, file) as parquet:
-                wanted = [name for name in columns if name in parquet.schema_arrow.names]
+                stored = set(parquet.schema_arrow.names)
+                wanted = [name for name in columns if name in stored]
                 if entry is not None:
                     require_bounded(parquet, file, entry, wanted)
-                # Parquet takes "a" for the prefix of a path, so that a column "a.b" comes along.
-                table = parquet.read(columns=wanted, use_threads=False).select(wanted)
+                if rows is None:
+                    table = _read_some_at_once(parquet, wanted)
+                else:
+                    at_once = batch_rows(0 if entry is None else entry.widest_row)
+                    table = read_rows(parquet, wanted, *rows, at_once)
                 counts[file.path] = parquet.metadata.num_rows
         except pa.ArrowMemoryError:  # an ArrowException too, but no damage
             raise

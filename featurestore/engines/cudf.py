@@ -63,9 +63,10 @@ class CudfEngine:
         files: Sequence[StoredFile],
         columns: Sequence[str],
         entry: PartitionEntry | None = None,
+        rows: tuple[int, int] | None = None,
     ) -> Frame:
         """Return columns of a partition's Parquet files, in the order asked for."""
-        return self.from_arrow(read_arrow(store, files, columns, entry))
+        return self.from_arrow(read_arrow(store, files, columns, entry, rows))
 
     def from_arrow(self, table: pa.Table) -> Frame:
         """Return a frame of the table's columns, copied to the device."""

@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array
-from featurestore.engines.windows import INT64_MIN, changes, stable_order, subtract_floor
+from featurestore.engines.windows import (
+    INT64_MIN,
+    changes,
+    numbered,
+    stable_order,
+    subtract_floor,
+)
 from featurestore.errors import InvalidInputError
 
 INT64_MAX: Final = 2**63 - 1
@@ -65,25 +72,43 @@ def asof_positions(
     rows = left_codes.shape[0]
     if not times.shape[0]:
         return xp.zeros(rows, dtype=xp.int64), xp.zeros(rows, dtype=xp.bool_)
-    by_time = xp.argsort(times, kind="stable")
-    sorted_times = times[by_time]
-    fresh = changes(xp, sorted_times)
-    unique = sorted_times[fresh]
-    order = stable_order(xp, codes[by_time])
-    rank = (xp.cumsum(fresh.astype(xp.int64)) - 1)[order]
-    order = by_time[order]
+    order, keys, unique = _by_group_and_time(xp, codes, times)
     stride = unique.shape[0] + 1
-    keys = codes[order] * stride + rank
-    threshold, below = subtract_floor(xp, left_times, lag)
-    visible = xp.searchsorted(unique, threshold, side="right" if exact else "left")
-    visible = xp.where(below, 0, visible)
-    at = xp.searchsorted(keys, left_codes * stride + visible, side="left") - 1
-    positions = order[xp.maximum(at, 0)]
-    found = (at >= 0) & (codes[positions] == left_codes)
-    if max_age is not None:
-        oldest, _ = subtract_floor(xp, left_times, max_age)
-        found &= times[positions] >= oldest
-    return xp.where(found, positions, 0), found
+    positions = xp.empty(rows, dtype=xp.int64)
+    found = xp.empty(rows, dtype=xp.bool_)
+    for where in blocks(rows, xp):
+        here, group = left_times[where], left_codes[where]
+        threshold, below = subtract_floor(xp, here, lag)
+        visible = xp.searchsorted(unique, threshold, side="right" if exact else "left")
+        visible = xp.where(below, 0, visible)
+        at = xp.searchsorted(keys, group * stride + visible, side="left") - 1
+        newest = order[xp.maximum(at, 0)]
+        hit = (at >= 0) & (codes[newest] == group)
+        if max_age is not None:
+            oldest, _ = subtract_floor(xp, here, max_age)
+            hit &= times[newest] >= oldest
+        positions[where], found[where] = xp.where(hit, newest, 0), hit
+    return positions, found
+
+
+def _by_group_and_time(xp: Any, codes: Array, times: Array) -> tuple[Array, Array, Array]:
+    """Return rows sorted by group, then time; a key that ascends with them; the different times.
+
+    The key of group ``g`` and the ``i``-th of ``n`` different times is ``g * (n + 1) + i``: far inside
+    int64 whatever the times are.
+    """
+    by_time = xp.argsort(times, kind="stable")
+    unique = times[by_time]
+    fresh = changes(xp, unique)
+    unique = unique[fresh]
+    order = stable_order(xp, codes[by_time])
+    rank = numbered(xp, fresh)[order]
+    order = by_time[order]
+    del by_time
+    keys = codes[order]
+    keys *= unique.shape[0] + 1
+    keys += rank
+    return order, keys, unique
 
 
 def lookup_positions(xp: Any, left_codes: Array, codes: Array) -> tuple[Array, Array]:
@@ -92,18 +117,31 @@ def lookup_positions(xp: Any, left_codes: Array, codes: Array) -> tuple[Array, A
     if not codes.shape[0]:
         return xp.zeros(rows, dtype=xp.int64), xp.zeros(rows, dtype=xp.bool_)
     order = stable_order(xp, codes)
-    at = xp.searchsorted(codes[order], left_codes, side="right") - 1
-    positions = order[xp.maximum(at, 0)]
-    found = (at >= 0) & (codes[positions] == left_codes)
-    return xp.where(found, positions, 0), found
+    ordered = codes[order]
+    positions = xp.empty(rows, dtype=xp.int64)
+    found = xp.empty(rows, dtype=xp.bool_)
+    for where in blocks(rows, xp):
+        group = left_codes[where]
+        at = xp.searchsorted(ordered, group, side="right") - 1
+        last = order[xp.maximum(at, 0)]
+        hit = (at >= 0) & (codes[last] == group)
+        positions[where], found[where] = xp.where(hit, last, 0), hit
+    return positions, found
 
 
 def last_of_group(xp: Any, codes: Array, count: int = 1) -> Array:
     """Return the positions of the last ``count`` rows of each code, ascending."""
     order = stable_order(xp, codes)
+    rows = order.shape[0]
     fresh = changes(xp, codes[order])
-    starts = xp.flatnonzero(fresh)
-    sizes = xp.diff(xp.concatenate((starts, xp.asarray([order.shape[0]], dtype=starts.dtype))))
-    group = xp.cumsum(fresh.astype(xp.int64)) - 1
-    from_end = (starts + sizes)[group] - xp.arange(order.shape[0], dtype=xp.int64)
-    return xp.sort(order[from_end <= count])
+    del codes
+    ends = xp.concatenate((xp.flatnonzero(fresh)[1:], xp.asarray([rows], dtype=xp.int64)))
+    group = numbered(xp, fresh)
+    kept = xp.empty(rows, dtype=xp.bool_)
+    for where in blocks(rows, xp):
+        here = xp.arange(where.start, where.stop, dtype=xp.int64)
+        kept[where] = ends[group[where]] - here <= count
+    del fresh, group, ends
+    last = order[kept]
+    last.sort()
+    return last

@@ -3,8 +3,8 @@
 Always true: rows keep their order, nothing is computed lazily, and arrays of columns without nulls
 share the column's memory where Polars can give it (they are read-only then).
 
-Trade-off: Polars numbers groups by hashing (60 ms for two million strings), which is why ``codes``
-asks it instead of sorting; everything that has to be equal on a GPU runs in the array kernels.
+Trade-off: groups are numbered by what Polars does fast (``group_codes``); everything that has to be
+equal on a GPU runs in the array kernels.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from featurestore.engines.arrow import (
     normalise_table,
     read_arrow,
 )
+from featurestore.engines.group_codes import group_codes
 from featurestore.engines.protocol import Array, Frame, Series
 from featurestore.errors import InvalidInputError, UnsupportedError
 from featurestore.storage.object_store import ObjectStore
@@ -64,9 +65,10 @@ class PolarsEngine:
         files: Sequence[StoredFile],
         columns: Sequence[str],
         entry: PartitionEntry | None = None,
+        rows: tuple[int, int] | None = None,
     ) -> Frame:
         """Return columns of a partition's Parquet files, in the order asked for."""
-        return self.from_arrow(read_arrow(store, files, columns, entry))
+        return self.from_arrow(read_arrow(store, files, columns, entry, rows))
 
     def from_arrow(self, table: pa.Table) -> Frame:
         """Return a frame of the table's columns (zero-copy where the types allow it)."""
@@ -111,20 +113,9 @@ class PolarsEngine:
 
     def codes(self, frame: Frame, columns: Sequence[str]) -> Array:
         """Return an ``int64`` per row that is equal exactly where these columns are equal."""
-        native = _unwrap(frame)
-        if not columns or native.height == 0:
-            return np.zeros(native.height, dtype=np.int64)
-        # Polars groups NaN with NaN whatever their bits, and -0.0 with 0.0 (held by the contract).
-        index = "__fs_row"
-        first = (
-            native.select(*dict.fromkeys(columns))
-            .with_row_index(index)
-            .select(pl.col(index).min().over(*dict.fromkeys(columns)))
-        )
-        representative = first.to_series().to_numpy().astype(np.int64)
-        # Numbered 0, 1, 2, ... by first row: small numbers sort faster.
-        number = np.cumsum(representative == np.arange(native.height)) - 1
-        return number[representative]
+        if not columns:
+            return np.zeros(len(frame), dtype=np.int64)
+        return group_codes(_unwrap(frame).select(*dict.fromkeys(columns)))
 
     def take(self, frame: Frame, positions: Array, valid: Array | None = None) -> Frame:
         """Return rows by position; where ``valid`` is False a row of nulls."""

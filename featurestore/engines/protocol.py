@@ -45,11 +45,13 @@ class Engine(Protocol):
         files: Sequence[StoredFile],
         columns: Sequence[str],
         entry: PartitionEntry | None = None,
+        rows: tuple[int, int] | None = None,
     ) -> Frame:
         """Return columns of a partition's Parquet files, in the order asked for.
 
         Given the partition's ``entry``, files that claim other sizes are refused before they are
-        decoded.
+        decoded. Given ``rows``, only the rows ``start <= row < stop`` are returned, and only the row
+        groups that hold them are read.
 
         Raises
         ------

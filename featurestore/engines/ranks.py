@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array
-from featurestore.engines.windows import changes, fold, merge_moments, stable_order
+from featurestore.engines.windows import changes, fold, merge_moments, numbered, stable_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +49,21 @@ class SortedGroups:
     @classmethod
     def of(cls, xp: Any, codes: Array, values: Array, counted: Array) -> SortedGroups:
         """Sort the ``counted`` rows by group code, then value."""
-        kept = xp.flatnonzero(counted)
-        by_value = kept[xp.argsort(values[kept], kind="stable")]
+        if bool(counted.all()):
+            by_value = xp.argsort(values, kind="stable")
+        else:
+            kept = xp.flatnonzero(counted)
+            by_value = kept[xp.argsort(values[kept], kind="stable")]
+            del kept
         order = by_value[stable_order(xp, codes[by_value])]
         starts = changes(xp, codes[order])
         begin = xp.flatnonzero(starts)
         end = xp.empty_like(begin)
         end[:-1] = begin[1:]
         end[-1:] = order.shape[0]
-        group = xp.cumsum(starts.astype(xp.int64)) - 1
+        del by_value
+        group = numbered(xp, starts)
         return cls(xp, values.shape[0], order, values[order], begin, end, group)
-
-    def _scatter(self, results: Array) -> Array:
-        out = self.xp.zeros(self.rows, dtype=self.xp.float64)
-        out[self.order] = results
-        return out
 
     def rank(self) -> Array:
         """Return average ranks divided by the group's count, in ``(0, 1]``; 0 where not counted.
@@ -76,22 +77,34 @@ class SortedGroups:
         after = xp.empty_like(first)
         after[:-1] = first[1:]
         after[-1:] = self.order.shape[0]
-        tie = xp.cumsum(ties.astype(xp.int64)) - 1
         # Positions count from 0, ranks from 1: ties first..after-1 share (first + after + 1) / 2.
-        twice = (first + after + 1)[tie] - 2 * self.begin[self.group]
-        return self._scatter(twice / (2 * (self.end - self.begin))[self.group])
+        after += first
+        after += 1
+        tie, counts = numbered(xp, ties), 2 * (self.end - self.begin)
+        out = xp.zeros(self.rows, dtype=xp.float64)
+        for where in blocks(self.order.shape[0], xp):
+            group = self.group[where]
+            twice = after[tie[where]] - 2 * self.begin[group]
+            out[self.order[where]] = twice / counts[group]
+        return out
 
     def zscore(self) -> Array:
         """Return ``(value - mean) / std`` (``ddof=1``); 0 in groups of equal values or of one."""
         xp = self.xp
         numbers = self.values.astype(xp.float64, copy=False)
-        zeros = xp.zeros_like(numbers)
-        mean, squares = fold(xp, (numbers, zeros), self.end, self.end - self.begin, merge_moments)
+        mean, squares = fold(
+            xp, (numbers, xp.zeros_like(numbers)), self.end, self.end - self.begin, merge_moments
+        )
         constant = self.values[self.begin] == self.values[self.end - 1]
+        infinite = xp.isinf(numbers[self.begin]) | xp.isinf(numbers[self.end - 1])
+        out = xp.zeros(self.rows, dtype=xp.float64)
         with np.errstate(all="ignore"):
             deviation = xp.sqrt(squares / xp.maximum(self.end - self.begin - 1, 1))
-            scores = (numbers - mean[self.group]) / deviation[self.group]
-        infinite = xp.isinf(numbers[self.begin]) | xp.isinf(numbers[self.end - 1])
-        flat = (constant | (deviation == 0.0))[self.group]
-        scores = xp.where(flat, 0.0, scores)
-        return self._scatter(xp.where(infinite[self.group], xp.nan, scores))
+            flat = constant | (deviation == 0.0)
+            for where in blocks(self.order.shape[0], xp):
+                group = self.group[where]
+                scores = (numbers[where] - mean[group]) / deviation[group]
+                scores[flat[group]] = 0.0
+                scores[infinite[group]] = xp.nan
+                out[self.order[where]] = scores
+        return out

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array
 from featurestore.errors import InvalidInputError
 
@@ -69,8 +70,15 @@ def group_rows(xp: Any, codes: Array) -> Groups:
     """Return the rows sorted by group code."""
     order = stable_order(xp, codes)
     starts = changes(xp, codes[order])
-    number = xp.cumsum(starts.astype(xp.int64)) - 1
+    number = numbered(xp, starts)
     return Groups(order, number, xp.flatnonzero(starts)[number])
+
+
+def numbered(xp: Any, starts: Array) -> Array:
+    """Return ``int64 [n]``: 0, 1, 2, ... for the runs that begin where ``starts`` is True."""
+    number = xp.cumsum(starts, dtype=xp.int64)
+    number -= 1
+    return number
 
 
 def check_time_order(xp: Any, times: Array) -> None:
@@ -116,19 +124,24 @@ def time_windows(
     check_time_order(xp, times)
     fresh = changes(xp, times)
     unique = times[fresh]
-    rank = (xp.cumsum(fresh.astype(xp.int64)) - 1)[groups.order]
+    rank = numbered(xp, fresh)[groups.order]
     # Ranks instead of times: group * stride + rank stays far inside int64 whatever the times are.
-    base = groups.number * (unique.shape[0] + 1)
-    keys = base + rank
+    stride = unique.shape[0] + 1
+    keys = groups.number * stride
+    keys += rank
     lower, below = subtract_floor(xp, unique, lag + width)
     first = xp.searchsorted(unique, lower, side="left" if closed in ("left", "both") else "right")
     first = xp.where(below, 0, first)
     upper, below = subtract_floor(xp, unique, lag)
     last = xp.searchsorted(unique, upper, side="right" if closed in ("right", "both") else "left")
     last = xp.where(below, 0, last)
-    start = xp.searchsorted(keys, base + first[rank], side="left")
-    end = xp.searchsorted(keys, base + last[rank], side="left")
-    return start, xp.maximum(start, end)
+    start, end = xp.empty_like(rank), xp.empty_like(rank)
+    for where in blocks(rank.shape[0], xp):
+        base, at = groups.number[where] * stride, rank[where]
+        start[where] = xp.searchsorted(keys, base + first[at], side="left")
+        end[where] = xp.searchsorted(keys, base + last[at], side="left")
+        end[where] = xp.maximum(start[where], end[where])
+    return start, end
 
 
 def row_windows(
@@ -171,23 +184,45 @@ def fold(xp: Any, leaves: Parts, end: Array, length: Array, merge: Merge) -> Par
     level, size = leaves, 1
     with np.errstate(all="ignore"):  # runs across group borders are computed and never used
         while size <= longest:
-            chosen = xp.flatnonzero(length & size)
-            if chosen.shape[0]:
-                # level[j] ends at value j + size - 1: runs that would begin before 0 do not exist
-                where = at[chosen] - (size - 1)
-                older = tuple(part[where] for part in level)
-                count = length[chosen] & (size - 1)
-                younger = tuple(part[chosen] for part in total)
-                merged = merge(older, younger, size, xp.maximum(count, 1))
-                for part, old, new in zip(total, older, merged, strict=True):
-                    part[chosen] = xp.where(count == 0, old, new)
-                at[chosen] -= size
+            for rows in blocks(end.shape[0], xp):
+                _add_runs(
+                    xp, level, size, merge, [part[rows] for part in total], at[rows], length[rows]
+                )
             if 2 * size <= longest:
-                early = tuple(part[:-size] for part in level)
-                late = tuple(part[size:] for part in level)
-                level = merge(early, late, size, size)
+                level = _doubled(xp, level, size, merge, in_place=size > 1)
             size *= 2
     return total
+
+
+def _add_runs(
+    xp: Any, level: Parts, size: int, merge: Merge, total: list[Array], at: Array, length: Array
+) -> None:
+    """Put the runs of ``size`` values before the folds of those windows that have one, in place."""
+    chosen = xp.flatnonzero(length & size)
+    if not chosen.shape[0]:
+        return
+    # level[j] ends at value j + size - 1: runs that would begin before 0 do not exist
+    where = at[chosen] - (size - 1)
+    older = tuple(part[where] for part in level)
+    count = length[chosen] & (size - 1)
+    younger = tuple(part[chosen] for part in total)
+    merged = merge(older, younger, size, xp.maximum(count, 1))
+    for part, old, new in zip(total, older, merged, strict=True):
+        part[chosen] = xp.where(count == 0, old, new)
+    at[chosen] -= size
+
+
+def _doubled(xp: Any, level: Parts, size: int, merge: Merge, *, in_place: bool) -> Parts:
+    """Return the folds of twice as many values; ``in_place`` the level itself becomes them."""
+    count = level[0].shape[0] - size
+    out = tuple((part if in_place else xp.empty_like(part))[:count] for part in level)
+    for here in blocks(count, xp):
+        there = slice(here.start + size, here.stop + size)
+        early, late = tuple(part[here] for part in level), tuple(part[there] for part in level)
+        # What a block overwrites no later one reads: those read further on.
+        for part, new in zip(out, merge(early, late, size, size), strict=True):
+            part[here] = new
+    return out
 
 
 def merge_sums(older: Parts, younger: Parts, _older: Any, _younger: Any) -> Parts:
@@ -231,8 +266,10 @@ class Windows:
     @classmethod
     def of(cls, xp: Any, values: Array, valid: Array, start: Array, end: Array) -> Windows:
         """Drop the nulls of a column in sorted order from runs ``[start, end)`` of positions."""
+        if bool(valid.all()):
+            return cls(xp, values, start, end)
         seen = xp.zeros(values.shape[0] + 1, dtype=xp.int64)
-        seen[1:] = xp.cumsum(valid.astype(xp.int64))
+        xp.cumsum(valid, dtype=xp.int64, out=seen[1:])
         return cls(xp, values[valid], seen[start], seen[end])
 
     @property
@@ -260,7 +297,7 @@ class Windows:
         self._check_sum(whole)
         # Integers wrap, so a difference of running sums is exact wherever the true sum fits.
         running = xp.zeros(whole.shape[0] + 1, dtype=whole.dtype)
-        running[1:] = xp.cumsum(whole)
+        xp.cumsum(whole, out=running[1:])
         return running[self.end] - running[self.begin]
 
     def _check_sum(self, whole: Array) -> None:
@@ -279,16 +316,21 @@ class Windows:
 
     def mean(self) -> Array:
         sums = self._fold((self._numbers(),), merge_sums)[0]
+        count = self.count
         with np.errstate(all="ignore"):
-            return sums / self.xp.maximum(self.count, 1)
+            sums /= self.xp.maximum(count, 1, out=count)
+        return sums
 
     def std(self) -> Array:
         """Return standard deviations with ``ddof=1``; NaN where the window holds NaN or an infinity."""
         xp, numbers = self.xp, self._numbers()
         numbers = xp.where(xp.isfinite(numbers), numbers, xp.nan)
-        _, squares = self._fold((numbers, xp.zeros_like(numbers)), merge_moments)
+        squares = self._fold((numbers, xp.zeros_like(numbers)), merge_moments)[1]
+        count = self.count
+        count -= 1
         with np.errstate(all="ignore"):
-            return xp.sqrt(squares / xp.maximum(self.count - 1, 1))
+            squares /= xp.maximum(count, 1, out=count)
+            return xp.sqrt(squares, out=squares)
 
     def min(self) -> Array:
         return self._extreme(self.xp.minimum)
@@ -334,5 +376,5 @@ def canonical(xp: Any, values: Array, valid: Array) -> Array:
     """Return values with 0 under nulls and one bit pattern for NaN, so equal values are equal bits."""
     values = xp.where(valid, values, values.dtype.type(0))
     if values.dtype.kind == "f":
-        values = xp.where(xp.isnan(values), values.dtype.type(xp.nan), values)
+        values[xp.isnan(values)] = values.dtype.type(xp.nan)
     return values

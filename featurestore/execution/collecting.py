@@ -11,21 +11,22 @@ import pyarrow as pa
 
 from featurestore.arguments import shown
 from featurestore.engines.protocol import Engine
-from featurestore.errors import InvalidInputError, MemoryLimitError
+from featurestore.errors import InvalidInputError
 from featurestore.execution.importing import require
 from featurestore.execution.reading import PartitionSource
+from featurestore.execution.room import Need, holding
 from featurestore.execution.states import Workplace
+from featurestore.execution.task_costs import reading_cost
 from featurestore.execution.tasks import with_row_count
-from featurestore.limits import resident_bytes
 from featurestore.schema import TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.transforms.base import Partition
-from featurestore.units import format_bytes
 
 KINDS: Final = ("polars", "pandas", "arrow", "narwhals", "cudf")
 
-_COPIES: Final = {"polars": 1, "arrow": 1, "narwhals": 1, "pandas": 2, "cudf": 1}
-"""How often the values exist at once while they are converted."""
+_COPIES: Final = {"polars": 2, "arrow": 1, "narwhals": 2, "pandas": 3, "cudf": 1}
+"""How often the values exist at once while they are converted; pandas puts columns into blocks."""
+_LESS: Final = "name fewer columns or rows=slice(...), or use a dataset or to_dask()"
 
 
 def collect_rows(
@@ -54,14 +55,19 @@ def collect_rows(
     check_kind(kind)
     start, stop = _bounds(rows, sum(one.rows for one in partitions))
     pieces = _pieces(partitions, start, stop)
-    _check_fits(pieces, columns, place.memory_limit, _COPIES[kind])
-    engine = _engine(place.engine)
-    tables = []
-    for source, first, last in pieces:
-        part = source.read(place.store, engine, with_row_count(columns, schema), schema)
-        tables.append(to_arrow(part, columns, engine).slice(first, last - first))
-    table = pa.concat_tables(tables) if tables else empty_table(schema, columns)
-    return convert(table, kind)
+    need = _needed(pieces, schema, columns, _COPIES[kind])
+    with holding(need, place.memory_limit, place.engine, _LESS):
+        engine = _engine(place.engine)
+        wanted = with_row_count(columns, schema)
+        tables = []
+        for source, first, last in pieces:
+            some = None if last - first == source.rows else (first, last)
+            part = source.read(place.store, engine, wanted, schema, some)
+            tables.append(to_arrow(part, columns, engine))
+            del part
+        table = pa.concat_tables(tables) if tables else empty_table(schema, columns)
+        del tables
+        return convert(table, kind)
 
 
 def check_kind(kind: str) -> None:
@@ -98,26 +104,21 @@ def _pieces(
     return pieces
 
 
-def _check_fits(
+def _needed(
     pieces: Sequence[tuple[PartitionSource, int, int]],
+    schema: TableSchema,
     columns: Sequence[str],
-    limit: int,
     copies: int,
-) -> None:
-    whole = [source.decoded_bytes(columns) for source, _, _ in pieces]
-    kept = sum(
-        size * (last - first) // max(source.rows, 1)
-        for size, (source, first, last) in zip(whole, pieces, strict=True)
-    )
-    needed = copies * kept + max(whole, default=0)
-    left = limit - resident_bytes()
-    if needed > left:
-        raise MemoryLimitError(
-            f"reading needs {format_bytes(needed)}, {format_bytes(max(left, 0))} are left of the "
-            f"memory limit of {format_bytes(limit)}",
-            "name fewer columns or rows=slice(...), use a dataset or to_dask(), or raise "
-            "memory_limit",
-        )
+) -> Need:
+    """Return what bringing pieces together takes: all of them, and one as it is being read."""
+    kept = reading = 0
+    for source, first, last in pieces:
+        rows = max(source.rows, 1)
+        wanted = with_row_count(columns, schema)
+        kept += source.decoded_bytes(columns) * (last - first) // rows
+        reading = max(reading, reading_cost(source, wanted, schema) * (last - first) // rows)
+    shown = ", ".join(columns[:5]) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
+    return Need(f"reading {shown}", copies * kept + reading)
 
 
 def to_arrow(partition: Partition, columns: Sequence[str], engine: Engine) -> pa.Table:

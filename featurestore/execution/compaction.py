@@ -75,7 +75,14 @@ def merge_all(
         for piece, entry in zip(merge.pieces, entries, strict=True):
             merged[piece.group.group, merge.partition] = piece, entry
 
-    executor.run(merge_partitions, todo, label=f"compact {plan.table}", on_result=collect)
+    executor.run(
+        merge_partitions,
+        todo,
+        label=f"compact {plan.table}",
+        costs=[one.merge.peak_bytes for one in todo],
+        names=[one.merge.partition for one in todo],
+        on_result=collect,
+    )
     return merged
 
 

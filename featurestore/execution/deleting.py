@@ -16,6 +16,7 @@ import pyarrow as pa
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
 from featurestore.execution.reading import PartitionSource
+from featurestore.execution.task_costs import read_extent, reading_cost
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.column_group import (
@@ -30,7 +31,6 @@ from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
 from featurestore.storage.tensor_group import read_tensor
 from featurestore.transforms.base import EMPTY_STATE
 from featurestore.transforms.expression import Expression
-from featurestore.transforms.extent import Extent
 
 _COPIES: Final = 3
 """The rows as read, those that stay, and these while they are encoded."""
@@ -67,9 +67,12 @@ class DeleteTask:
     @property
     def peak_bytes(self) -> int:
         """Bytes it needs at most."""
-        read = self.source.decoded_bytes(self.condition.columns)
-        work = self.condition.memory(self.schema, Extent(self.source.rows, {"": read}))
-        return read + work + _COPIES * self.source.base.decoded_bytes
+        names = self.condition.columns
+        extent = read_extent(self.source, names)
+        work = self.condition.memory(self.schema, extent)
+        outputs = self.condition.output_bytes(self.schema, extent)
+        rows = _COPIES * self.source.base.decoded_bytes
+        return reading_cost(self.source, names, self.schema) + work + outputs + rows
 
 
 @dataclass(frozen=True, slots=True)

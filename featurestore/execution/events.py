@@ -12,19 +12,26 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final, TypeAlias
 
+# What a step's memory is spent by: this package, or the machine-learning framework it feeds.
+STORE: Final = "store"
+FRAMEWORK: Final = "framework"
+
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
     """A step of ``total`` units of work begins.
 
-    ``projected_bytes`` is the peak of this process and its workers that was projected for it, 0 if
-    none was.
+    ``projected_bytes`` is the peak of this process and its workers that was projected for it, and
+    ``memory_limit`` the one it runs under, 0 if there is none. ``kind`` says whose memory it is:
+    ``STORE`` or ``FRAMEWORK``.
     """
 
     step: int
     label: str
     total: int
     projected_bytes: int = 0
+    memory_limit: int = 0
+    kind: str = STORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +95,50 @@ def emit(event: Event) -> None:
         observer(event)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that is announced: call it with the number of units that are done.
+
+    ``number`` is what its events carry as ``step``.
+    """
+
+    number: int
+
+    def __call__(self, done: int) -> None:
+        emit(StepAdvanced(self.number, done))
+
+    @contextmanager
+    def task(self, task: int, label: str = "", needs: int = 0) -> Iterator[None]:
+        """Announce one task of the step: on what (``label``), and the bytes it is taken to need."""
+        emit(TaskStarted(self.number, task, label, needs))
+        try:
+            yield
+        finally:
+            emit(TaskFinished(self.number, task))
+
+
 @contextmanager
-def step(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Announce a step and yield the function that reports how many units are done."""
+def step(
+    label: str,
+    total: int,
+    *,
+    projected_bytes: int = 0,
+    memory_limit: int = 0,
+    kind: str = STORE,
+) -> Iterator[Step]:
+    """Announce a step and yield what reports its units and tasks; see :class:`StepStarted`.
+
+    Examples
+    --------
+    >>> with step("write pack (rows)", 2000) as advance:
+    ...     advance(1000)
+    """
     global _next_step  # noqa: PLW0603 - a process-wide number keeps concurrent steps apart
     with _lock:
         _next_step += 1
         number = _next_step
-    emit(StepStarted(number, label, total))
+    emit(StepStarted(number, label, total, projected_bytes, memory_limit, kind))
     try:
-        yield lambda done: emit(StepAdvanced(number, done))
+        yield Step(number)
     finally:
         emit(StepFinished(number))

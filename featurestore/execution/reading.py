@@ -9,16 +9,18 @@ The source is a small picklable value (metadata only); data is read where the ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals as nw
+import pyarrow as pa
 
 from featurestore.engines.protocol import Array, Engine, Frame
-from featurestore.errors import CorruptionError, NotFoundError
+from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import TableSchema
+from featurestore.storage.column_group import iter_batches
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import GroupEntry, PartitionEntry
 from featurestore.transforms.base import Partition
@@ -66,12 +68,10 @@ class PartitionSource:
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """Return the bytes these columns take in memory, as recorded when they were written."""
-        wanted = set(columns)
         return sum(
-            size
+            entry.column_bytes.get(name, 0)
             for group, entry in self.groups
-            for name, size in entry.column_bytes.items()
-            if name in wanted and name in group.names
+            for name in set(columns).intersection(group.names)
         )
 
     def nulls(self, column: str) -> int:
@@ -90,7 +90,12 @@ class PartitionSource:
         )
 
     def read(
-        self, store: ObjectStore, engine: Engine, columns: Sequence[str], schema: TableSchema
+        self,
+        store: ObjectStore,
+        engine: Engine,
+        columns: Sequence[str],
+        schema: TableSchema,
+        rows: tuple[int, int] | None = None,
     ) -> Partition:
         """Return columns of this partition, scalars in the order asked for.
 
@@ -104,32 +109,71 @@ class PartitionSource:
             rows.
         schema : TableSchema
             Of the whole table; the result carries it.
+        rows : tuple of int, optional
+            Only the rows ``start <= row < stop``: a slice. Of each file, only the row groups that
+            hold some of them are read.
 
         Raises
         ------
+        InvalidInputError
+            If the rows are not within the partition.
         NotFoundError
             If no group here has a column.
         CorruptionError
             If a file is damaged or its rows do not match the base group's.
         """
         columns = tuple(dict.fromkeys(columns))
+        start, stop = (0, self.rows) if rows is None else rows
+        if not 0 <= start <= stop <= self.rows:
+            raise InvalidInputError(
+                f"rows {start} to {stop} are not within partition {self.partition} of {self.rows}"
+            )
         scalars = [name for name in columns if not self._field_is_tensor(name)]
         frames = []
         for group, entry, names in self._reads(scalars):
-            frame = engine.read_parquet(store, entry.files, names, entry)
-            if len(frame) != self.rows:
-                raise self._row_mismatch(group, len(frame))
+            frame = engine.read_parquet(store, entry.files, names, entry, rows)
+            if len(frame) != stop - start:
+                raise self._row_mismatch(group, self.rows - (stop - start) + len(frame))
             frames.append(frame)
         tensors = {
-            name: self._read_tensor(store, engine, name) for name in columns if name not in scalars
+            name: self._read_tensor(store, engine, name, start, stop)
+            for name in columns
+            if name not in scalars
         }
         return Partition(_side_by_side(frames, engine).select(scalars), schema, tensors)
+
+    def blocks(self, store: ObjectStore, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield scalar columns of this partition side by side, a few rows at a time.
+
+        One pass over each file, with all checks of a whole read and of the null counts as well.
+
+        Raises
+        ------
+        NotFoundError, CorruptionError
+            As :meth:`read` does.
+        """
+        for name in columns:
+            self._entry(name)
+        found = [
+            _Blocks(iter_batches(store, entry, names)) for _, entry, names in self._reads(columns)
+        ]
+        done = 0
+        while done < self.rows:
+            rows = min(one.waiting() for one in found)
+            parts = [one.take(rows) for one in found]
+            yield pa.table(
+                {name: part[name] for part in parts for name in part.column_names}
+            ).select(list(columns))
+            done += rows
+        for one in found:
+            one.finish()
 
     def _reads(self, scalars: Sequence[str]) -> list[tuple[GroupEntry, PartitionEntry, list[str]]]:
         """Return what to read: a file that several groups share once, for all their columns."""
         found: dict[tuple[str, ...], tuple[GroupEntry, PartitionEntry, list[str]]] = {}
         for group, entry in self.groups:
-            names = [name for name in scalars if name in group.names]
+            held = set(group.names)
+            names = [name for name in scalars if name in held]
             if names:
                 paths = tuple(file.path for file in entry.files)
                 first, known, earlier = found.get(paths, (group, entry, []))
@@ -143,12 +187,14 @@ class PartitionSource:
 
         return open_tensor(store, self._entry(column)[1], column)
 
-    def _read_tensor(self, store: ObjectStore, engine: Engine, name: str) -> Array:
+    def _read_tensor(
+        self, store: ObjectStore, engine: Engine, name: str, start: int, stop: int
+    ) -> Array:
         from featurestore.storage.tensor_group import read_tensor
 
         group, entry = self._entry(name)
-        values = read_tensor(store, entry, name)
-        if values.shape[0] != self.rows:
+        values = read_tensor(store, entry, name, start, stop)
+        if values.shape[0] != stop - start:
             raise self._row_mismatch(group, int(values.shape[0]))
         return engine.from_host(values)
 
@@ -173,10 +219,32 @@ class PartitionSource:
         )
 
 
+class _Blocks:
+    """A stream of rows that can be taken in other portions than it comes in."""
+
+    def __init__(self, stream: Iterator[pa.Table]) -> None:
+        self._stream = stream
+        self._block: pa.Table | None = None
+
+    def waiting(self) -> int:
+        """Return how many rows can be taken; more than 0, as fewer than announced are an error."""
+        if self._block is None:
+            self._block = next(self._stream)
+        return int(self._block.num_rows)
+
+    def take(self, rows: int) -> pa.Table:
+        assert self._block is not None
+        taken, rest = self._block.slice(0, rows), self._block.slice(rows)
+        self._block = rest if rest.num_rows else None
+        return taken
+
+    def finish(self) -> None:
+        """Let the stream check what it has seen in all."""
+        next(self._stream, None)
+
+
 def _side_by_side(frames: Sequence[Frame], engine: Engine) -> Frame:
     if not frames:
-        import pyarrow as pa
-
         return engine.from_arrow(pa.table({}))
     if len(frames) == 1:
         return frames[0]

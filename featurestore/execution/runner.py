@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from featurestore.execution.dask import Executor
+from featurestore.execution.feasibility import require_feasible
 from featurestore.execution.reuse import StoredValues
 from featurestore.execution.states import Available, StateRequest, Workplace, prepare_states
+from featurestore.execution.task_costs import packed_values
 from featurestore.execution.tasks import (
     ApplyTask,
     ApplyWork,
@@ -26,7 +28,7 @@ from featurestore.execution.tasks import (
 )
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
-from featurestore.plan.projection import Projection, workers_within
+from featurestore.plan.projection import Projection
 from featurestore.plan.staleness import Assessment, Freshness
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.journal import Journal
@@ -91,7 +93,7 @@ class Build:
         self._resumed = 0
         self._computed = 0
 
-    def run(self, projections: Sequence[Projection]) -> BuildResult:
+    def run(self, projection: Projection) -> BuildResult:
         """Compute everything that is not fresh.
 
         Raises
@@ -99,10 +101,8 @@ class Build:
         MemoryLimitError
             Before any work, if a partition does not fit the memory limit.
         """
-        workers = workers_within(
-            projections, self._place.memory_limit, self._place.executor.workers
-        )
-        executor = self._place.executor.limited_to(workers)
+        executor = self._place.executor
+        require_feasible(projection, executor)
         keys = frozenset(
             self._journal_key(feature, position)
             for level in self._files.graph.levels
@@ -191,8 +191,10 @@ class Build:
         for feature, positions in todo.items():
             table, columns = self._state_inputs(feature)
             needs = [self._assessments[feature.group][one].need for one in positions]
-            requests.append(StateRequest(feature.transformer, table, columns, needs))
-        prepare_states(requests, self._place, executor, check=check)
+            requests.append(
+                StateRequest(feature.transformer, self._files.schema, table, columns, needs)
+            )
+        prepare_states(requests, self._place, executor, check=check, planned=True)
 
     def _state_inputs(self, feature: Feature) -> tuple[Available, tuple[str, ...]]:
         transformer = feature.transformer
@@ -219,7 +221,17 @@ class Build:
                 self._computed += 1
 
         label = names if len(names) <= 40 else f"{names[:37]}..."
-        executor.run(apply_partition, tasks, label=label, on_result=collect)
+        keys = {one.state_key for task in tasks for one in task.work if one.state_key}
+        states = StateStore(self._place.store).sizes(keys)
+        packed = packed_values(tasks, states, executor)
+        executor.run(
+            apply_partition,
+            packed.tasks,
+            label=label,
+            costs=packed.costs,
+            names=packed.names,
+            on_result=collect,
+        )
 
     def _apply_work(self, feature: Feature, position: int) -> ApplyWork:
         assessment = self._assessments[feature.group][position]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import pyarrow as pa
 
@@ -17,7 +16,7 @@ from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
 from featurestore.errors import MissingColumnError, NameTakenError
 from featurestore.execution.states import Available, Workplace
-from featurestore.execution.tasks import checked_columns, select_rows, with_row_count
+from featurestore.execution.tasks import SAMPLE_ROWS, checked_columns, with_row_count
 from featurestore.plan.definition import Feature, FeatureDefinition, bind
 from featurestore.plan.graph import explain_blocked
 from featurestore.plan.table_files import TableFiles
@@ -29,11 +28,8 @@ from featurestore.transforms.base import (
     Partition,
     Scope,
     SourceTransformer,
-    Transformer,
 )
-from featurestore.transforms.independence import check_partition_independent
-
-SAMPLE_ROWS: Final = 1000
+from featurestore.transforms.independence import check_partition_independent, is_foreign
 
 
 def bind_to_sample(
@@ -151,7 +147,7 @@ class _Trial:
         if self.position is None:
             return
         sample = self._with(feature.inputs)
-        if _is_foreign(feature.transformer):
+        if is_foreign(feature.transformer):
             check_partition_independent(feature.transformer, sample, self.engine)
         self.sample = sample.replace(self._try(feature, sample), self.schema)
 
@@ -190,22 +186,14 @@ class _Trial:
         ]
         wanted = with_row_count(stored, self.schema)
         source = Available(self.files, {}).at(self.position, wanted)
-        part = source.read(self.place.store, self.engine, wanted, self.schema)
-        rows = min(part.rows, SAMPLE_ROWS)
-        part = select_rows(part, self.engine.xp.arange(rows), self.engine)
+        rows = min(source.rows, SAMPLE_ROWS)
+        part = source.read(self.place.store, self.engine, wanted, self.schema, (0, rows))
         unbuilt = [self.schema[name] for name in columns if name not in wanted]
         return part.replace(_null_columns(unbuilt, rows, self.engine), self.schema)
 
 
 def _joined(sample: Partition, more: Partition) -> Partition:
     return sample.replace(Columns(more.frame, more.tensors), sample.schema)
-
-
-def _is_foreign(transformer: Transformer) -> bool:
-    """Whether its code is not this package's, whose transformers have proofs of their own."""
-    return transformer.code() is not None or not type(transformer).__module__.startswith(
-        "featurestore."
-    )
 
 
 def _null_columns(fields: Sequence[Field], rows: int, engine: Engine) -> Columns:

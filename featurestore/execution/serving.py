@@ -110,11 +110,7 @@ def _needed(files: TableFiles, columns: Sequence[str]) -> list[Feature]:
     """Return the features behind columns, each after those it needs."""
     for name in columns:
         files.schema[name]
-    needed = set(files.groups_of(tuple(columns)))
-    for feature in reversed(files.graph.features()):
-        if feature.group in needed:
-            needed.update(files.groups_of(feature.inputs))
-    return [one for one in files.graph.features() if one.group in needed]
+    return list(files.graph.needed(files.graph.groups_of(columns)))
 
 
 def _own_source_columns(feature: Feature, files: TableFiles) -> tuple[str, ...]:
@@ -293,7 +289,9 @@ class Serving:
             return EMPTY_STATE
         members = [one.partition for one in need.members]
         self._assessor.require_built(files.name, columns, members)
-        request = StateRequest(transformer, Available(files, {}), columns, [need])
+        request = StateRequest(
+            transformer, self._files.schema, Available(files, {}), columns, [need]
+        )
         return prepared_state(request, self._place)
 
 

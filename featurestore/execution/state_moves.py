@@ -12,18 +12,26 @@ of them would have to be read again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from featurestore.execution.budget import budget_of
 from featurestore.execution.dask import Executor
+from featurestore.execution.sites import reserved_bytes
 from featurestore.execution.states import Available, StateRequest, Workplace, prepare_summaries
+from featurestore.plan.costs import combine_bytes
 from featurestore.plan.definition import Feature
 from featurestore.plan.relayout import Relayout
 from featurestore.plan.states import Learner, StateNeed, Summary
 from featurestore.plan.table_files import TableFiles
+from featurestore.schema import TableSchema
 from featurestore.storage.records import BASE_GROUP
 from featurestore.storage.states import StateLostError, StateStore
 from featurestore.transforms.base import Scope, SourceTransformer, State, Transformer
+
+_log: Final = logging.getLogger(__name__)
 
 
 def move_states(relayout: Relayout, table: str, place: Workplace, executor: Executor) -> None:
@@ -50,10 +58,10 @@ def move_states(relayout: Relayout, table: str, place: Workplace, executor: Exec
     for move in moves:
         for key, parts in move.summaries.items():
             if not states.has(key) and all(states.has(one.key) for one in parts):
-                _put(states, key, move.learner.transformer, [one.key for one in parts])
+                _put(states, key, move, [one.key for one in parts], place)
         for key, old in move.states.items():
             if not states.has(key) and states.has(old):
-                _put(states, key, move.learner.transformer, [old])
+                _put(states, key, move, [old], place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,8 @@ class _Move:
     Parameters
     ----------
     learner : Learner
+    schema : TableSchema
+        Of the feature's own table.
     files : TableFiles
         The table that is summarised, as it was.
     summaries : mapping of str to tuple of Summary
@@ -72,6 +82,7 @@ class _Move:
     """
 
     learner: Learner
+    schema: TableSchema
     files: TableFiles
     summaries: Mapping[str, tuple[Summary, ...]]
     states: Mapping[str, str]
@@ -103,6 +114,7 @@ def _moves(relayout: Relayout, table: str, name: str, feature: Feature) -> Itera
         states = _combined_pairs(relayout, table, summarised, name, feature)
     yield _Move(
         learner,
+        files.schema,
         summarised,
         {key: parts for key, parts in pairs.items() if [key] != [one.key for one in parts]},
         {key: old for key, old in states.items() if key != old},
@@ -181,17 +193,25 @@ def _unfinished(move: _Move, relayout: Relayout, states: StateStore) -> Iterator
         if all(relayout.before.is_fresh(move.files.name, one, positions) for one in groups):
             yield StateRequest(
                 move.learner.transformer,
+                move.schema,
                 Available(move.files, {}),
                 move.learner.columns,
                 [StateNeed(members=missing)],
             )
 
 
-def _put(states: StateStore, key: str, transformer: Transformer, parts: Sequence[str]) -> None:
-    try:
-        states.put(key, _folded(states, transformer, parts))
-    except StateLostError:  # logged where it was found damaged; computed again when it is needed
+def _put(states: StateStore, key: str, move: _Move, parts: Sequence[str], place: Workplace) -> None:
+    # Of the tree, a state from each depth is held: together no more than all parts twice.
+    together = sum(states.sizes(parts).values())
+    needed = combine_bytes(together, together)
+    if reserved_bytes(place.engine) + needed > place.memory_limit:
+        _log.info("state %s is left to the next build: it takes %d bytes to move", key, needed)
         return
+    with budget_of().admit(needed, place.memory_limit):
+        try:
+            states.put(key, _folded(states, move.learner.transformer, parts))
+        except StateLostError:  # logged where it was found damaged; computed again when needed
+            return
 
 
 def _folded(states: StateStore, transformer: Transformer, keys: Sequence[str]) -> State:

@@ -12,19 +12,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from featurestore.allocators import release_freed
+from featurestore.enforcement import Enforcement
+from featurestore.execution.budget import budget_of
 from featurestore.execution.dask import Executor
+from featurestore.execution.flight import WORTH_TRIMMING
 from featurestore.execution.reading import PartitionSource
+from featurestore.execution.room import Need, require_room
+from featurestore.execution.task_costs import packed_summaries
 from featurestore.execution.tasks import (
     SummarizeTask,
     SummaryWork,
     summarize_partition,
 )
-from featurestore.plan.states import StateNeed
+from featurestore.plan.costs import combine_bytes
+from featurestore.plan.learner_sizes import members_of
+from featurestore.plan.states import StateNeed, Summary
 from featurestore.plan.table_files import TableFiles
+from featurestore.schema import TableSchema
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import BASE_GROUP, PartitionEntry
+from featurestore.storage.scratch import Scratch
 from featurestore.storage.states import StateLostError, StateStore
 from featurestore.transforms.base import EMPTY_STATE, Scope, State, Transformer
 
@@ -37,6 +47,13 @@ class Workplace:
     engine: str
     executor: Executor
     memory_limit: int
+    # Held as long as anything is that works here.
+    enforcement: Enforcement | None = field(default=None, compare=False)
+    scratch: Scratch = field(default_factory=Scratch, compare=False)
+
+    def __post_init__(self) -> None:
+        # One limit: whoever changes that of a workplace changes that of its tasks.
+        object.__setattr__(self, "executor", self.executor.within(self.memory_limit, self.engine))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +76,33 @@ class Available:
 
 @dataclass(frozen=True, slots=True)
 class StateRequest:
-    """States that one transformer needs, and the table and columns they are summarised from."""
+    """States that one transformer needs, and the table and columns they are summarised from.
+
+    Parameters
+    ----------
+    transformer : Transformer
+    schema : TableSchema
+        Of its own table.
+    table : Available
+    columns : tuple of str
+    needs : sequence of StateNeed
+        In table order.
+    """
 
     transformer: Transformer
+    schema: TableSchema
     table: Available
     columns: tuple[str, ...]
     needs: Sequence[StateNeed]
 
 
 def prepare_states(
-    requests: Sequence[StateRequest], place: Workplace, executor: Executor, *, check: bool = False
+    requests: Sequence[StateRequest],
+    place: Workplace,
+    executor: Executor,
+    *,
+    check: bool = False,
+    planned: bool = False,
 ) -> None:
     """Compute and keep every state of the requests that is not kept yet.
 
@@ -80,24 +114,29 @@ def prepare_states(
     check : bool
         Read those that are kept, and compute again what is damaged. Done anyway if combining meets
         a damaged one.
+    planned : bool
+        Whether it was found before that a plan with these states fits the memory limit.
+
+    Raises
+    ------
+    MemoryLimitError
+        Before anything is computed, if a summary does not fit and it was not planned.
     """
     states = StateStore(place.store)
     if not check:
         try:
-            _prepare(requests, place, executor, states, states.has)
+            _prepare(requests, place, executor, states.has, planned)
         except StateLostError:  # logged when it was found; gone now, others may be damaged as well
             check = True
     if check:
-        _prepare(requests, place, executor, states, states.is_sound)
+        _prepare(requests, place, executor, states.is_sound, planned)
 
 
 def prepare_summaries(
     requests: Sequence[StateRequest], place: Workplace, executor: Executor
 ) -> None:
     """Compute and keep the summaries that the requests' needs name and that are not kept yet."""
-    tasks = _summarize_tasks(requests, place, StateStore(place.store).has)
-    if tasks:
-        executor.run(summarize_partition, tasks, label="summarize")
+    _summarize(requests, place, executor, StateStore(place.store).has, planned=False)
 
 
 def prepared_state(request: StateRequest, place: Workplace) -> State:
@@ -118,21 +157,45 @@ def _prepare(
     requests: Sequence[StateRequest],
     place: Workplace,
     executor: Executor,
-    states: StateStore,
     is_kept: Callable[[str], bool],
+    planned: bool,
 ) -> None:
-    pending = [
-        StateRequest(one.transformer, one.table, one.columns, _pending(one.needs, is_kept))
-        for one in requests
+    pending = [replace(one, needs=_pending(one.needs, is_kept)) for one in requests]
+    _summarize(pending, place, executor, is_kept, planned)
+    states = StateStore(place.store)
+    work = [
+        (combination, need)
+        for combination in (_Combination(one, states, place.memory_limit) for one in pending)
+        for need in combination.needs
     ]
-    tasks = _summarize_tasks(pending, place, is_kept)
+    if work:
+        executor.of_this_thread().run(
+            _combine,
+            work,
+            label="combine states",
+            costs=[combination.cost for combination, _ in work],
+        )
+
+
+def _summarize(
+    requests: Sequence[StateRequest],
+    place: Workplace,
+    executor: Executor,
+    is_kept: Callable[[str], bool],
+    planned: bool,
+) -> None:
+    """Compute and keep the summaries that are not kept yet."""
+    tasks = _summarize_tasks(requests, place, is_kept)
     if tasks:
-        executor.run(summarize_partition, tasks, label="summarize")
-    for request in pending:
-        if request.transformer.scope is Scope.FIT:
-            _fit(request, states)
-        else:
-            _scan(request, states)
+        schemas = {member.key: one.schema for one in requests for member in members_of(one.needs)}
+        packed = packed_summaries(tasks, schemas, executor, planned)
+        executor.run(
+            summarize_partition,
+            packed.tasks,
+            label="summarize",
+            costs=packed.costs,
+            names=packed.names,
+        )
 
 
 def _pending(needs: Sequence[StateNeed], is_kept: Callable[[str], bool]) -> list[StateNeed]:
@@ -149,9 +212,7 @@ def _summarize_tasks(
     for request in requests:
         files = request.table.files
         tables[files.name] = request.table
-        for one in {
-            member.key: member for need in request.needs for member in need.members
-        }.values():
+        for one in members_of(request.needs):
             if is_kept(one.key):
                 continue
             columns = request.columns
@@ -175,26 +236,69 @@ def _summarize_tasks(
     return tasks
 
 
-def _fit(request: StateRequest, states: StateStore) -> None:
-    for need in request.needs:
-        combined = _combined(request.transformer, need, states)
-        states.put(need.key, request.transformer.finish(combined))
+class _Combination:
+    """The states of one request, put together one after the other.
 
+    Prefix states are made in table order, each from the one before it where possible. What it takes is
+    known only as states grow: so every combination is held against the limit before it is done.
+    """
 
-def _scan(request: StateRequest, states: StateStore) -> None:
-    """Combine prefix states in table order, each from the one before it where possible."""
-    state: State = EMPTY_STATE
-    done: StateNeed | None = None
-    for need in sorted(request.needs, key=lambda one: one.members[-1].partition):
-        if done is not None and _continues(done, need):
-            for one in need.members:
-                if one.partition > done.members[-1].partition:
-                    summary = states.require(one.key)
-                    state = request.transformer.combine(state, summary)
+    def __init__(self, request: StateRequest, states: StateStore, memory_limit: int) -> None:
+        self._transformer = request.transformer
+        self._states = states
+        self._limit = memory_limit
+        self._state: State = EMPTY_STATE
+        self._done: StateNeed | None = None
+        self.needs = list(request.needs)
+        if request.transformer.scope is not Scope.FIT:
+            self.needs.sort(key=lambda one: one.members[-1].partition)
+        self._sizes = states.sizes([one.key for one in members_of(self.needs)])
+        largest = max(self._sizes.values(), default=0)
+        self.cost = combine_bytes(largest, largest)
+
+    def make(self, need: StateNeed) -> None:
+        """Make one state, the next in order, and keep it.
+
+        Raises
+        ------
+        MemoryLimitError
+            Before a combination that does not fit.
+        """
+        if self._transformer.scope is Scope.FIT:
+            combined = self._combined(EMPTY_STATE, need.members)
+            self._states.put(need.key, self._transformer.finish(combined))
+            return
+        if self._done is not None and _continues(self._done, need):
+            last = self._done.members[-1].partition
+            new = [one for one in need.members if one.partition > last]
+            self._state = self._combined(self._state, new)
         else:
-            state = _combined(request.transformer, need, states)
-        states.put(need.key, state)
-        done = need
+            self._state = EMPTY_STATE  # the one before goes first
+            self._state = self._combined(EMPTY_STATE, need.members)
+        self._states.put(need.key, self._state)
+        self._done = need
+
+    def _combined(self, state: State, members: Sequence[Summary]) -> State:
+        for one in members:
+            earlier = sum(table.nbytes for table in state.values())
+            needed = combine_bytes(earlier, self._sizes.get(one.key, 0))
+            budget = budget_of()
+            what = f"combining what {type(self._transformer).__name__} learnt"
+            # What this task was admitted with is in flight already.
+            held = min(needed, self.cost)
+            require_room(
+                Need(what, needed), self._limit, budget.reserved, "learn from fewer columns"
+            )
+            with budget.admit(needed - held, self._limit, waits=False):
+                state = self._transformer.combine(state, self._states.require(one.key))
+            if needed >= WORTH_TRIMMING:
+                release_freed()
+        return state
+
+
+def _combine(work: tuple[_Combination, StateNeed]) -> None:
+    combination, need = work
+    combination.make(need)
 
 
 def _continues(done: StateNeed, need: StateNeed) -> bool:
@@ -205,10 +309,3 @@ def _continues(done: StateNeed, need: StateNeed) -> bool:
     """
     last = done.members[-1]
     return last in need.members or need.members[0].partition == last.partition + 1
-
-
-def _combined(transformer: Transformer, need: StateNeed, states: StateStore) -> State:
-    state: State = EMPTY_STATE
-    for one in need.members:
-        state = transformer.combine(state, states.require(one.key))
-    return state

@@ -7,9 +7,9 @@ by the worker; states travel as files; only entries come back.
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,11 @@ from featurestore.engines.selection import get_engine
 from featurestore.errors import DefinitionError
 from featurestore.execution.reading import PartitionSource
 from featurestore.plan.definition import Feature
+from featurestore.plan.slicing import carries_state
 from featurestore.schema import Field, TableSchema, type_to_text
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.column_group import write_partition
+from featurestore.storage.group_writer import GroupWriter, begin_partition
 from featurestore.storage.journal import Journal
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, Provenance
@@ -34,6 +36,13 @@ from featurestore.transforms.base import (
     State,
     Transformer,
 )
+from featurestore.transforms.independence import check_partition_independent, is_foreign
+
+Rows: TypeAlias = tuple[int, int]
+"""A slice of a partition: the rows ``start <= row < stop``."""
+
+SAMPLE_ROWS: Final = 1000
+"""On how many rows a definition is tried."""
 
 # A task that takes longer writes what it finished to the journal before its end.
 JOURNAL_SECONDS: Final = 10.0
@@ -41,17 +50,21 @@ JOURNAL_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class SummaryWork:
-    """One summary of a partition: ``time_range`` cuts it to ``start <= time < stop``."""
+    """One summary of a partition: ``time_range`` cuts it to ``start <= time < stop``.
+
+    With ``slices`` it is put together from those of slices, as :class:`ApplyWork` says.
+    """
 
     transformer: Transformer
     columns: tuple[str, ...]
     key: str
     time_range: tuple[int, int] | None
+    slices: tuple[Rows, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SummarizeTask:
-    """All summaries wanted of one partition: one read serves them all."""
+    """All summaries wanted of one partition: one read serves all that are not made in slices."""
 
     url: str
     engine: str
@@ -81,6 +94,9 @@ class ApplyWork:
         ``""`` for the empty state.
     rows : SourceRows, optional
     journal_key : str
+    slices : tuple of (int, int), optional
+        The rows ``start <= row < stop`` that are in memory at a time, covering the partition in order;
+        not given, all of them at once.
     """
 
     feature: Feature
@@ -88,11 +104,12 @@ class ApplyWork:
     state_key: str
     rows: SourceRows | None
     journal_key: str
+    slices: tuple[Rows, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyTask:
-    """All features of one level in one partition: one read serves them all."""
+    """All features of one level in one partition: one read serves all that are not made in slices."""
 
     url: str
     engine: str
@@ -106,13 +123,48 @@ def summarize_partition(task: SummarizeTask) -> None:
     """Compute a partition's missing summaries and keep them."""
     store, engine = open_object_store(task.url), get_engine(task.engine)
     states = StateStore(store)
-    wanted = [column for work in task.work for column in work.columns]
-    partition = task.source.read(store, engine, with_row_count(wanted, task.schema), task.schema)
+    whole = [work for work in task.work if work.slices is None]
+    if whole:
+        _summarize_whole(task, whole, states, store, engine)
     for work in task.work:
-        part = partition
-        if work.time_range is not None:
-            part = rows_in_time_range(partition, work.time_range, engine)
-        states.put(work.key, work.transformer.summarize(part, engine))
+        if work.slices is not None:
+            states.put(work.key, _summary_of_slices(task, work, work.slices, store, engine))
+
+
+def _summarize_whole(
+    task: SummarizeTask,
+    works: Sequence[SummaryWork],
+    states: StateStore,
+    store: ObjectStore,
+    engine: Engine,
+) -> None:
+    wanted = [column for work in works for column in work.columns]
+    partition = task.source.read(store, engine, with_row_count(wanted, task.schema), task.schema)
+    for work in works:
+        states.put(work.key, _summary(work, partition, engine))
+
+
+def _summary(work: SummaryWork, partition: Partition, engine: Engine) -> State:
+    if work.time_range is not None:
+        partition = rows_in_time_range(partition, work.time_range, engine)
+    return work.transformer.summarize(partition, engine)
+
+
+def _summary_of_slices(
+    task: SummarizeTask,
+    work: SummaryWork,
+    slices: Sequence[Rows],
+    store: ObjectStore,
+    engine: Engine,
+) -> State:
+    columns = with_row_count(work.columns, task.schema)
+    state: State = EMPTY_STATE
+    for rows in slices:
+        part = task.source.read(store, engine, columns, task.schema, rows)
+        state = work.transformer.combine(state, _summary(work, part, engine))
+        del part
+        pa.default_memory_pool().release_unused()
+    return state
 
 
 def apply_partition(task: ApplyTask) -> dict[str, PartitionEntry]:
@@ -122,15 +174,11 @@ def apply_partition(task: ApplyTask) -> dict[str, PartitionEntry]:
     """
     store, engine = open_object_store(task.url), get_engine(task.engine)
     journal = Journal(store, task.table)
-    wanted = [column for work in task.work for column in work.feature.inputs]
-    partition = task.source.read(store, engine, with_row_count(wanted, task.schema), task.schema)
     written: dict[str, PartitionEntry] = {}
     finished: list[tuple[str, PartitionEntry]] = []
     since = clock.monotonic()
     try:
-        for work in task.work:
-            # In a function of its own, so that one feature's values are gone before the next's come.
-            entry = _compute(task, work, partition, store, engine)
+        for work, entry in _computed(task, store, engine):
             written[work.feature.group] = entry
             finished.append((work.journal_key, entry))
             if clock.monotonic() - since > JOURNAL_SECONDS:
@@ -140,6 +188,72 @@ def apply_partition(task: ApplyTask) -> dict[str, PartitionEntry]:
     finally:
         journal.record_all(finished)
     return written
+
+
+def _computed(
+    task: ApplyTask, store: ObjectStore, engine: Engine
+) -> Iterator[tuple[ApplyWork, PartitionEntry]]:
+    """Yield the features as they are done; what is made in slices comes last, with all else gone."""
+    yield from _computed_whole(task, store, engine)
+    for work in task.work:
+        if work.slices is not None:
+            yield work, _compute_in_slices(task, work, work.slices, store, engine)
+
+
+def _computed_whole(
+    task: ApplyTask, store: ObjectStore, engine: Engine
+) -> Iterator[tuple[ApplyWork, PartitionEntry]]:
+    works = [work for work in task.work if work.slices is None]
+    if not works:
+        return
+    wanted = [column for work in works for column in work.feature.inputs]
+    partition = task.source.read(store, engine, with_row_count(wanted, task.schema), task.schema)
+    for work in works:
+        # In a function of its own, so that one feature's values are gone before the next's come.
+        yield work, _compute(task, work, partition, store, engine)
+
+
+def _compute_in_slices(
+    task: ApplyTask, work: ApplyWork, slices: Sequence[Rows], store: ObjectStore, engine: Engine
+) -> PartitionEntry:
+    """Read, compute and write slice by slice; a prefix state is carried through them."""
+    source, transformer = task.source, work.feature.transformer
+    columns = with_row_count(work.feature.inputs, task.schema)
+    if len(slices) > 1 and is_foreign(transformer):
+        # When it was defined, there may have been no rows to try it on.
+        rows = (0, min(SAMPLE_ROWS, source.rows))
+        sample = source.read(store, engine, columns, task.schema, rows)
+        check_partition_independent(transformer, sample, engine)
+        del sample
+    state = load_state(work, store, engine)
+    with begin_partition(
+        store,
+        table=task.table,
+        group=work.feature.group,
+        partition=source.partition,
+        rows=source.rows,
+    ) as writer:
+        for rows in slices:
+            part = source.read(store, engine, columns, task.schema, rows)
+            _write_slice(writer, task, work, part, state, engine)
+            if carries_state(transformer) and rows[1] < source.rows:
+                state = transformer.combine(state, transformer.summarize(part, engine))
+            del part
+            pa.default_memory_pool().release_unused()
+        return writer.finish(work.provenance)
+
+
+def _write_slice(
+    writer: GroupWriter,
+    task: ApplyTask,
+    work: ApplyWork,
+    part: Partition,
+    state: State,
+    engine: Engine,
+) -> None:
+    columns = work.feature.transformer.apply(part, state, engine)
+    where = f"partition {task.source.partition}"
+    writer.write(*checked_columns(work.feature.outputs, columns, part.rows, engine, where))
 
 
 def _compute(

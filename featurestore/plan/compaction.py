@@ -14,14 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from featurestore.errors import MemoryLimitError
 from featurestore.fingerprint import fingerprint
-from featurestore.limits import resident_bytes
 from featurestore.plan.staleness import Standing
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP, GroupEntry, PartitionEntry
 from featurestore.transforms.base import UnknownTransformer
-from featurestore.units import format_bytes
 
 _COPIES: Final = 3
 """What writing columns holds of them at once: as read, as put together, as encoded."""
@@ -129,6 +126,11 @@ class Merge:
             if len(piece.parts) > 1 or name in piece.scalars
         )
 
+    def __str__(self) -> str:
+        names = [name for piece in self.pieces for name in piece.group.names]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return f"merging {shown} of {len(self.pieces[0].parts)} partitions"
+
     def key(self, piece: Piece) -> str:
         """Return the key under which a finished piece is journaled."""
         shared = [one.group.group for one in self.pieces]
@@ -217,28 +219,3 @@ def _merges_of(
     base = Piece(files.groups[BASE_GROUP], span.parts)
     alone = [Merge(span.partition, (one,)) for one in (base, *pieces) if one not in shared]
     return [*alone, Merge(span.partition, shared)] if shared else alone
-
-
-def merges_at_once(merges: Sequence[Merge], memory_limit: int, workers: int) -> int:
-    """Return how many merges may run at once within the memory limit.
-
-    Raises
-    ------
-    MemoryLimitError
-        If not even one fits.
-    """
-    if not merges:
-        return workers
-    reserved = resident_bytes()
-    worst = max(merges, key=lambda one: one.peak_bytes)
-    fitting = (memory_limit - reserved) // max(worst.peak_bytes, 1)
-    if fitting < 1:
-        names = [name for piece in worst.pieces for name in piece.group.names]
-        raise MemoryLimitError(
-            f"merging {', '.join(names)} of {len(worst.pieces[0].parts)} partitions needs "
-            f"{format_bytes(worst.peak_bytes)} beside {format_bytes(reserved)} already in use, the "
-            f"memory limit is {format_bytes(memory_limit)}",
-            f"raise memory_limit to at least {reserved + worst.peak_bytes} bytes, or pass a smaller "
-            "partition_bytes",
-        )
-    return int(min(workers, fitting))

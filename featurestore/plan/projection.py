@@ -1,7 +1,13 @@
-"""What a build will cost in bytes, known before it starts.
+"""What a build will cost in bytes, step by step, known before it starts.
 
-A task holds the inputs of all features it computes in one partition, and for one feature after the
-other the rows of another table, what the transformer needs on top, and its outputs. Sizes come from what was recorded when files were written.
+A build takes each level of features in three steps: missing summaries are computed, states are
+combined, values are computed and written. A step is tasks; a task is one partition, or one state to
+be combined. Its bytes are the inputs, the other table's rows, the state, what the transformer needs on
+top, and the outputs; of several features that share a task's inputs, those of the one that needs most.
+``Extents`` knows the sizes, ``costs`` how they add up, ``packing`` which features share a task.
+
+Always true: nothing but metadata is read. What is reserved, and how many tasks run at once, is known
+where they run.
 """
 
 from __future__ import annotations
@@ -9,84 +15,151 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-import pyarrow as pa
-
-from featurestore.errors import MemoryLimitError
-from featurestore.limits import resident_bytes
 from featurestore.plan.definition import Feature
+from featurestore.plan.extents import Extents
+from featurestore.plan.learner_sizes import members_of
+from featurestore.plan.packing import loads
+from featurestore.plan.slicing import Work
 from featurestore.plan.staleness import Assessment, Freshness
+from featurestore.plan.states import StateNeed, Summary
 from featurestore.plan.table_files import TableFiles
-from featurestore.schema import Field
-from featurestore.transforms.base import SourceTransformer
-from featurestore.transforms.extent import Extent
-from featurestore.units import format_bytes
+from featurestore.storage.states import StateStore
 
-_STRING_BYTES = 24
-"""What an output string is taken to need before any was written: offset and a short text."""
+SUMMARIZE: Final = "summarize"
+COMBINE: Final = "combine"
+APPLY: Final = "apply"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCost:
+    """What one task needs at most.
+
+    Parameters
+    ----------
+    partition : str
+    bytes : int
+    fixed_bytes : int
+        The part that would not be less if the partition had fewer rows: states, another table's rows.
+    feature : tuple of str
+        Columns of the feature that needs the most of it.
+    partition_bytes : int
+        Decoded size of the partition's ingested columns; 0 if it cannot be cut.
+    whole_bytes : int
+        What it would need at once; more than ``bytes`` where the partition is processed in slices.
+    """
+
+    partition: str
+    bytes: int
+    fixed_bytes: int = 0
+    feature: tuple[str, ...] = ()
+    partition_bytes: int = 0
+    whole_bytes: int = 0
+
+    def largest_partition(self, room: int) -> int:
+        """Return how large a partition may be to need no more than ``room``; 0 if none is so small.
+
+        What grows with the rows grows at most in proportion to them.
+
+        Examples
+        --------
+        >>> cost = TaskCost("p", 300, fixed_bytes=100, partition_bytes=50, whole_bytes=300)
+        >>> cost.largest_partition(200)
+        25
+        """
+        growing = self.whole_bytes - self.fixed_bytes
+        if growing <= 0 or room <= self.fixed_bytes:
+            return 0
+        return min(
+            self.partition_bytes, self.partition_bytes * (room - self.fixed_bytes) // growing
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepProjection:
+    """What one step of a build costs.
+
+    Parameters
+    ----------
+    work : {"summarize", "combine", "apply"}
+        States are combined one after the other where the build was called; the rest runs side by side.
+    level : int
+        From 1 on.
+    features : tuple of Feature
+    tasks : tuple of TaskCost
+        In the order in which they are handed out.
+    rows : int
+        Read; 0 when combining.
+    output_bytes : int
+        The most that is written, decoded.
+    """
+
+    work: str
+    level: int
+    features: tuple[Feature, ...]
+    tasks: tuple[TaskCost, ...]
+    rows: int
+    output_bytes: int
+
+    @property
+    def costs(self) -> tuple[int, ...]:
+        """Bytes per task."""
+        return tuple(one.bytes for one in self.tasks)
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions are read; when combining, how many states are put together."""
+        if self.work == COMBINE:
+            return len(self.tasks)
+        return len({one.partition for one in self.tasks})
+
+    @property
+    def largest(self) -> TaskCost:
+        return max(self.tasks, key=lambda one: one.bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """What computing one feature costs.
+    """What a build costs: its steps that have something to do, in order."""
 
-    Parameters
-    ----------
-    feature : Feature
-    partitions : int
-        How many are to be computed.
-    rows : int
-    output_bytes : int
-        Decoded size of what will be written.
-    peak_bytes : int
-        Of the largest task, while it computes this feature.
-    largest : str
-        The partition that needs it; ``""`` if there is none.
-    """
-
-    feature: Feature
-    partitions: int
-    rows: int
-    output_bytes: int
-    peak_bytes: int
-    largest: str
+    steps: tuple[StepProjection, ...]
 
 
 def project(
     files: TableFiles,
     sources: Mapping[str, TableFiles],
-    assessments: Mapping[str, tuple[Assessment, ...]],
-) -> list[Projection]:
-    """Return the cost of each feature that is not fresh everywhere, in order of building."""
-    found = []
-    for level in files.graph.levels:
+    assessments: Mapping[str, Sequence[Assessment]],
+    states: StateStore,
+    room: int | None = None,
+    at_once: int = 1,
+) -> Projection:
+    """Return what building everything that is not fresh costs.
+
+    Parameters
+    ----------
+    files : TableFiles
+        The table as it will be, new features included.
+    sources : mapping of str to TableFiles
+    assessments : mapping of str to sequence of Assessment
+    states : StateStore
+        Asked for the sizes of what is kept.
+    room : int, optional
+        Bytes that a task may take; what needs more is divided, as far as it can be.
+    at_once : int
+        Tasks that had better fit together.
+    """
+    extents = Extents(files, sources, assessments, states)
+    steps = []
+    for number, level in enumerate(files.graph.levels, 1):
         todo = {feature: _unfinished(assessments[feature.group]) for feature in level}
-        # One task reads the inputs of all features of its level, and then computes one by one.
-        read: dict[int, dict[str, int]] = defaultdict(dict)
-        for feature, positions in todo.items():
-            for position in positions:
-                read[position].update(_input_bytes(feature, files, position))
-        for feature, positions in todo.items():
-            if not positions:
-                continue
-            costs = {
-                position: sum(read[position].values())
-                + _own_bytes(feature, files, sources, assessments, position)
-                for position in positions
-            }
-            largest = max(costs, key=lambda position: costs[position])
-            rows = sum(files.base[position].rows for position in positions)
-            found.append(
-                Projection(
-                    feature,
-                    len(positions),
-                    rows,
-                    rows * sum(_width(one) for one in feature.outputs),
-                    costs[largest],
-                    files.base[largest].partition,
-                )
-            )
-    return found
+        todo = {feature: positions for feature, positions in todo.items() if positions}
+        if todo:
+            found = _Level(files, extents, assessments, number, todo, room, at_once)
+            steps += [
+                one for one in (found.summarize(), found.combine(), found.apply()) if one.tasks
+            ]
+    return Projection(tuple(steps))
 
 
 def _unfinished(assessments: Sequence[Assessment]) -> list[int]:
@@ -95,91 +168,97 @@ def _unfinished(assessments: Sequence[Assessment]) -> list[int]:
     ]
 
 
-def _input_bytes(feature: Feature, files: TableFiles, position: int) -> dict[str, int]:
-    """Return the size of each input column in a partition; estimated where it is not built yet."""
-    base = files.base[position]
-    sizes = {}
-    for name in feature.inputs:
-        entry = files.entries[files.graph.owners[name]].get(base.partition)
-        known = None if entry is None else entry.column_bytes.get(name)
-        sizes[name] = base.rows * _width(files.schema[name]) if known is None else known
-    return sizes
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """The features of one level, and the partitions in which they have to be computed."""
 
+    files: TableFiles
+    extents: Extents
+    assessments: Mapping[str, Sequence[Assessment]]
+    number: int
+    todo: Mapping[Feature, Sequence[int]]
+    room: int | None
+    at_once: int
 
-def _own_bytes(
-    feature: Feature,
-    files: TableFiles,
-    sources: Mapping[str, TableFiles],
-    assessments: Mapping[str, tuple[Assessment, ...]],
-    position: int,
-) -> int:
-    """Return what a feature needs beside the inputs: another table's rows, its work, its outputs."""
-    other = 0
-    if isinstance(feature.transformer, SourceTransformer):
-        source = sources[feature.transformer.source_table]
-        columns = feature.transformer.source_inputs(files.schema)
-        owners = [(name, source.entries[source.graph.owners[name]]) for name in columns]
-        for one in assessments[feature.group][position].need.rows:
-            partition = source.base[one].partition
-            other += sum(entries[partition].column_bytes[name] for name, entries in owners)
-    rows = files.base[position].rows
-    outputs = rows * sum(_width(one) for one in feature.outputs)
-    # Outputs exist twice for a moment: as the engine's columns and as Arrow being written.
-    return (
-        other
-        + feature.transformer.memory(
-            files.schema, Extent(rows, {**_input_bytes(feature, files, position), "": other})
+    def _needs(self, feature: Feature) -> list[StateNeed]:
+        """Return the distinct states that are needed and not kept."""
+        found = self.assessments[feature.group]
+        needs = {found[one].need.key: found[one].need for one in self.todo[feature]}
+        return [need for key, need in needs.items() if key and not self.extents.is_kept(key)]
+
+    def summarize(self) -> StepProjection:
+        """Return the tasks that compute missing summaries: one per partition for all features."""
+        tables: dict[str, TableFiles] = {}
+        work: dict[tuple[str, int], dict[Feature, list[Summary]]] = defaultdict(
+            lambda: defaultdict(list)
         )
-        + 2 * outputs
-    )
+        seen = set()  # features of one kind may share their summaries
+        for feature in self.todo:
+            files, _ = self.extents.learner(feature)
+            tables[files.name] = files
+            for one in members_of(self._needs(feature)):
+                if not self.extents.is_kept(one.key) and one.key not in seen:
+                    seen.add(one.key)
+                    work[files.name, one.partition][feature].append(one)
+        tasks, rows, features = [], 0, dict[Feature, None]()
+        for (name, position), wanted in sorted(work.items(), key=lambda item: item[0]):
+            works = [
+                self.extents.summary_work(one, position, cut=any(part.time_range for part in parts))
+                for one, parts in wanted.items()
+            ]
+            tasks += self._tasks(tables[name], position, list(wanted), works)
+            rows += tables[name].base[position].rows
+            features.update(dict.fromkeys(wanted))
+        return StepProjection(SUMMARIZE, self.number, tuple(features), tuple(tasks), rows, 0)
 
+    def combine(self) -> StepProjection:
+        """Return the states that are put together, each from the one before it where possible."""
+        tasks, features = [], []
+        for feature in self.todo:
+            needs = self._needs(feature)
+            if not needs:
+                continue
+            features.append(feature)
+            files, _ = self.extents.learner(feature)
+            sizes = self.extents.learnt(feature)
+            for need in needs:
+                cost = sizes.combine_bytes
+                at = files.base[need.members[-1].partition].partition if need.members else ""
+                tasks.append(TaskCost(at, cost, cost, feature.names))
+        return StepProjection(COMBINE, self.number, tuple(features), tuple(tasks), 0, 0)
 
-def _width(field: Field) -> int:
-    """Return the bytes of one row's value of a column that was not written yet."""
-    if pa.types.is_boolean(field.type):
-        return 1
-    try:
-        width = field.type.bit_width // 8
-    except ValueError:
-        return _STRING_BYTES
-    for size in field.shape or ():
-        width *= size
-    return int(width)
+    def apply(self) -> StepProjection:
+        """Return the tasks that compute values: one per partition for all features."""
+        work: dict[int, list[Feature]] = defaultdict(list)
+        outputs = rows = 0
+        for feature, positions in self.todo.items():
+            for position in positions:
+                work[position].append(feature)
+                outputs += self.extents.output_bytes(feature, position)
+        tasks = []
+        for position, features in sorted(work.items()):
+            works = [self.extents.work(one, position) for one in features]
+            tasks += self._tasks(self.files, position, features, works)
+            rows += self.files.base[position].rows
+        return StepProjection(APPLY, self.number, tuple(self.todo), tuple(tasks), rows, outputs)
 
-
-def workers_within(projections: Sequence[Projection], memory_limit: int, workers: int) -> int:
-    """Return how many tasks may run at once within the memory limit.
-
-    Raises
-    ------
-    MemoryLimitError
-        If not even one fits.
-    """
-    if not projections:
-        return workers
-    worst = max(projections, key=lambda one: one.peak_bytes)
-    what = ", ".join(worst.feature.names)
-    return tasks_within(worst.peak_bytes, what, worst.largest, memory_limit, workers)
-
-
-def tasks_within(
-    peak_bytes: int, what: str, partition: str, memory_limit: int, workers: int
-) -> int:
-    """Return how many tasks of which the largest needs ``peak_bytes`` may run at once.
-
-    Raises
-    ------
-    MemoryLimitError
-        If not even that one fits; the message says what it does and in which partition.
-    """
-    reserved = resident_bytes()
-    fitting = (memory_limit - reserved) // max(peak_bytes, 1)
-    if fitting < 1:
-        raise MemoryLimitError(
-            f"{what} needs {format_bytes(peak_bytes)} for partition {partition} beside "
-            f"{format_bytes(reserved)} already in use, the memory limit is "
-            f"{format_bytes(memory_limit)}",
-            f"raise memory_limit to at least {reserved + peak_bytes} bytes, or ingest with a "
-            "smaller partition_bytes",
+    def _tasks(
+        self, files: TableFiles, position: int, features: Sequence[Feature], works: Sequence[Work]
+    ) -> list[TaskCost]:
+        """Return the tasks that do a verb of each of some features on one partition."""
+        base = files.base[position]
+        # All rows of one time stay in one partition, and so do those of another table.
+        cuttable = files.name == self.files.name and (
+            base.time_min is None or base.time_min != base.time_max
         )
-    return int(min(workers, fitting))
+        return [
+            TaskCost(
+                base.partition,
+                one.bytes,
+                one.fixed_bytes,
+                features[one.most].names,
+                base.decoded_bytes if cuttable else 0,
+                one.whole_bytes,
+            )
+            for one in loads(works, self.room, self.at_once)
+        ]

@@ -89,10 +89,12 @@ def progress_bars() -> Iterator[None]:
 
 
 @contextmanager
-def ingest_progress(label: str) -> Iterator[Callable[[int, int | None, str], None]]:
+def ingest_progress(
+    label: str, memory_limit: int = 0
+) -> Iterator[Callable[[int, int | None, str], None]]:
     """Show progress of an ingest; yields the callback it reports to: rows done, total, phase.
 
-    Each phase is a step of its own.
+    Each phase is a step of its own, under the memory limit.
     """
     with progress_bars(), ExitStack() as running:
         current: tuple[str, Callable[[int], None]] | None = None
@@ -101,7 +103,8 @@ def ingest_progress(label: str) -> Iterator[Callable[[int, int | None, str], Non
             nonlocal current
             if current is None or current[0] != phase:
                 running.close()
-                entered = running.enter_context(step(f"{label}: {phase}", total or 0))
+                announced = step(f"{label}: {phase}", total or 0, memory_limit=memory_limit)
+                entered = running.enter_context(announced)
                 current = (phase, entered)
             current[1](done)
 

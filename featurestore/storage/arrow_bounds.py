@@ -90,17 +90,42 @@ def is_compressed(metadata: bytes, *, dictionary: bool) -> bool:
 
 
 def _batch_claim(metadata: bytes, body: pa.Buffer | None, *, dictionary: bool) -> int:
+    held = b"" if body is None else memoryview(body)
+    return claimed_bytes(
+        metadata, len(held), lambda at: bytes(held[at : at + 8]), dictionary=dictionary
+    )
+
+
+def claimed_bytes(
+    metadata: bytes, body: int, eight_at: Callable[[int], bytes], *, dictionary: bool
+) -> int:
+    """Return how many bytes a record batch claims to have when it is decoded.
+
+    Parameters
+    ----------
+    metadata : bytes
+        The flatbuffer of its message.
+    body : int
+        Bytes of the message's body.
+    eight_at : callable
+        Returns the eight bytes at an offset of the body.
+    dictionary : bool
+        Whether the message is a dictionary.
+
+    Raises
+    ------
+    CorruptionError
+    """
     batch = _batch(metadata, dictionary=dictionary)
     if not batch or not _table(metadata, batch, 3):
-        return 0 if body is None else body.size  # not compressed: slices of what is there
-    held = b"" if body is None else memoryview(body)
+        return body  # not compressed: slices of what is there
     total = 0
     for offset, length in _buffers(metadata, batch):
         if not length:
             continue
-        if not 0 <= offset <= offset + length <= len(held) or length < 8:
+        if not 0 <= offset <= offset + length <= body or length < 8:
             raise CorruptionError(f"a buffer of {length} bytes at {offset} is not in its message")
-        claimed = struct.unpack_from("<q", held, offset)[0]
+        claimed = struct.unpack("<q", eight_at(offset))[0]
         if claimed < -1:
             raise CorruptionError(f"a buffer claims {claimed} bytes")
         total += length - 8 if claimed == -1 else claimed

@@ -29,22 +29,20 @@ from featurestore.errors import (
     FeatureStoreError,
     InvalidInputError,
     NotFoundError,
-    SchemaError,
 )
-from featurestore.fingerprint import Json, digest, fingerprint
-from featurestore.schema import check_name, normalise_type
-from featurestore.storage.checksum import file_checksum, hashed_file
+from featurestore.fingerprint import Json, fingerprint
+from featurestore.storage.checksum import file_checksum
 from featurestore.storage.fileset import read_checked
+from featurestore.storage.group_writer import (
+    ROW_GROUP_ROWS,
+    begin_partition,
+)
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.parquet_bounds import require_bounded
-from featurestore.storage.parquet_footer import footer_length, parquet_footer, read_footer
+from featurestore.storage.parquet_footer import footer_length, read_footer
 from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
-from featurestore.storage.row_width import widest_row
-from featurestore.storage.tensor_group import tensor_layout, write_tensor
+from featurestore.storage.row_ranges import batch_rows, iter_rows
 
-DATA: Final = "data"
-ROW_GROUP_ROWS: Final = 65_536
-ROW_GROUP_BYTES: Final = 64 * 2**20
 # A file this small is read as a whole and compared with its checksum; it costs a millisecond.
 CHECKED_WHOLE: Final = 2**20
 _TAIL: Final = 64 * 2**10
@@ -79,6 +77,8 @@ def write_partition(
 ) -> PartitionEntry:
     """Write one partition of a column group under new names; see :func:`sync_partition`.
 
+    One slice of a :func:`begin_partition`.
+
     Parameters
     ----------
     store : ObjectStore
@@ -105,34 +105,14 @@ def write_partition(
     DiskFullError
         If the disk is full. Files written before stay; they are unreferenced, gc finds them.
     """
-    rows = _check(columns, tensors)
-    stem = _stem(table, group, partition)
-    layouts = {name: tensor_layout(name, values) for name, values in tensors.items()}
-    files: tuple[StoredFile, ...] = ()
+    counts = [len(values) for values in tensors.values()]
     if columns is not None and columns.num_columns:
-        files = (_write_parquet(store, f"{stem}.parquet", columns),)
-    else:
-        columns = pa.table({})
-    written = {
-        name: write_tensor(store, f"{stem}.{index}.zarr", name, values)
-        for index, (name, values) in enumerate(tensors.items())
-    }
-    column_bytes = {name: columns.column(name).nbytes for name in columns.column_names}
-    column_bytes |= {name: rows * layout.row_bytes for name, layout in layouts.items()}
-    tensor_bytes = sum(layout.row_bytes for layout in layouts.values())
-    return PartitionEntry(
-        partition=partition,
-        rows=rows,
-        files=files,
-        tensors=written,
-        provenance=provenance,
-        decoded_bytes=sum(column_bytes.values()),
-        column_bytes=column_bytes,
-        widest_row=widest_row(columns, tensor_bytes) if files else tensor_bytes * (rows > 0),
-        nulls={name: columns.column(name).null_count for name in columns.column_names},
-        time_min=None if time_range is None else time_range[0],
-        time_max=None if time_range is None else time_range[1],
-    )
+        counts = [columns.num_rows]
+    with begin_partition(
+        store, table=table, group=group, partition=partition, rows=counts[0] if counts else 0
+    ) as writer:
+        writer.write(columns, tensors)
+        return writer.finish(provenance, time_range)
 
 
 def ingested(entry: PartitionEntry, *meaning: Json) -> PartitionEntry:
@@ -201,6 +181,28 @@ def iter_columns(
     _check_counts(file, entry, rows, nulls)
 
 
+def iter_batches(
+    store: ObjectStore, entry: PartitionEntry, names: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Yield a partition's columns a few rows at a time, in order.
+
+    What is in memory at once is bounded however wide some rows are, see ``row_ranges``. Raises as
+    :func:`iter_columns` does.
+    """
+    file = _parquet_file(entry, names)
+    if file is None:
+        return
+    rows, nulls = 0, dict.fromkeys(names, 0)
+    with _damage(file, entry, names), open_parquet(store, file) as parquet:
+        require_bounded(parquet, file, entry, names)
+        for part in iter_rows(parquet, names, 0, entry.rows, batch_rows(entry.widest_row)):
+            rows += part.num_rows
+            for name in names:
+                nulls[name] += part.column(name).null_count
+            yield part
+    _check_counts(file, entry, rows, nulls)
+
+
 def require_intact(store: ObjectStore, entry: PartitionEntry) -> None:
     """Compare every byte of a partition's files with their checksums.
 
@@ -245,66 +247,6 @@ def open_parquet(store: ObjectStore, file: StoredFile) -> pq.ParquetFile:
         )
     except (NotFoundError, FileNotFoundError) as error:
         raise CorruptionError(f"{file.path} is missing", _REMEDY) from error
-
-
-# --- writing -----------------------------------------------------------------------------------
-
-
-def _check(columns: pa.Table | None, tensors: Mapping[str, npt.NDArray[Any]]) -> int:
-    """Return the common row count, or refuse the columns."""
-    names = [] if columns is None else list(columns.column_names)
-    repeated = sorted({name for name in (*names, *tensors) if [*names, *tensors].count(name) > 1})
-    if repeated:
-        raise SchemaError(f"columns {repeated} occur more than once", "rename them")
-    if not names and not tensors:
-        raise SchemaError("a column group needs at least one column")
-    counts = {name: len(values) for name, values in tensors.items()}
-    if columns is not None and names:
-        for field in columns.schema:
-            if normalise_type(field.type) != field.type:
-                raise SchemaError(
-                    f"column {field.name!r} has type {field.type}", "normalise it before writing"
-                )
-        counts[names[0]] = columns.num_rows
-    if len(set(counts.values())) != 1:
-        raise InvalidInputError(f"columns of one partition differ in rows: {counts}")
-    return next(iter(counts.values()))
-
-
-def _stem(table: str, group: str, partition: str) -> str:
-    check_name(table, "table")
-    check_name(group, "column group")
-    check_name(partition, "partition")
-    return f"{DATA}/{table}/{group}/{partition}-{secrets.token_hex(6)}"
-
-
-def _write_parquet(store: ObjectStore, path: str, columns: pa.Table) -> StoredFile:
-    texts = [
-        field.name
-        for field in columns.schema
-        if pa.types.is_string(field.type) or pa.types.is_binary(field.type)
-    ]
-    row_bytes = max(1, columns.nbytes // max(1, columns.num_rows))
-    row_group = max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // row_bytes))
-    with (
-        hashed_file(store, path) as writer,
-        pq.ParquetWriter(
-            writer.stream,
-            columns.schema.remove_metadata(),
-            compression="zstd",
-            compression_level=1,
-            # One name means one top-level column here, unless it holds dots: then the whole path
-            # is looked up, finds nothing, and the column is written without a dictionary.
-            use_dictionary=texts or False,
-            write_statistics=True,
-            write_page_checksum=True,
-        ) as parquet,
-    ):
-        parquet.write_table(columns.replace_schema_metadata(None), row_group_size=row_group)
-        writer.stream.keep_the_rest()
-        parquet.close()
-        footer = parquet_footer(writer.stream.kept)
-    return writer.stored(digest(footer))
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -32,9 +32,9 @@ def row_widths(array: pa.Array) -> Widths:
     """
     type_ = array.type
     if pa.types.is_string(type_) or pa.types.is_binary(type_):
-        return np.diff(_offsets(array)).astype(np.int64) + _OFFSET
+        return np.diff(array_offsets(array)).astype(np.int64) + _OFFSET
     if pa.types.is_list(type_):
-        offsets = _offsets(array).astype(np.int64)
+        offsets = array_offsets(array).astype(np.int64)
         inner = row_widths(array.values)
         if isinstance(inner, int):
             return np.diff(offsets) * inner + _OFFSET
@@ -64,7 +64,7 @@ def _zero() -> Any:
     return np.int64(0)
 
 
-def _offsets(array: pa.Array) -> npt.NDArray[np.int32]:
+def array_offsets(array: pa.Array) -> npt.NDArray[np.int32]:
     """Return the ``rows + 1`` offsets of an array, its slice considered."""
     if len(array) == 0:
         return np.zeros(1, np.int32)

@@ -22,9 +22,9 @@ import logging
 import re
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import pyarrow as pa
 
@@ -49,6 +49,8 @@ _TAIL: Final = len(MAGIC) + _DIGEST_BYTES
 KEY_MAGIC: Final = b"FSSTKEY1"
 _KEY_TAIL: Final = _DIGEST_BYTES + len(KEY_MAGIC)
 _KEY: Final = re.compile(r"[0-9a-f]{8,128}")
+_ASKED_ONE_BY_ONE: Final = 20
+"""So many sizes are asked for one by one; a store behind a network lists a thousand at once."""
 _REMEDY: Final = "delete the file; the state is computed again"
 
 _log: Final = logging.getLogger(__name__)
@@ -67,6 +69,14 @@ def encode_state(state: Mapping[str, pa.Table]) -> bytes:
     >>> decode_state(encode_state(state))["mean"].to_pydict()
     {'x': [1.5]}
     """
+    return b"".join(_encoded(state))
+
+
+def _encoded(state: Mapping[str, pa.Table]) -> tuple[memoryview, bytes]:
+    """Return the tables with the magic, and the digest: joined they are an encoded state.
+
+    Apart, so that a large state is copied once only.
+    """
     sink = pa.BufferOutputStream()
     for name in sorted(state):
         table = state[name].combine_chunks()
@@ -75,11 +85,11 @@ def encode_state(state: Mapping[str, pa.Table]) -> bytes:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
     sink.write(MAGIC)
-    body = cast(bytes, sink.getvalue().to_pybytes())
-    return body + hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
+    body = memoryview(sink.getvalue())
+    return body, hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
 
 
-def decode_state(data: bytes) -> dict[str, pa.Table]:
+def decode_state(data: bytes | memoryview) -> dict[str, pa.Table]:
     """Return the state that :func:`encode_state` wrote, in order of the names.
 
     Raises
@@ -88,10 +98,11 @@ def decode_state(data: bytes) -> dict[str, pa.Table]:
         If the bytes are torn or changed, too many, or hold compressed tables.
     """
     _require_size(len(data))
+    data = memoryview(data)  # slices of it are no copies
     body, found = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if (
         len(data) < _TAIL
-        or not body.endswith(MAGIC)
+        or bytes(body[-len(MAGIC) :]) != MAGIC
         or hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != found
     ):
         raise CorruptionError(f"a state of {len(data)} bytes is torn or damaged", _REMEDY)
@@ -112,15 +123,14 @@ def decode_state(data: bytes) -> dict[str, pa.Table]:
     return state
 
 
-def _with_key(state: bytes, key: str) -> bytes:
-    """Return an encoded state with the seal that ties it to its key."""
-    return state + _key_seal(state, key) + KEY_MAGIC
+def _with_key(state: Mapping[str, pa.Table], key: str) -> bytes:
+    """Return a state encoded, with the seal that ties it to its key."""
+    body, digest = _encoded(state)
+    return b"".join((body, digest, _key_seal(digest, key), KEY_MAGIC))
 
 
-def _key_seal(state: bytes, key: str) -> bytes:
-    return hashlib.blake2b(
-        state[-_DIGEST_BYTES:] + key.encode(), digest_size=_DIGEST_BYTES
-    ).digest()
+def _key_seal(digest: bytes, key: str) -> bytes:
+    return hashlib.blake2b(digest + key.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def read_state(data: bytes, key: str) -> dict[str, pa.Table]:
@@ -133,8 +143,8 @@ def read_state(data: bytes, key: str) -> dict[str, pa.Table]:
     """
     if not data.endswith(KEY_MAGIC):  # of an earlier version of this package
         return decode_state(data)
-    state, seal = data[:-_KEY_TAIL], data[-_KEY_TAIL : -len(KEY_MAGIC)]
-    if seal != _key_seal(state, key):
+    state, seal = memoryview(data)[:-_KEY_TAIL], data[-_KEY_TAIL : -len(KEY_MAGIC)]
+    if seal != _key_seal(bytes(state[-_DIGEST_BYTES:]), key):
         raise CorruptionError(f"the file of state {key} holds another state", _REMEDY)
     return decode_state(state)
 
@@ -178,6 +188,23 @@ class StateStore:
     def is_sound(self, key: str) -> bool:
         """Whether there is a state of that key, and it can be read; a damaged one is deleted."""
         return self.get(key) is not None
+
+    def sizes(self, keys: Collection[str]) -> dict[str, int]:
+        """Return the bytes that kept states take, in their files and as tables; by key.
+
+        Keys of which nothing is kept are left out.
+        """
+        if self._store.local_path(STATES) is None and len(keys) > _ASKED_ONE_BY_ONE:
+            names = {_path(key): key for key in keys}
+            listed = self._store.list(STATES)
+            return {names[one.path]: one.bytes for one in listed if one.path in names}
+        found = {}
+        for key in keys:
+            try:
+                found[key] = self._store.size(_path(key))
+            except NotFoundError:
+                continue
+        return found
 
     def digest(self, key: str) -> bytes | None:
         """Return the digest that a state was written with, without reading it; None if there is none.
@@ -241,7 +268,7 @@ class StateStore:
         path = _path(key)
         if self._store.exists(path):
             return
-        data = _with_key(encode_state(state), key)
+        data = _with_key(state, key)
         if len(data) > MAX_BYTES:  # get would take it for damaged
             raise LimitError(
                 f"a state would have {len(data)} bytes, more than the {MAX_BYTES} that one may have",

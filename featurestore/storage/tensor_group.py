@@ -166,20 +166,95 @@ def write_tensor(
     SchemaError
         If the element type or the shape cannot be stored.
     """
-    layout = tensor_layout(column, values)
-    files = [write_hashed(store, f"{directory}/zarr.json", layout.metadata(column))]
-    suffix = ".0" * (len(layout.shape) - 1)
-    dtype = layout.dtype.newbyteorder("<")
-    for index in range(layout.chunks):
-        start = index * layout.chunk_rows
-        part = np.ascontiguousarray(values[start : start + layout.chunk_rows], dtype=dtype)
-        if len(part) < layout.chunk_rows:
-            padded = np.zeros((layout.chunk_rows, *layout.shape[1:]), dtype=dtype)
-            padded[: len(part)] = part
-            part = padded
-        data = part.reshape(-1).view(np.uint8).data
-        files.append(write_hashed(store, f"{directory}/c.{index}{suffix}", data))
-    return tuple(files)
+    writer = TensorWriter(store, directory, column, tensor_layout(column, values))
+    writer.write(values)
+    return writer.finish()
+
+
+class TensorWriter:
+    """Writes one column of one partition as a Zarr array, in runs of rows; nothing is synced.
+
+    At most one chunk is in memory: rows that do not fill one wait for the next ones.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    directory : str
+        The array's folder, ending in ``.zarr``; must not exist.
+    column : str
+        Its name, for people who open the array.
+    layout : TensorLayout
+        With the number of rows to come.
+    """
+
+    def __init__(
+        self, store: ObjectStore, directory: str, column: str, layout: TensorLayout
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._column = column
+        self._layout = layout
+        self._dtype = layout.dtype.newbyteorder("<")
+        self._files = [write_hashed(store, f"{directory}/zarr.json", layout.metadata(column))]
+        self._begun: npt.NDArray[Any] | None = None
+        self._rows = 0
+
+    def write(self, values: npt.NDArray[Any]) -> None:
+        """Write the next rows.
+
+        Raises
+        ------
+        SchemaError
+            If element type or inner shape are not those of the layout.
+        """
+        found = values.dtype.newbyteorder("="), values.shape[1:]
+        if found != (self._layout.dtype, self._layout.shape[1:]):
+            raise SchemaError(
+                f"rows of tensor {self._column!r} have type and shape {found}, the rows before "
+                f"{(self._layout.dtype, self._layout.shape[1:])}",
+                "give all rows of a column one type and shape",
+            )
+        size, done = self._layout.chunk_rows, 0
+        while done < len(values):
+            filled = self._rows % size
+            part = values[done : done + size - filled]
+            self._rows += len(part)
+            done += len(part)
+            if len(part) == size:
+                self._write_chunk(np.ascontiguousarray(part, dtype=self._dtype))
+                continue
+            if self._begun is None:
+                self._begun = np.zeros((size, *self._layout.shape[1:]), dtype=self._dtype)
+            self._begun[filled : filled + len(part)] = part
+            if filled + len(part) == size:
+                self._write_begun()
+
+    def finish(self) -> tuple[StoredFile, ...]:
+        """Write what is left; return ``zarr.json``, then the chunks in order.
+
+        Raises
+        ------
+        InvalidInputError
+            If there were fewer or more rows than the layout says.
+        """
+        if self._rows != self._layout.shape[0]:
+            raise InvalidInputError(
+                f"tensor {self._column!r} got {self._rows} rows, {self._layout.shape[0]} were due"
+            )
+        if self._begun is not None:
+            self._write_begun()
+        return tuple(self._files)
+
+    def _write_begun(self) -> None:
+        begun, self._begun = self._begun, None
+        assert begun is not None
+        self._write_chunk(begun)
+
+    def _write_chunk(self, chunk: npt.NDArray[Any]) -> None:
+        suffix = ".0" * (len(self._layout.shape) - 1)
+        path = f"{self._directory}/c.{len(self._files) - 1}{suffix}"
+        data = chunk.reshape(-1).view(np.uint8).data
+        self._files.append(write_hashed(self._store, path, data))
 
 
 def tensor_layout(column: str, values: npt.NDArray[Any]) -> TensorLayout:
@@ -190,20 +265,24 @@ def tensor_layout(column: str, values: npt.NDArray[Any]) -> TensorLayout:
     SchemaError
         If it has no row dimension, an empty inner dimension, or elements that are not numbers.
     """
-    dtype = values.dtype.newbyteorder("=")
+    return tensor_layout_of(column, values.dtype, tuple(values.shape))
+
+
+def tensor_layout_of(column: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorLayout:
+    """Return how an array of that type and shape is laid out; see :func:`tensor_layout`."""
+    dtype = dtype.newbyteorder("=")
     if dtype.name not in _TYPES:
         raise SchemaError(
-            f"tensor {column!r} has elements of type {values.dtype}", f"use one of {sorted(_TYPES)}"
+            f"tensor {column!r} has elements of type {dtype}", f"use one of {sorted(_TYPES)}"
         )
-    if values.ndim < 2 or 0 in values.shape[1:]:
+    if len(shape) < 2 or 0 in shape[1:]:
         raise SchemaError(
-            f"tensor {column!r} has shape {values.shape}",
+            f"tensor {column!r} has shape {shape}",
             "it needs a row dimension and inner dimensions of at least 1",
         )
-    rows = values.shape[0]
-    row_bytes = math.prod(values.shape[1:]) * dtype.itemsize
+    rows, row_bytes = shape[0], math.prod(shape[1:]) * dtype.itemsize
     chunks = max(1, -(-rows * row_bytes // CHUNK_BYTES))
-    return TensorLayout(dtype, tuple(values.shape), max(1, -(-rows // chunks)))
+    return TensorLayout(dtype, shape, max(1, -(-rows // chunks)))
 
 
 def read_tensor(

@@ -53,6 +53,18 @@ class Scope(StrEnum):
     SUFFIX = "suffix"
 
 
+class Slicing(StrEnum):
+    """Where a partition may be cut for a transformer, so that it is processed in slices.
+
+    ``rows``: anywhere. ``times``: between two times, as values depend on other rows of one time.
+    ``none``: nowhere, as nobody vouches for its values.
+    """
+
+    ROWS = "rows"
+    TIMES = "times"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Partition:
     """Some columns of one partition, in memory.
@@ -191,6 +203,11 @@ class Transformer(ABC):
 
     # --- what it costs and how far it looks ----------------------------------------------------
 
+    @property
+    def slicing(self) -> Slicing:
+        """Where a partition that is too large may be cut, for ``summarize`` as for ``apply``."""
+        return Slicing.NONE
+
     def reach(self, schema: TableSchema) -> int | None:
         """Return how far back a prefix state matters, in steps of the time column; None: for ever."""
         return None
@@ -198,9 +215,11 @@ class Transformer(ABC):
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         """Return the bytes ``apply`` needs at its peak on top of what is counted for it anyway.
 
-        That is its inputs, the other table's rows, the state and the outputs, as Arrow bytes.
+        That is its inputs, the other table's rows, the state and the outputs, as Arrow bytes; texts and
+        lists that the engine makes exist twice, as its own and as Arrow's.
         """
-        return extent.input_bytes
+        varying = any(row_width(one) is None for one in self.outputs(schema))
+        return extent.input_bytes + (self.output_bytes(schema, extent) if varying else 0)
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
         """Return the bytes ``summarize`` needs at its peak on top of its inputs, its result included."""
@@ -462,7 +481,7 @@ def concat_states(states: Sequence[State]) -> State:
 
 
 __all__ = [
-    "EMPTY_STATE", "Columns", "Partition", "Scope", "SourceTransformer", "SourceWindow", "State",
+    "EMPTY_STATE", "Columns", "Partition", "Scope", "Slicing", "SourceTransformer", "SourceWindow", "State",
     "Transformer", "concat_states", "decode", "encode", "register_codec",
     "transformer_from_spec",
 ]  # fmt: skip

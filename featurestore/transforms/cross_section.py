@@ -16,8 +16,9 @@ from featurestore.engines.ranks import SortedGroups
 from featurestore.engines.windows import canonical
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
+from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.extent import Extent
+from featurestore.transforms.footprint import fixed_bytes, grouping_bytes
 from featurestore.transforms.grouping import By, normalise_by, require_time
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
@@ -49,7 +50,7 @@ class CrossSection(Transformer):
     *Null rule.* Rows whose value is null or NaN are not counted; they get null or NaN. An infinity is
     the largest or smallest value; the z-scores of its group are NaN. *Boundary rule.* A group is all
     rows of exactly one time. Results do not depend on the order of rows. *Types.* float64. *Memory.*
-    About 150 bytes per row.
+    120 bytes per row, for one column at a time.
 
     Raises
     ------
@@ -89,6 +90,10 @@ class CrossSection(Transformer):
     @property
     def scope(self) -> Scope:
         return Scope.NONE
+
+    @property
+    def slicing(self) -> Slicing:
+        return Slicing.TIMES
 
     def _groups(self, schema: TableSchema) -> tuple[str, ...]:
         time = require_time(schema, "CrossSection", "compares the rows of one time")
@@ -139,8 +144,12 @@ class CrossSection(Transformer):
         out = []
         for stat in self.stats:
             results = groups.rank() if stat == "rank" else groups.zscore()
-            out.append(canonical(xp, xp.where(missing, xp.nan, results), valid))
+            results[missing] = xp.nan
+            out.append(canonical(xp, results, valid))
         return out
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        return 150 * extent.rows + extent.input_bytes
+        return max(grouping_bytes(schema, self._groups(schema), extent.rows), 120 * extent.rows)
+
+    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))

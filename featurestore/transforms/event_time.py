@@ -6,6 +6,7 @@ fit 64 bits is an error and never wraps.
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +18,12 @@ from featurestore.engines.arrow import MICROSECONDS_PER_DAY, HostArray
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError, InvalidInputError
 from featurestore.schema import TableSchema, time_unit
+from featurestore.units import Duration
 
 PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _INT64_MAX: Final = 2**63 - 1
+Span = str | dt.timedelta | Duration | int
+"""A length of time (``"7d"``), or a number of rows."""
 
 
 def frame_times(engine: Engine, frame: Frame, column: str) -> Array:
@@ -98,3 +102,26 @@ class CommonUnit:
         finer = max(units[0], units[1], key=PER_SECOND.__getitem__)
         factors = [PER_SECOND[finer] // PER_SECOND[unit] for unit in (units[0], units[1])]
         return cls(finer, *factors)
+
+
+def span_of(value: Span, what: str, least: int) -> Duration | int:
+    """Return a length of time or a number of rows that ``Rolling`` was given.
+
+    Raises
+    ------
+    DefinitionError
+        If it is neither, or less than ``least``.
+    """
+    if isinstance(value, int):
+        if isinstance(value, bool) or value < least:
+            raise DefinitionError(f"Rolling has {what}={value!r}", f"use {least} rows or more")
+        return value
+    try:
+        span = Duration.parse(value)
+    except InvalidInputError as error:
+        raise DefinitionError(
+            f"Rolling has {what}={value!r}: {error.problem}", error.remedy
+        ) from error
+    if span.nanoseconds < least:
+        raise DefinitionError(f"Rolling has {what}={value!r}", "give a positive length of time")
+    return span

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import narwhals as nw
 import pyarrow as pa
@@ -19,9 +20,13 @@ import pyarrow as pa
 from featurestore.engines.protocol import Engine, Frame
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema, normalise_type
-from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
+from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.expression_json import StoredExpression, check_single
 from featurestore.transforms.extent import Extent
+from featurestore.transforms.footprint import VIEW, fixed_bytes, is_varying
+
+_AT_ONCE: Final = 4096
+"""Of more rows than this, one expression is evaluated after the other."""
 
 
 @dataclass(frozen=True, init=False)
@@ -31,7 +36,9 @@ class Expression(Transformer):
     Scope: none. State: none. Boundary rule: a value depends on its own row only.
     Null rule: that of Polars. Arithmetic with a null gives null; integer division by zero gives
     null, float division by zero an infinity or NaN; NaN is a value, not a null.
-    Memory: the outputs, and one intermediate column per nested operation at a time.
+    Memory: 8 bytes per row for each operation of one expression (of all together up to 4,096 rows), and
+    strings and lists once more than they are written. A string is taken to be no longer than the strings
+    and constants that it is made of.
 
     Parameters
     ----------
@@ -75,6 +82,10 @@ class Expression(Transformer):
         return Scope.NONE
 
     @property
+    def slicing(self) -> Slicing:
+        return Slicing.ROWS
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the expressions name, in order of first use."""
         return tuple(dict.fromkeys(one for _, stored in self._checked() for one in stored.columns))
@@ -91,29 +102,51 @@ class Expression(Transformer):
         return names or (_row_counter(schema),)
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        from featurestore.engines.selection import get_engine
-
-        engine = get_engine("polars")
-        names = self.inputs(schema)
-        empty = pa.schema([(name, schema[name].type) for name in names]).empty_table()
-        table = engine.to_arrow(self._evaluate(engine.from_arrow(empty)))
-        return tuple(_field(one) for one in table.schema)
+        return _made_of(self, tuple((name, schema[name].type) for name in self.inputs(schema)))
 
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
-        return Columns(self._evaluate(partition.frame))
+        return Columns(self.evaluated(partition.frame))
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        # Two intermediates of the widest kind at a time: an operation reads one and writes another.
-        return 2 * max(extent.input_bytes, 8 * extent.rows)
+        operations = [_operations(json.loads(stored.text)) for _, stored in self._checked()]
+        # One intermediate column per operation, of the definition with the most.
+        most = max(operations) if extent.rows > _AT_ONCE else sum(operations)
+        needed = 8 * (1 + most) * extent.rows
+        texts = [name for name in self.inputs(schema) if is_varying(schema[name].type)]
+        made = sum(is_varying(one.type) for one in self.outputs(schema))
+        if made:  # the engine's own form of what is written
+            needed += self.output_bytes(schema, extent) + VIEW * made * extent.rows
+        if texts and max(operations) > 1:
+            needed += extent.bytes_of(texts) + VIEW * extent.rows
+        return needed
 
-    def _evaluate(self, frame: Frame) -> Frame:
+    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        """Return the most Arrow bytes of the outputs.
+
+        A text is taken to be no longer than its row's texts and the expression's constants together; one
+        made of numbers than 32 bytes.
+        """
+        outputs = self.outputs(schema)
+        constants = {name: _constants(json.loads(stored.text)) for name, stored in self._checked()}
+        texts = [name for name in self.inputs(schema) if is_varying(schema[name].type)]
+        varying = sum(
+            extent.bytes_of(texts) + extent.rows * (constants[one.name] + 32 * (not texts))
+            for one in outputs
+            if is_varying(one.type)
+        )
+        return varying + sum(fixed_bytes(one, extent.rows) for one in outputs)
+
+    def evaluated(self, frame: Frame) -> Frame:
+        """Return the expressions' values on a frame."""
         names = [name for name, _ in self._checked()]
         rows = len(frame)
         try:
+            made = {name: stored.rebuild() for name, stored in self.definitions}
+            # Side by side, the intermediate columns of all expressions would be there at once.
+            groups = [made] if rows <= _AT_ONCE else [{name: one} for name, one in made.items()]
             # with_columns, not select: it repeats a constant in every row.
-            out = frame.with_columns(
-                **{name: stored.rebuild() for name, stored in self.definitions}
-            ).select(names)
+            columns = [frame.with_columns(**group).select(list(group)) for group in groups]
+            out = columns[0] if len(columns) == 1 else nw.concat(columns, how="horizontal")
         except Exception as error:
             raise _failure(names, frame, error) from error
         if len(out) != rows:
@@ -131,6 +164,42 @@ class Expression(Transformer):
             ):
                 raise DefinitionError(f"{pair!r} is not a stored column definition")
         return self.definitions
+
+
+@lru_cache(maxsize=1024)
+def _made_of(
+    expression: Expression, columns: tuple[tuple[str, pa.DataType], ...]
+) -> tuple[Field, ...]:
+    """Return what an expression makes of columns: asked for every partition, it costs milliseconds."""
+    from featurestore.engines.selection import get_engine
+
+    engine = get_engine("polars")
+    empty = pa.schema(list(columns)).empty_table()
+    table = engine.to_arrow(expression.evaluated(engine.from_arrow(empty)))
+    return tuple(_field(one) for one in table.schema)
+
+
+def _operations(nodes: Any) -> int:
+    """Return how many operations a stored expression has."""
+    if isinstance(nodes, list):
+        return sum(map(_operations, nodes))
+    if not isinstance(nodes, Mapping):
+        return 0
+    own = "op" in nodes and nodes["op"] not in ("col", "lit", "alias")
+    return own + sum(map(_operations, nodes.values()))
+
+
+def _constants(nodes: Any) -> int:
+    """Return the bytes that the constants of a stored expression may add to a text."""
+    if isinstance(nodes, list):
+        return sum(map(_constants, nodes))
+    if not isinstance(nodes, Mapping):
+        return len(nodes.encode()) if isinstance(nodes, str) else 0
+    if nodes.get("op") in ("col", "alias", "cast"):
+        return 0
+    padding = sum(int(nodes[name]) for name in ("width", "length") if type(nodes.get(name)) is int)
+    inner = (value for name, value in nodes.items() if name not in ("op", "dtype"))
+    return 4 * padding + sum(map(_constants, inner))
 
 
 def _alias(expression: object) -> str:

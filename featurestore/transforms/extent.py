@@ -27,6 +27,10 @@ class Extent:
         Arrow bytes of the state that ``apply`` is handed.
     source_rows, source_bytes : int
         Rows of another table that are handed over as well, and the bytes of the columns read of it.
+    source_widest_row : int
+        The most bytes that one row of it takes, of those handed over and of those its state is of.
+    state_rows : int
+        The most rows that the state was learnt of; 0 if nobody knows.
 
     Raises
     ------
@@ -45,6 +49,8 @@ class Extent:
     state_bytes: int = 0
     source_rows: int = 0
     source_bytes: int = 0
+    source_widest_row: int = 0
+    state_rows: int = 0
 
     def __post_init__(self) -> None:
         numbers = (
@@ -53,6 +59,8 @@ class Extent:
             self.state_bytes,
             self.source_rows,
             self.source_bytes,
+            self.source_widest_row,
+            self.state_rows,
         )
         if min(*numbers, *self.column_bytes.values()) < 0:
             raise InvalidInputError(f"{self} has a negative size", "sizes are 0 or more")

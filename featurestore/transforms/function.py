@@ -34,12 +34,14 @@ from featurestore.transforms.base import (
     Columns,
     Partition,
     Scope,
+    Slicing,
     State,
     Transformer,
     decode,
     encode,
 )
 from featurestore.transforms.extent import Extent
+from featurestore.transforms.footprint import copied_bytes, is_varying, state_rows
 from featurestore.transforms.function_ref import FunctionRef
 from featurestore.transforms.function_result import (
     Result,
@@ -67,7 +69,8 @@ class Function(Transformer):
     ``[time - lookback, time]`` of the whole table, whatever their key.
     Null rule: the function's own. With ``frame="pandas"`` NaN and null are the same on return; in
     NumPy arrays NaN is a value.
-    Memory: four times the inputs, history included, is set aside.
+    Memory: twice the inputs, history included, and the outputs are set aside for the function; for pandas
+    the inputs once more, and 64 bytes for each string. To summarise, the rows of the state twice.
 
     Parameters
     ----------
@@ -171,6 +174,10 @@ class Function(Transformer):
     def scope(self) -> Scope:
         return Scope.NONE if self.lookback is None else Scope.PREFIX
 
+    @property
+    def slicing(self) -> Slicing:
+        return Slicing.ROWS if self.lookback is None else Slicing.TIMES
+
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
         names = self._columns(schema)
         if self.lookback is not None:
@@ -213,7 +220,29 @@ class Function(Transformer):
         return time_steps(self.lookback, schema.time_unit, schema.time)
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        return 4 * extent.input_bytes
+        together = extent.input_bytes + extent.state_bytes
+        outputs = self.output_bytes(schema, extent)
+        # What the function itself takes nobody knows: twice what it sees is set aside, and its result.
+        return 2 * together + outputs + self._converted(schema, extent)
+
+    def _converted(self, schema: TableSchema, extent: Extent) -> int:
+        """Return what the frame for pandas takes: a copy, numbers with nulls and texts made wider."""
+        if self.frame != "pandas":
+            return 0
+        names = self._columns(schema)
+        rows = extent.rows + state_rows(schema, names, extent)
+        texts = sum(is_varying(schema[name].type) for name in names)
+        return extent.input_bytes + extent.state_bytes + rows * (len(names) + 64 * texts)
+
+    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        if self.lookback is None:
+            return 0
+        columns = self._columns(schema)
+        return copied_bytes(schema, columns, extent) + 9 * extent.rows + 1024  # and each row's time
+
+    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
+        # All rows as Arrow, then those of them that are recent.
+        return 2 * self.state_bytes(schema, extent) + 8 * extent.rows
 
     # --- types found by running it ------------------------------------------------------------------
 

@@ -24,9 +24,21 @@ from featurestore.schema import Field, TableSchema, check_name
 from featurestore.transforms.base import (
     Columns,
     Partition,
+    Slicing,
     SourceTransformer,
     State,
     concat_states,
+)
+from featurestore.transforms.extent import Extent
+from featurestore.transforms.footprint import (
+    VIEW,
+    copied_bytes,
+    fixed_bytes,
+    grouping_bytes,
+    is_text,
+    is_varying,
+    state_rows,
+    taking_bytes,
 )
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
@@ -182,6 +194,10 @@ class MatchingTransformer(SourceTransformer):
     def source_table(self) -> str:
         return cast("str", self.table)
 
+    @property
+    def slicing(self) -> Slicing:
+        return Slicing.ROWS
+
     def matching(self, schema: TableSchema) -> Matching:
         """Return the columns of the match, for a schema of the own table."""
         return Matching.of(self.source_table, self.columns, self.by, schema, type(self).__name__)
@@ -201,6 +217,49 @@ class MatchingTransformer(SourceTransformer):
         left_codes, right_codes, matchable = matched_codes(engine, partition.frame, right, matching)
         positions, found = self.matched(partition, right, (left_codes, right_codes), engine)
         return taken(engine, right, positions, found & matchable, self.outputs(schema))
+
+    def memory(self, schema: TableSchema, extent: Extent) -> int:
+        matching, source = self.matching(schema), schema.source(self.source_table)
+        right = self._right_rows(source, matching, extent)
+        together = extent.rows + right
+        types = [source[name].type for name in matching.columns]
+        texts = VIEW * right * sum(map(is_text, matching.empty.types))
+        keys = VIEW * together * sum(is_text(schema[name].type) for name in matching.left)
+        found = 8 * together + 58 * right + 25 * extent.rows
+        taking = taking_bytes(types, extent.rows)
+        return (
+            texts
+            + keys
+            + max(
+                grouping_bytes(schema, matching.left, together) + 8 * together,
+                found,
+                8 * together + 9 * extent.rows + taking,
+            )
+        )
+
+    def _right_rows(self, source: TableSchema, matching: Matching, extent: Extent) -> int:
+        """Return the most rows of the other table that there may be, those of the state included."""
+        by = source.key if self.by is None else matching.right
+        names = (*by, *([] if source.time is None else [source.time]), *matching.columns)
+        return extent.source_rows + state_rows(source, names, extent)
+
+    def _varying(self, schema: TableSchema, extent: Extent) -> int:
+        """Return the most bytes of texts and lists that are taken: every row may take the widest."""
+        source = schema.source(self.source_table)
+        if not any(is_varying(source[name].type) for name in self.matching(schema).columns):
+            return 0
+        widest = extent.source_widest_row or extent.source_bytes + extent.state_bytes
+        return extent.rows * widest
+
+    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        fixed = sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
+        return fixed + self._varying(schema, extent)
+
+    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        source, matching = schema.source(self.source_table), self.matching(schema)
+        by = source.key if self.by is None else matching.right
+        time = () if source.time is None else (source.time,)
+        return copied_bytes(source, (*by, *time, *matching.columns), extent)
 
     @abstractmethod
     def matched(

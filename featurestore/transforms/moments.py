@@ -18,13 +18,14 @@ deviations below 1e-154 underflow to 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
+from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array, Engine
 from featurestore.errors import CorruptionError
 from featurestore.fingerprint import fingerprint
@@ -34,7 +35,6 @@ from featurestore.transforms.selectors import Selection
 TABLE: Final = "moments"
 # Raise it whenever the moments of the same rows change: kept states are found by it.
 _VERSION: Final = 1
-_BLOCK: Final = 16_384
 _SAMPLE: Final = 4096
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Pair: TypeAlias = "tuple[Floats, Floats]"
@@ -126,6 +126,16 @@ def moments_fingerprint(columns: Selection) -> str:
     return fingerprint("moments", _VERSION, encode(columns))
 
 
+def moments_bytes(columns: Sequence[str]) -> int:
+    """Return the most Arrow bytes of a state of moments: 88 per column, and its name."""
+    return sum(88 + len(name.encode()) for name in columns) + 16 * len(SCHEMA)
+
+
+def moments_memory(columns: Sequence[str], rows: int) -> int:
+    """Return what ``summarize_moments`` takes: a column without its nulls, one at a time."""
+    return 20 * rows + 2**10 * len(columns)
+
+
 def summarize_moments(partition: Partition, columns: Sequence[str], engine: Engine) -> State:
     """Return the moments of a partition's columns (numbers, booleans, decimals)."""
     rows = [_of_column(*engine.values(partition.frame[name]), engine.xp) for name in columns]
@@ -141,13 +151,6 @@ def combine_moments(earlier: State, later: State) -> State:
     if not earlier or not later:
         return earlier or later
     return Moments.from_state(earlier).merge(Moments.from_state(later)).to_state()
-
-
-def blocks(rows: int, xp: Any) -> Iterator[slice]:
-    """Yield slices that fit a CPU's cache; on a GPU, all rows at once."""
-    size = _BLOCK if xp is np else max(rows, 1)
-    for start in range(0, rows, size):
-        yield slice(start, min(start + size, rows))
 
 
 def _of_column(values: Array, valid: Array, xp: Any) -> tuple[float, ...]:

@@ -15,16 +15,19 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 
+from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
+from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.extent import Extent
+from featurestore.transforms.footprint import VIEW, fixed_bytes, is_text
 from featurestore.transforms.moments import (
     Moments,
-    blocks,
     combine_moments,
+    moments_bytes,
     moments_fingerprint,
+    moments_memory,
     summarize_moments,
 )
 from featurestore.transforms.naming import normalise_renaming, output_names
@@ -32,6 +35,8 @@ from featurestore.transforms.selectors import Selection, normalise_selection, nu
 from featurestore.transforms.value_counts import (
     check_countable,
     combine_counts,
+    counting_memory,
+    counts_bytes,
     counts_fingerprint,
     most_frequent_first,
     summarize_counts,
@@ -52,7 +57,7 @@ class Standardize(Transformer):
     are. Constant columns are divided by 1; a column without any finite value in the fit scope gives
     nulls. The standard deviation is the population's (divisor n).
     Output: float64 for float64 and decimal columns, else float32 (computed in float64).
-    Memory: the output column and a block of 16,384 rows.
+    Memory: 16 bytes per row, for one column without its nulls at a time; 20 to learn.
 
     Parameters
     ----------
@@ -94,6 +99,10 @@ class Standardize(Transformer):
     @property
     def scope(self) -> Scope:
         return Scope.FIT
+
+    @property
+    def slicing(self) -> Slicing:
+        return Slicing.ROWS
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
         return _numeric_columns(self.columns, schema, "Standardize")
@@ -157,6 +166,15 @@ class Standardize(Transformer):
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         return 16 * extent.rows
 
+    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
+        return moments_memory(self.inputs(schema), extent.rows)
+
+    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        return moments_bytes(self.inputs(schema))
+
+    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
+
     def state_fingerprint(self) -> str:
         return moments_fingerprint(self.columns)
 
@@ -170,7 +188,8 @@ class Impute(Transformer):
     Scope: fit; none for ``strategy="constant"``. State: 88 bytes per column for the mean, every
     distinct value for ``most_frequent``. Boundary rule: statistics of all rows of the fit scope.
     Output: the input's type; with ``"mean"`` float64 for integers, booleans and decimals.
-    Memory: two columns at a time.
+    Memory: 24 bytes per row, for one column at a time, and 16 for each string column. To learn, 20 bytes
+    per row for the mean; for ``most_frequent`` 130 (200 for strings), that column, and all counts.
 
     Parameters
     ----------
@@ -227,6 +246,10 @@ class Impute(Transformer):
     @property
     def scope(self) -> Scope:
         return Scope.NONE if self.strategy == "constant" else Scope.FIT
+
+    @property
+    def slicing(self) -> Slicing:
+        return Slicing.ROWS
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
         if self.strategy == "mean":
@@ -304,7 +327,29 @@ class Impute(Transformer):
         return Columns(_side_by_side(out))
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        return 18 * extent.rows
+        # Filled texts are kept as the engine's until all columns are done.
+        texts = sum(is_text(schema[name].type) for name in self.inputs(schema))
+        return (24 + VIEW * texts) * extent.rows
+
+    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
+        columns = self.inputs(schema)
+        if self.strategy == "mean":
+            return moments_memory(columns, extent.rows)
+        return counting_memory(schema, columns, extent)
+
+    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        columns = self.inputs(schema)
+        if self.strategy == "mean":
+            return moments_bytes(columns)
+        return 0 if self.strategy == "constant" else counts_bytes(schema, columns, extent)
+
+    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        texts = [name for name in self.inputs(schema) if is_text(schema[name].type)]
+        # A null becomes the constant, or a value of the state; that is taken to be no wider than rows here.
+        learnt = min(extent.state_bytes, extent.widest_row or extent.state_bytes)
+        filled = learnt if self.value is None else len(str(self.value).encode())
+        fixed = sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
+        return fixed + extent.bytes_of(texts) + filled * extent.rows * len(texts)
 
     def state_fingerprint(self) -> str:
         if self.strategy == "mean":
@@ -362,7 +407,7 @@ def _fill(
         missing = missing | xp.isnan(values)
     dtype = np.dtype(type_.to_pandas_dtype())
     return engine.column(
-        name, xp.where(missing, dtype.type(fill), values.astype(dtype)), None, type_
+        name, xp.where(missing, dtype.type(fill), values.astype(dtype, copy=False)), None, type_
     ), missing
 
 

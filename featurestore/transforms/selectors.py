@@ -11,6 +11,7 @@ identifier or of the clock is almost never what is meant; name such a column to 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, overload
@@ -226,7 +227,7 @@ def resolve(selection: Selection, schema: TableSchema) -> tuple[str, ...]:
         return tuple(name for name in schema.names if name in chosen)
     checked = normalise_selection(selection)
     names = (checked,) if isinstance(checked, str) else checked
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
     if repeated:
         raise SchemaError(f"columns {repeated} are selected more than once", "name each once")
     return _known(names, schema)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import narwhals as nw
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow as pa
 from featurestore.engines.arrow import HostArray
 from featurestore.engines.joins import last_of_group
 from featurestore.engines.protocol import Array, Engine, Frame
+from featurestore.engines.windows import Groups
 from featurestore.transforms.base import State
 from featurestore.transforms.event_time import arrow_times, frame_times
 
@@ -136,5 +138,33 @@ class Extended:
     def times(self) -> Array:
         return frame_times(self.engine, self.frame, TIME)
 
+    def own(self, order: Array) -> tuple[Array | slice, Array]:
+        """Return where in ``order`` (of all rows) the partition's own are, and which they are."""
+        if not self.before:
+            return slice(None), order
+        own = self.engine.xp.flatnonzero(order >= self.before)
+        target = order[own]
+        target -= self.before
+        return own, target
+
     def values(self, position: int) -> tuple[Array, Array]:
         return self.engine.values(self.frame[column_name(position)])
+
+
+def rows_before(rows: Extended, groups: Groups, count: int) -> tuple[Array, Array]:
+    """Return, for each own row, the row of its group ``count`` rows before, and if there is one."""
+    xp = rows.engine.xp
+    own, target = rows.own(groups.order)
+    earlier = xp.arange(groups.order.shape[0], dtype=xp.int64)[own]
+    earlier -= count
+    valid = earlier >= groups.begin[own]
+    positions = groups.order[xp.maximum(earlier, 0, out=earlier)]
+    positions[~valid] = 0
+    return scattered(xp, (positions, valid), target)
+
+
+def scattered(xp: Any, one: tuple[Array, Array], target: Array) -> tuple[Array, Array]:
+    """Return values and validity put back from sorted order into the rows' own order."""
+    values, valid = xp.empty_like(one[0]), xp.empty_like(one[1])
+    values[target], valid[target] = one
+    return values, valid

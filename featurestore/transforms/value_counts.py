@@ -18,8 +18,10 @@ import pyarrow.compute as pc
 from featurestore.engines.protocol import Engine
 from featurestore.errors import CorruptionError, SchemaError
 from featurestore.fingerprint import fingerprint
-from featurestore.schema import Field
+from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Partition, State, encode
+from featurestore.transforms.extent import Extent
+from featurestore.transforms.footprint import copied_bytes, is_text
 from featurestore.transforms.selectors import Selection
 
 _COUNT: Final = "__fs_count"
@@ -47,6 +49,21 @@ def check_countable(one: Field, transformer: str) -> None:
 def counts_fingerprint(columns: Selection) -> str:
     """Return the fingerprint of a state of counts, whichever transformer learns it."""
     return fingerprint("value counts", _VERSION, encode(columns))
+
+
+def counts_bytes(schema: TableSchema, columns: Sequence[str], extent: Extent) -> int:
+    """Return the most Arrow bytes of a state of counts: every value may be there once."""
+    return copied_bytes(schema, columns, extent) + 8 * extent.rows * len(columns)
+
+
+def counting_memory(schema: TableSchema, columns: Sequence[str], extent: Extent) -> int:
+    """Return what ``summarize_counts`` takes, its result included: all columns' counts, and one being
+    counted.
+    """
+    texts = any(is_text(schema[name].type) for name in columns)
+    largest = max((extent.bytes_of([name]) for name in columns), default=0)
+    working = (200 if texts else 130) * extent.rows + largest
+    return counts_bytes(schema, columns, extent) + working
 
 
 def summarize_counts(partition: Partition, columns: Sequence[str], engine: Engine) -> State:

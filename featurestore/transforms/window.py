@@ -7,14 +7,13 @@ on the rows in the window (:mod:`featurestore.engines.windows`), hence not on pa
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
 
-from featurestore.engines.protocol import Array, Engine
+from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.engines.windows import (
     CLOSED,
     STATISTICS,
@@ -24,11 +23,31 @@ from featurestore.engines.windows import (
     row_windows,
     time_windows,
 )
-from featurestore.errors import DefinitionError, InvalidInputError, SchemaError
+from featurestore.errors import DefinitionError, SchemaError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema, time_unit
-from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer, encode
+from featurestore.transforms.base import (
+    Columns,
+    Partition,
+    Scope,
+    Slicing,
+    State,
+    Transformer,
+    encode,
+)
+from featurestore.transforms.event_time import Span, span_of
 from featurestore.transforms.extent import Extent
+from featurestore.transforms.footprint import (
+    VIEW,
+    copied_bytes,
+    fixed_bytes,
+    grouping_bytes,
+    is_text,
+    is_varying,
+    state_rows,
+    tail_memory,
+    taking_bytes,
+)
 from featurestore.transforms.grouping import By, normalise_by, require_time, resolve_by
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
@@ -40,12 +59,11 @@ from featurestore.transforms.tails import (
     column_name,
     combine_tails,
     positional,
+    rows_before,
+    scattered,
     summarize_tail,
 )
 from featurestore.units import Duration
-
-Span = str | dt.timedelta | Duration | int
-"""A length of time (``"7d"``), or a number of rows."""
 
 _FLOATING = ("mean", "std")
 
@@ -91,8 +109,8 @@ class Rolling(Transformer):
     input's type (float64 for decimals).
 
     *State.* Time windows: the rows of the last ``window + lag``. Windows of rows: the last
-    ``window + lag`` rows of each group, for ever. *Memory.* About 320 bytes per row, and as much for
-    each row of the state.
+    ``window + lag`` rows of each group, for ever. *Memory.* 150 bytes per row, and
+    115 for each row of the state; to summarise, 52 per row, or 26 and the state.
 
     Raises
     ------
@@ -125,12 +143,12 @@ class Rolling(Transformer):
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "columns", normalise_selection(self.columns))
-        put(self, "window", _span(self.window, "window", 1))
+        put(self, "window", span_of(self.window, "window", 1))
         put(self, "by", normalise_by(self.by))
         put(self, "stats", (self.stats,) if isinstance(self.stats, str) else tuple(self.stats))
         put(self, "rename", normalise_renaming(self.rename))
         if self.lag is not None:
-            put(self, "lag", _span(self.lag, "lag", 0))
+            put(self, "lag", span_of(self.lag, "lag", 0))
             if isinstance(self.lag, int) != isinstance(self.window, int):
                 raise DefinitionError(
                     f"Rolling has window={self.window!r} and lag={self.lag!r}",
@@ -150,6 +168,11 @@ class Rolling(Transformer):
     @property
     def scope(self) -> Scope:
         return Scope.PREFIX
+
+    @property
+    def slicing(self) -> Slicing:
+        # Rows of one time are in a window of time together.
+        return Slicing.ROWS if isinstance(self.window, int) else Slicing.TIMES
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
         by, time = resolve_by(self.by, schema, "Rolling"), self._time(schema)
@@ -225,19 +248,34 @@ class Rolling(Transformer):
         rows = Extended.of(engine, frame, state, len(by))
         groups = group_rows(xp, rows.codes())
         start, end = self._bounds(xp, groups, rows, schema)
-        own = xp.flatnonzero(groups.order >= rows.before)
-        target = groups.order[own] - rows.before
+        order = groups.order
+        del groups
+        own, target = rows.own(order)
         start, end = start[own], end[own]
         fields = iter(self.outputs(schema))
-        out = []
+        out: list[Series] = []
         for i in range(len(columns)):
-            values, valid = rows.values(i)
-            windows = Windows.of(xp, values[groups.order], valid[groups.order], start, end)
-            for stat in self.stats:
-                one = _scatter(xp, windows.statistic(stat, self.min_count), target)
-                field = next(fields)
-                out.append(engine.column(field.name, *one, field.type))
+            # In a function of its own, so that one column's arrays are gone before the next's come.
+            out += self._statistics(rows, i, (order, start, end, target), fields)
         return Columns(partition.frame.select(*out) if out else None)
+
+    def _statistics(
+        self,
+        rows: Extended,
+        position: int,
+        sorted_: tuple[Array, Array, Array, Array],
+        fields: Iterator[Field],
+    ) -> list[Series]:
+        """Return the statistics of one column; the next of ``fields`` say what they are called."""
+        order, start, end, target = sorted_
+        engine, out = rows.engine, []
+        values, valid = (one[order] for one in rows.values(position))
+        windows = Windows.of(engine.xp, values, valid, start, end)
+        del values, valid
+        for stat, field in zip(self.stats, fields, strict=False):
+            one = scattered(engine.xp, windows.statistic(stat, self.min_count), target)
+            out.append(engine.column(field.name, *one, field.type))
+        return out
 
     def _bounds(
         self, xp: Any, groups: Groups, rows: Extended, schema: TableSchema
@@ -247,8 +285,28 @@ class Rolling(Transformer):
             return row_windows(xp, groups, width=width, lag=lag, closed=self.closed)
         return time_windows(xp, groups, rows.times(), width=width, lag=lag, closed=self.closed)
 
+    def _state_columns(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return what a row of the state holds; a column may occur twice."""
+        by = resolve_by(self.by, schema, "Rolling")
+        return (*by, self._time(schema), *self._columns(schema))
+
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        return 320 * extent.rows + 2 * extent.input_bytes
+        by = resolve_by(self.by, schema, "Rolling")
+        together = extent.rows + state_rows(schema, self._state_columns(schema), extent)
+        sorted_ = max(grouping_bytes(schema, by, together), 115 * together)
+        return (
+            sorted_
+            + 35 * extent.rows
+            + sum(VIEW * together for name in by if is_varying(schema[name].type))
+        )
+
+    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
+        by = resolve_by(self.by, schema, "Rolling")
+        types = [schema[name].type for name in self._state_columns(schema)]
+        return tail_memory(schema, by, types, self.state_bytes(schema, extent), extent.rows)
+
+    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        return copied_bytes(schema, self._state_columns(schema), extent)
 
     def state_fingerprint(self) -> str:
         by = None if self.by is None else list(self.by)
@@ -278,7 +336,8 @@ class Lag(Transformer):
     *Null rule.* Nulls are values: the row ``n`` before counts whether it holds one or not. Rows with
     fewer than ``n`` rows before them get null. *Boundary rule.* Rows of one group that share a time
     count one by one, in table order. *State.* The last ``max(periods)`` rows of each group. *Memory.*
-    About 80 bytes per row, and as much for each row of the state.
+    90 bytes per row and 40 for each row of the state, 16 more for each string, and strings and lists of
+    both once more; to summarise, 52 per row, or 26 and the state.
 
     Examples
     --------
@@ -314,6 +373,10 @@ class Lag(Transformer):
     @property
     def scope(self) -> Scope:
         return Scope.PREFIX
+
+    @property
+    def slicing(self) -> Slicing:
+        return Slicing.ROWS
 
     @property
     def _periods(self) -> tuple[int, ...]:
@@ -357,16 +420,11 @@ class Lag(Transformer):
         by, columns = resolve_by(self.by, schema, "Lag"), self._columns(schema)
         rows = Extended.of(engine, positional(partition.frame, by, None, columns), state, len(by))
         groups = group_rows(xp, rows.codes())
-        own = xp.flatnonzero(groups.order >= rows.before)
-        target = groups.order[own] - rows.before
         names = [column_name(i) for i in range(len(columns))]
-        lagged = {}
-        for count in self._periods:
-            earlier = own - count
-            valid = earlier >= groups.begin[own]
-            positions = xp.where(valid, groups.order[xp.maximum(earlier, 0)], 0)
-            positions, valid = _scatter(xp, (positions, valid), target)
-            lagged[count] = engine.take(rows.frame.select(*names), positions, valid)
+        frame = rows.frame.select(*names)
+        lagged = {
+            count: engine.take(frame, *rows_before(rows, groups, count)) for count in self._periods
+        }
         chosen = [(name, count) for name in names for count in self._periods]
         fields = self.outputs(schema)
         out = [
@@ -375,30 +433,52 @@ class Lag(Transformer):
         ]
         return Columns(partition.frame.select(*out) if out else None)
 
+    def _state_columns(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return what a row of the state holds; a column may occur twice."""
+        return (*resolve_by(self.by, schema, "Lag"), *self._columns(schema))
+
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        return 80 * extent.rows + 2 * extent.input_bytes
+        by, columns = resolve_by(self.by, schema, "Lag"), self._columns(schema)
+        earlier = state_rows(schema, self._state_columns(schema), extent)
+        together = extent.rows + earlier
+        types = [schema[name].type for name in columns]
+        sizes = [extent.bytes_of([name]) + extent.state_bytes for name in columns]
+        taking = taking_bytes(types, extent.rows)
+        views = VIEW * extent.rows * sum(map(is_text, types)) * (len(self._periods) - 1)
+        # Texts of both are put into one piece; lists are copied in any case.
+        joined = sum(
+            size + VIEW * together * is_text(type_)
+            for type_, size in zip(types, sizes, strict=True)
+            if is_varying(type_) and (earlier or not is_text(type_))
+        )
+        sorted_ = max(
+            grouping_bytes(schema, by, together), 40 * together + 35 * extent.rows + taking
+        )
+        return sorted_ + views + joined
+
+    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        # A row's value may be lagged into one row per period at most, from these rows or the state.
+        varying = sum(
+            extent.bytes_of([name]) + extent.state_bytes
+            for name in self._columns(schema)
+            if is_varying(schema[name].type)
+        )
+        fixed = sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
+        return fixed + len(self._periods) * varying
+
+    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
+        by = resolve_by(self.by, schema, "Lag")
+        types = [schema[name].type for name in self._state_columns(schema)]
+        return tail_memory(schema, by, types, self.state_bytes(schema, extent), extent.rows)
+
+    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        return copied_bytes(schema, self._state_columns(schema), extent)
 
     def state_fingerprint(self) -> str:
         by = None if self.by is None else list(self.by)
         return fingerprint(
             "tail", "Lag", self.version, encode(self.columns), by, max(self._periods)
         )
-
-
-def _span(value: Span, what: str, least: int) -> Duration | int:
-    if isinstance(value, int):
-        if isinstance(value, bool) or value < least:
-            raise DefinitionError(f"Rolling has {what}={value!r}", f"use {least} rows or more")
-        return value
-    try:
-        span = Duration.parse(value)
-    except InvalidInputError as error:
-        raise DefinitionError(
-            f"Rolling has {what}={value!r}: {error.problem}", error.remedy
-        ) from error
-    if span.nanoseconds < least:
-        raise DefinitionError(f"Rolling has {what}={value!r}", "give a positive length of time")
-    return span
 
 
 def _statistic_type(type_: pa.DataType, stat: str) -> pa.DataType:
@@ -410,10 +490,3 @@ def _statistic_type(type_: pa.DataType, stat: str) -> pa.DataType:
     if stat in ("sum", *_FLOATING) or pa.types.is_decimal(type_):
         return pa.float64()
     return type_
-
-
-def _scatter(xp: Any, one: tuple[Array, Array], target: Array) -> tuple[Array, Array]:
-    """Return values and validity put back from sorted order into the rows' own order."""
-    values, valid = xp.empty_like(one[0]), xp.empty_like(one[1])
-    values[target], valid[target] = one
-    return values, valid
