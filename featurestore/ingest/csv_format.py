@@ -3,6 +3,8 @@
 Nulls: in columns of numbers, booleans and times, an empty field and the usual spellings (``NA``,
 ``NULL``, ``nan`` ...); in text columns only an empty field, quoted or not, so that a country called
 ``NA`` stays. A value that does not parse stops the read with its file, row, column and content.
+
+A parser holds whole blocks, and a row must fit one: the block grows with the longest line.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import gzip
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from featurestore.errors import SchemaError, SourceError
+from featurestore.ingest.csv_rows import longest_line
 from featurestore.ingest.formats import bounded, readable
 
 _BLOCK: Final = 4 << 20
+_LARGEST_BLOCK: Final = (1 << 31) - (1 << 20)
+# What a parser keeps per column beside its blocks, measured over 10,000 columns.
+_COLUMN: Final = 8 << 10
+_STRADDLES: Final = "straddles two block boundaries"
 _NAME: Final = re.compile(r".*\.(csv|tsv|txt)(\.gz)?", re.IGNORECASE)
 _ENCODING: Final = "write it as UTF-8: iconv -f LATIN1 -t UTF-8 (or -f UTF-16), or as Parquet"
 _BAD_VALUE: Final = re.compile(
@@ -45,11 +53,36 @@ class CsvFile:
         self._path = path
         self._tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
         self._require_text()
-        with self._open(pcsv.ConvertOptions()) as reader:
+        # Types are guessed from the first rows, whatever the length of those that follow.
+        with self._open(pcsv.ConvertOptions(), _BLOCK) as reader:
             self.types: pa.Schema = reader.schema
         self._require_columns()
+
+    @cached_property
+    def _block(self) -> int:
+        """Bytes that are parsed at once; of compressed text, whose lines are not known, the least."""
+        if _is_gzip(self._path):
+            return _BLOCK
+        with readable(self._path, "CSV"), self._path.open("rb") as file:
+            longest = longest_line(file, self._path.stat().st_size, _BLOCK)
+        if longest > _LARGEST_BLOCK:
+            raise self._too_long(f"{longest} bytes")
+        return max(_BLOCK, longest)
+
+    @cached_property
+    def reading_bytes(self) -> int:
         # The block being parsed, the one read ahead, and the parsed fields.
-        self.reading_bytes = 4 * _BLOCK if _is_gzip(path) else 4 * min(_BLOCK, path.stat().st_size)
+        block = self._block
+        if not _is_gzip(self._path):
+            block = min(block, self._path.stat().st_size)
+        return 4 * block + _COLUMN * len(self.types)
+
+    def _too_long(self, what: str) -> SourceError:
+        return SourceError(
+            f"a row of {self.name} has more than {what}",
+            "convert the file to Parquet, whose rows may be as long as memory allows"
+            + (", or decompress it" if _is_gzip(self._path) else ""),
+        )
 
     def _require_text(self) -> None:
         """Refuse another encoding, or another separator, before the parser says what it makes of it."""
@@ -74,7 +107,7 @@ class CsvFile:
             )
 
     @contextmanager
-    def _open(self, convert: pcsv.ConvertOptions) -> Iterator[pcsv.CSVStreamingReader]:
+    def _open(self, convert: pcsv.ConvertOptions, block: int) -> Iterator[pcsv.CSVStreamingReader]:
         with (
             readable(self._path, "CSV"),
             pa.OSFile(str(self._path), "rb") as raw,
@@ -82,7 +115,7 @@ class CsvFile:
             pcsv.open_csv(
                 stream,
                 # One thread, else errors have no row number.
-                read_options=pcsv.ReadOptions(use_threads=False, block_size=_BLOCK),
+                read_options=pcsv.ReadOptions(use_threads=False, block_size=block),
                 parse_options=pcsv.ParseOptions(
                     delimiter="\t" if self._tabs else ",", newlines_in_values=True
                 ),
@@ -100,7 +133,7 @@ class CsvFile:
             strings_can_be_null=False,
         )
         try:
-            with self._open(convert) as reader:
+            with self._open(convert, self._block) as reader:
                 for batch in reader:
                     yield from bounded(_empty_text_to_null(batch), batch_bytes)
         except SourceError as error:
@@ -116,6 +149,8 @@ class CsvFile:
 
     def _located(self, error: SourceError) -> SourceError:
         """Return the error with the column's name, if it is about one value."""
+        if _STRADDLES in str(error.__cause__):
+            return self._too_long(f"the {self._block} bytes that are parsed at once")
         match = _BAD_VALUE.search(str(error.__cause__))
         if match is None:
             return error

@@ -1,20 +1,23 @@
 """What ingest needs of the memory limit: its model in bytes, decided before a row is written.
 
-While partitions are written there are at once: the reader's
-buffers and pages; a few batches; a *run* of rows (read, sorted, and a
-copy between, and a few numbers per row); a partition being gathered and the same once more while it is encoded. So
+While partitions are written there are at once: the reader's buffers and pages; a few batches; a *run*
+of rows (read, sorted, and a copy between, and a few numbers per row); a partition being gathered and
+the same once more while it is encoded; a little for each column; and what allocators and codecs keep
+of that. So
 
-    peak = reader + 4 batches + 3 runs + 2 partitions
+    peak = reader + columns + kept + 4 batches + 3 runs + 2 partitions
 
 above what the process holds after imports. Runs are made as large as the rest of the limit allows,
-up to a partition. All rows of one time lie in one run and one partition, so the largest such group
-is what may not fit.
+up to a partition. All rows of one time lie in one run and one partition, and a row is never parted,
+so the largest such group, or the widest row, is what may not fit.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+import pyarrow as pa
 
 from featurestore.errors import MemoryLimitError
 from featurestore.units import format_bytes
@@ -23,6 +26,10 @@ _LEAST: Final = 256 << 10
 _MOST_BATCH: Final = 16 << 20
 ROW_BYTES: Final = 40
 """Bytes per row of a run besides its values: sort order, times, widths and places of groups."""
+_COLUMN: Final = 16 << 10
+"""Bytes per column whatever its rows: fields, buffers, statistics, measured over 10,000 columns."""
+_KEPT: Final = {"mimalloc": 40 << 20}
+_KEPT_BY_OTHERS: Final = 20 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,10 @@ class IngestMemory:
         Decoded bytes of a partition.
     reader : int
         Bytes that a reader holds besides its batches.
+    columns : int
+        Number of columns.
+    kept : int
+        What allocators keep, see :func:`kept_bytes`.
 
     Raises
     ------
@@ -47,17 +58,33 @@ class IngestMemory:
     limit: int
     partition: int
     reader: int = 0
+    columns: int = 0
+    kept: int = 0
 
     def __post_init__(self) -> None:
-        least = self.reader + 2 * self.partition + 4 * self.batch + 3 * _LEAST
+        least = self._fixed + 2 * self.partition + 3 * _LEAST
         if least > self.limit:
-            fitting = max((self.limit - self.reader) // 4, _LEAST)
+            fitting = (self.limit - self._fixed) // 4
+            smaller = f"lower partition_bytes to {fitting} ({format_bytes(fitting)}), or "
             raise MemoryLimitError(
                 f"ingest of partitions of {format_bytes(self.partition)} needs "
-                f"{format_bytes(least)}; the memory limit is {format_bytes(self.limit)}",
-                f"lower partition_bytes to {fitting} ({format_bytes(fitting)}), or raise "
-                f"memory_limit to at least {least}",
+                f"{format_bytes(least)}{self._reading()}; the memory limit is "
+                f"{format_bytes(self.limit)}",
+                f"{smaller if fitting >= _LEAST else ''}raise memory_limit to at least {least}",
             )
+
+    def _reading(self) -> str:
+        return f", {format_bytes(self.reader)} of them to read the source" if self.reader else ""
+
+    @property
+    def _fixed(self) -> int:
+        """Bytes that are needed whatever the size of runs and partitions."""
+        return self.reader + _COLUMN * self.columns + self.kept + 4 * self.batch
+
+    @property
+    def free(self) -> int:
+        """Bytes for rows while no partition is gathered or written."""
+        return max(_LEAST, self.limit - self._fixed)
 
     @property
     def batch(self) -> int:
@@ -67,22 +94,61 @@ class IngestMemory:
     @property
     def run(self) -> int:
         """Bytes of a run of rows that is sorted at once."""
-        free = self.limit - self.reader - 4 * self.batch - 2 * self.partition
+        free = self.limit - self._fixed - 2 * self.partition
         return max(_LEAST, min(free // 3, self.partition))
 
-    def check_group(self, group: int, where: str) -> None:
-        """Refuse a time group (all rows of one time) that cannot be sorted within the limit.
+    def check_group(self, group: int, where: str, remedy: str) -> None:
+        """Refuse rows that stay together and cannot be sorted and written within the limit.
+
+        Parameters
+        ----------
+        group : int
+            Their bytes.
+        where, remedy : str
+            Words for the message: what they are, and what helps besides a larger limit.
 
         Raises
         ------
         MemoryLimitError
         """
-        peak = self.reader + 4 * self.batch + 3 * max(group, self.run)
-        peak += 2 * (self.partition + group)
+        peak = self._fixed + 3 * max(group, self.run) + 2 * (self.partition + group)
         if group > self.run and peak > self.limit:
             raise MemoryLimitError(
-                f"the rows of {where} take {format_bytes(group)} and are kept together; sorting "
-                f"and writing them needs {format_bytes(peak)}, the memory limit is "
-                f"{format_bytes(self.limit)}",
-                f"raise memory_limit to at least {peak}, or give a finer time column",
+                f"{where} take {format_bytes(group)} and are kept together; sorting "
+                f"and writing them needs {format_bytes(peak)}{self._reading()}, the memory limit "
+                f"is {format_bytes(self.limit)}",
+                f"raise memory_limit to at least {peak}, or {remedy}",
             )
+
+
+def kept_bytes(size: int) -> int:
+    """Return what allocators keep of what was freed, and codecs for themselves: measured.
+
+    Arrow's own choice, mimalloc, gives pages back a tenth of a second after they were freed, and has a
+    heap for each thread; ``ARROW_DEFAULT_MEMORY_POOL=system`` (or ``jemalloc``) needs half of that.
+
+    Parameters
+    ----------
+    size : int
+        Decoded bytes of all rows: no more can be kept than there was.
+    """
+    return min(_KEPT.get(pa.default_memory_pool().backend_name, _KEPT_BY_OTHERS), size)
+
+
+def check_reading(limit: int, reader: int, columns: int, batch: int, source: str) -> None:
+    """Refuse a source whose pages, blocks or stored batches alone do not fit the limit.
+
+    Raises
+    ------
+    MemoryLimitError
+        Before a row is read.
+    """
+    needed = reader + _COLUMN * columns + 2 * batch
+    if needed > limit:
+        raise MemoryLimitError(
+            f"reading {source} takes up to {format_bytes(needed)}: its {columns} columns have "
+            f"pages, lines or batches of {format_bytes(reader)} that are read as a whole; the memory "
+            f"limit is {format_bytes(limit)}",
+            f"raise memory_limit, to at least {2 * needed} for the whole ingest, or write the source "
+            "in smaller pages or batches, without overlong texts",
+        )

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from featurestore.allocators import release_freed
 from featurestore.ingest.arrays import to_numpy
 from featurestore.ingest.event_time import time_values
 from featurestore.ingest.survey import Progress
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.column_group import (
-    DATA,
     ingested,
     new_partition_id,
     write_partition,
 )
+from featurestore.storage.group_writer import DATA
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
 
@@ -97,8 +98,7 @@ class PartitionWriter:
             time_range=self._range(rows),
         )
         self._written.append(ingested(written, list(self._schema.key), self._schema.time))
-        # Arrow's pool keeps what it frees unless told to give it back.
-        pa.default_memory_pool().release_unused()
+        release_freed()
 
     def _range(self, rows: pa.Table) -> tuple[int, int] | None:
         if self._schema.time is None:

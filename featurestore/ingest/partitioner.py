@@ -17,16 +17,17 @@ import pyarrow as pa
 from featurestore.errors import DuplicateRowsError, SchemaError
 from featurestore.ingest.cuts import cut
 from featurestore.ingest.duplicates import Duplicates, check_policy
-from featurestore.ingest.memory import IngestMemory
+from featurestore.ingest.memory import IngestMemory, check_reading, kept_bytes
 from featurestore.ingest.partition_writer import PartitionWriter
 from featurestore.ingest.runs import Runs
 from featurestore.ingest.sources import Source
 from featurestore.ingest.static_keys import StaticKeys
 from featurestore.ingest.survey import Progress, Survey, survey
 from featurestore.schema import Field, TableSchema
-from featurestore.storage.column_group import read_columns
+from featurestore.storage.column_group import iter_columns
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, TableEntry
+from featurestore.storage.scratch import Scratch
 
 
 def write_partitions(
@@ -40,7 +41,7 @@ def write_partitions(
     memory_limit: int,
     on_progress: Progress | None = None,
     existing: Sequence[PartitionEntry] = (),
-    scratch: Path | None = None,
+    scratch: Path | Scratch | None = None,
 ) -> list[PartitionEntry]:
     """Write all rows of a source as new partitions; nothing is published.
 
@@ -65,8 +66,9 @@ def write_partitions(
     existing : sequence of PartitionEntry
         The table's partitions; needed to append to a table with a key and no time, whose keys must
         stay unique.
-    scratch : Path, optional
-        Where rows are spilled; default the system's temporary directory. Nothing is left there.
+    scratch : Path or Scratch, optional
+        Where rows are spilled, and how much; default the system's temporary directory. Nothing is
+        left there, however the process ends.
 
     Returns
     -------
@@ -79,22 +81,27 @@ def write_partitions(
         For anything wrong with the rows (``SchemaError``, ``SourceError``, ``DuplicateRowsError``,
         ``LateRowsError``); the store is as before.
     MemoryLimitError
-        If the partitions, or the rows of one time, do not fit the limit.
+        If what is read as a whole, the partitions, or the rows of one time do not fit the limit.
+    LimitError
+        If rows need more scratch space than its limit.
     DiskFullError
-        If scratch space or the store is full; the store is as before.
+        If scratch space or the store is full, or scratch space would be; the store is as before.
     """
     check_policy(entry.duplicates)
     if schema is not None:
         source = source.conforming(schema)
     columns = table_schema(source, entry)
+    place = Scratch.of(scratch)
     # Small batches for the survey; how large a partition can be is known only after it.
-    reader = source.reading_bytes
-    least = IngestMemory(memory_limit, min(entry.partition_bytes, memory_limit // 4), reader)
+    least = IngestMemory(memory_limit, min(entry.partition_bytes, memory_limit // 4))
+    check_reading(
+        memory_limit, source.reading_bytes, len(columns.names), least.batch, source.files[0]
+    )
     found = survey(source, columns, after, least.batch, on_progress)
-    memory = IngestMemory(memory_limit, min(entry.partition_bytes, max(found.bytes, 1)), reader)
+    memory = _memory(found, entry, memory_limit, source, columns)
     duplicates = Duplicates(columns, entry.duplicates)
-    runs = Runs(source, columns, found, memory, scratch, on_progress)
-    rows = _unique(store, runs, source, columns, found, memory, duplicates, existing, scratch)
+    runs = Runs(source, columns, found, memory, place, on_progress)
+    rows = _unique(store, runs, source, columns, found, memory, duplicates, existing, place)
     with (
         PartitionWriter(
             store, entry.name, columns, first_sequence, found.rows, on_progress
@@ -109,6 +116,23 @@ def write_partitions(
         if not duplicates.unique:
             raise duplicates.error(source)
         return writer.finish()
+
+
+def _memory(
+    found: Survey, entry: TableEntry, limit: int, source: Source, schema: TableSchema
+) -> IngestMemory:
+    """Return how the limit is shared out, or refuse rows that would not fit however it is."""
+    partition = min(entry.partition_bytes, max(found.bytes, 1))
+    memory = IngestMemory(
+        limit, partition, source.reading_bytes, len(schema.names), kept_bytes(found.bytes)
+    )
+    memory.check_group(
+        found.widest, "the values of one row", "shorten or leave out its longest value"
+    )
+    if schema.time is not None:
+        what = "the rows of one time" if found.ordered else "some rows of one time"
+        memory.check_group(found.largest_group, what, "give a finer time column")
+    return memory
 
 
 def table_schema(source: Source, entry: TableEntry) -> TableSchema:
@@ -147,17 +171,19 @@ def _unique(
     memory: IngestMemory,
     duplicates: Duplicates,
     existing: Sequence[PartitionEntry],
-    scratch: Path | None,
+    scratch: Scratch,
 ) -> Generator[pa.Table, None, None]:
     """Yield runs with the policy on duplicates applied."""
     policy = duplicates.policy
     if schema.time is not None or not schema.key or policy == "keep":
         yield from (duplicates.filter(run) for run in runs)
         return
-    size = found.bytes + sum(one.decoded_bytes for one in existing)
-    with StaticKeys(schema, found.rows, size, memory.run, scratch) as keys:
-        for one in existing:
-            keys.add(read_columns(store, one, list(schema.key)).to_batches(), existing=True)
+    names = list(schema.key)
+    size = found.key_bytes + sum(one.column_bytes[name] for one in existing for name in names)
+    rows = found.rows + sum(one.rows for one in existing)
+    with StaticKeys(schema, found.rows, size + 8 * rows, memory.free // 2, scratch) as keys:
+        parts = (part for one in existing for part in iter_columns(store, one, names))
+        keys.add((batch for part in parts for batch in part.to_batches()), existing=True)
         keys.add(source.batches(schema.key, memory.batch))
         keys.resolve(duplicates)
         if policy == "error" and duplicates.count:

@@ -11,21 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.allocators import release_freed
 from featurestore.errors import SourceError
 from featurestore.ingest.arrays import to_numpy
-from featurestore.ingest.buckets import Bucket, Router, parts_for
+from featurestore.ingest.buckets import Bucket, Router, spilled_bytes
 from featurestore.ingest.event_time import time_text, time_values
 from featurestore.ingest.memory import ROW_BYTES, IngestMemory
 from featurestore.ingest.sources import Source
-from featurestore.ingest.spill import SpillFile
 from featurestore.ingest.survey import Progress, Survey
 from featurestore.schema import TableSchema
+from featurestore.storage.scratch import Scratch
+from featurestore.storage.spill import SpillFile
 
 
 def sort_rows(table: pa.Table, names: Sequence[str]) -> pa.Table:
@@ -37,7 +38,10 @@ def sort_rows(table: pa.Table, names: Sequence[str]) -> pa.Table:
     positions = to_numpy(order)
     if bool((positions[1:] > positions[:-1]).all()):
         return table
-    return table.take(order)
+    ordered = table.take(order)
+    del table, keys, order, positions
+    release_freed()
+    return ordered
 
 
 class Runs:
@@ -49,7 +53,7 @@ class Runs:
     schema : TableSchema
     found : Survey
     memory : IngestMemory
-    scratch : Path, optional
+    scratch : Scratch
     on_progress : callable, optional
     """
 
@@ -59,7 +63,7 @@ class Runs:
         schema: TableSchema,
         found: Survey,
         memory: IngestMemory,
-        scratch: Path | None,
+        scratch: Scratch,
         on_progress: Progress | None,
     ) -> None:
         self._source = source
@@ -78,17 +82,27 @@ class Runs:
         ------
         MemoryLimitError
             Before the first run, if the rows of one time are too many for the limit.
+        LimitError, DiskFullError
+            Before the first run, if scratch space is too small.
         SourceError
             If the source has other rows than when it was surveyed.
         """
         if self._schema.time is None:
             return self._gathered()
         if self._found.ordered:
-            self._memory.check_group(self._found.largest_group, "one time")
             return (sort_rows(run, self._order) for run in self._whole_groups())
-        if self._found.bytes + ROW_BYTES * self._found.rows <= self._memory.run:
+        if self._held <= self._memory.run:
             return (sort_rows(run, self._order) for run in self._gathered(whole=True))
+        columns = len(self._schema.names)
+        needed = spilled_bytes(
+            self._found.bytes, self._held, self._memory.run, self._buffer(), columns
+        )
+        self._scratch.require(needed, "sorting the rows")
         return self._spilled()
+
+    @property
+    def _held(self) -> int:
+        return self._found.bytes + ROW_BYTES * self._found.rows
 
     def _counted(self) -> Generator[pa.RecordBatch, None, None]:
         """Yield the source's batches, and check that it still is what was surveyed."""
@@ -142,21 +156,23 @@ class Runs:
         found, most = self._found, self._memory.run
         assert found.first is not None
         assert found.last is not None
-        cuts = found.sample.cuts(
-            parts_for(found.bytes + ROW_BYTES * found.rows, most), found.first, found.last
-        )
+        cuts = found.sample.cuts(router.parts_for(self._held, most), found.first, found.last)
         with closing(self._counted()) as batches:
             coarse: Iterable[Bucket] = router.route(batches, cuts)
         # All of them before the first is written: a refusal comes before any work is lost.
         buckets = [fine for one in coarse for fine in router.refine(one, most)]
         for one in buckets:
             type_ = self._schema[str(self._schema.time)].type
-            self._memory.check_group(one.held, f"{self._schema.time} {time_text(one.first, type_)}")
+            self._memory.check_group(
+                one.held,
+                f"the rows of {self._schema.time} {time_text(one.first, type_)}",
+                "give a finer time column",
+            )
         return buckets
 
     def _buffer(self) -> int:
         """Bytes to gather while routing: no partition is in memory then."""
-        return max(self._memory.batch, min(64 << 20, self._memory.limit // 8))
+        return max(self._memory.batch, min(64 << 20, self._memory.free // 4))
 
     def _count_routed(self, rows: int) -> None:
         self._routed = min(self._routed + rows, self._found.rows)

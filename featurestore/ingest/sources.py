@@ -19,11 +19,13 @@ from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
+from featurestore.allocators import release_freed
 from featurestore.errors import SchemaError, SourceError
 from featurestore.ingest.columns import arrow_type, castable, conform, field_of, type_text, unify
 from featurestore.ingest.formats import Input, open_file
 from featurestore.ingest.streams import open_stream
 from featurestore.schema import Field, type_from_text
+from featurestore.storage.scratch import Scratch
 
 BATCH_BYTES: Final = 16 << 20
 Types: TypeAlias = Mapping[str, "str | pa.DataType"]
@@ -165,8 +167,7 @@ class Source:
                 yield Piece(one.name, start, pa.RecordBatch.from_arrays(arrays, schema=schema))
                 start += batch.num_rows
                 del batch, arrays
-                # Arrow's pool keeps what it frees, per thread, unless told to give it back.
-                pa.default_memory_pool().release_unused()
+                release_freed()  # Arrow's pool keeps what it frees for each thread
 
     def batches(
         self, columns: Sequence[str] | None = None, batch_bytes: int = BATCH_BYTES
@@ -269,7 +270,9 @@ def _disagreement(
     )
 
 
-def open_source(source: Any, *, types: Types | None = None, scratch: Path | None = None) -> Source:
+def open_source(
+    source: Any, *, types: Types | None = None, scratch: Path | Scratch | None = None
+) -> Source:
     """Return rows to ingest.
 
     Parameters
@@ -281,7 +284,7 @@ def open_source(source: Any, *, types: Types | None = None, scratch: Path | None
         ``fetch_record_batch`` stream their rows. A pandas index is left out.
     types : mapping of str to str or pyarrow.DataType, optional
         Types for columns, instead of those found: ``{"zip": "string"}``.
-    scratch : Path, optional
+    scratch : Path or Scratch, optional
         Where one-shot streams are kept between passes; default the system's temporary directory.
 
     Raises

@@ -1,30 +1,30 @@
 """Repeated keys in tables without time, whose rows are not sorted: found by hash, on disk.
 
 Key columns and row numbers are spilled into buckets by a hash of the key, so equal keys meet in one
-bucket; each bucket's distinct keys fit in memory. A row that goes is marked in a file of one byte
-per row.
+bucket; each bucket's distinct keys fit in memory. The numbers of rows that go are spilled too.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.allocators import release_freed
 from featurestore.ingest.arrays import to_arrow, to_numpy
+from featurestore.ingest.dropped_rows import DroppedRows
 from featurestore.ingest.duplicates import Duplicates, equals_previous
 from featurestore.ingest.runs import sort_rows
-from featurestore.ingest.spill import Segment, SpillFile, disk_full_as_error
 from featurestore.schema import TableSchema
+from featurestore.storage.scratch import Scratch
+from featurestore.storage.spill import Segments, SpillFile
 
 _ROW: Final = "__fs_row"
 _EXISTING: Final = -1
+_MOST_PARTS: Final = 1024
 
 
 class StaticKeys:
@@ -37,36 +37,35 @@ class StaticKeys:
     rows : int
         Number of rows to come.
     size : int
-        Decoded bytes of their key columns, about.
+        Bytes of their key columns and numbers, with those of rows that the table has.
     memory : int
         Bytes to use.
-    scratch : Path, optional
+    scratch : Scratch
+
+    Raises
+    ------
+    LimitError, DiskFullError
+        If scratch space is too small.
     """
 
     def __init__(
-        self, schema: TableSchema, rows: int, size: int, memory: int, scratch: Path | None
+        self, schema: TableSchema, rows: int, size: int, memory: int, scratch: Scratch
     ) -> None:
+        scratch.require(size + size // 4 + 8 * rows, "looking for repeated keys")
         self._schema = schema
         self._keys = list(schema.key)
         self.existing = 0
         """How many rows that the table has already are repeated by new ones."""
         self._memory = memory
-        folder = Path(tempfile.gettempdir()) if scratch is None else scratch
         # A quarter: a bucket is held with its sorted copy and the keys kept so far.
-        self._parts = max(1, min(1024, -(-(size + 8 * rows) * 4 // memory)))
-        self._buckets: list[list[Segment]] = [[] for _ in range(self._parts)]
-        self._spill = SpillFile(folder)
+        self._parts = max(1, min(_MOST_PARTS, -(-size * 4 // memory)))
+        self._buckets = [Segments() for _ in range(self._parts)]
+        self._spill = SpillFile(scratch)
         try:
-            with disk_full_as_error(folder, 0):
-                self._marks = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-                # Real blocks, not a hole: a full disk under a map would kill the process.
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(self._marks.fileno(), 0, max(rows, 1))
-                self._marks.truncate(max(rows, 1))
+            self._dropped = DroppedRows(rows, scratch)
         except BaseException:  # Ctrl-C too: scratch space goes back, and the error goes on
             self._spill.close()
             raise
-        self._dropped = np.memmap(self._marks, np.bool_, "r+", shape=(max(rows, 1),))
 
     def add(self, batches: Iterable[pa.RecordBatch], existing: bool = False) -> None:
         """Take in key columns; rows that the table has already have no number."""
@@ -99,26 +98,43 @@ class StaticKeys:
         """Mark all but the last row of each key; count and note the repeated ones."""
         for bucket in self._buckets:
             kept: pa.Table | None = None
-            for segment in bucket:
-                part = self._spill.read(segment)
+            for part in self._parted(bucket):
                 table = part if kept is None else pa.concat_tables([kept, part])
-                # Existing rows have the number -1 and sort first.
-                table = sort_rows(table, [*self._keys, _ROW])
-                same = equals_previous(table, self._keys)
-                if same.any():
-                    into.note(table, same)
-                    goes = np.append(same[1:], False)
-                    numbers = to_numpy(table.column(_ROW))[goes]
-                    self.existing += int((numbers == _EXISTING).sum())
-                    self._dropped[numbers[numbers != _EXISTING]] = True
-                    table = table.filter(to_arrow(~goes))
-                kept = table
+                kept = self._last_of_each(table, into)
+                release_freed()
+
+    def _parted(self, bucket: Segments) -> Iterator[pa.Table]:
+        """Yield a bucket's rows in a few parts: what is kept is sorted anew with each of them."""
+        pending: list[pa.Table] = []
+        size = 0
+        for segment in bucket:
+            pending.append(self._spill.read(segment))
+            size += segment.length
+            if size > self._memory // 8:
+                yield pa.concat_tables(pending)
+                pending, size = [], 0
+        if pending:
+            yield pa.concat_tables(pending)
+
+    def _last_of_each(self, table: pa.Table, into: Duplicates) -> pa.Table:
+        """Return the last row of each key; the others go."""
+        # Existing rows have the number -1 and sort first.
+        table = sort_rows(table, [*self._keys, _ROW])
+        same = equals_previous(table, self._keys)
+        if not same.any():
+            return table
+        into.note(table, same)
+        goes = np.append(same[1:], False)
+        numbers = to_numpy(table.column(_ROW))[goes]
+        self.existing += int((numbers == _EXISTING).sum())
+        self._dropped.add(numbers[numbers != _EXISTING])
+        return table.filter(to_arrow(~goes))
 
     def last_only(self, runs: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Yield runs in the order of the source without the marked rows."""
         start = 0
         for run in runs:
-            goes = np.asarray(self._dropped[start : start + run.num_rows])
+            goes = self._dropped.between(start, start + run.num_rows)
             start += run.num_rows
             kept = run.filter(to_arrow(~goes)) if goes.any() else run
             if kept.num_rows:
@@ -128,8 +144,7 @@ class StaticKeys:
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._dropped
-        self._marks.close()
+        self._dropped.close()
         self._spill.close()
 
 

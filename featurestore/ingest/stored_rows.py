@@ -15,7 +15,8 @@ from featurestore.ingest.columns import arrow_type
 from featurestore.ingest.event_time import time_values
 from featurestore.ingest.formats import bounded, rows_within
 from featurestore.schema import Field
-from featurestore.storage.column_group import ROW_GROUP_BYTES, iter_columns
+from featurestore.storage.column_group import iter_columns
+from featurestore.storage.group_writer import ROW_GROUP_BYTES
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry
 from featurestore.storage.tensor_group import read_tensor

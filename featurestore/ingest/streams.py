@@ -11,15 +11,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError, SchemaError, SourceError
 from featurestore.ingest.formats import BATCH_ROWS, bounded
-from featurestore.ingest.spill import Segment, SpillFile
-
-_SPOOL_BYTES: Final = 16 << 20
+from featurestore.storage.scratch import Scratch
+from featurestore.storage.spill import Segments, SpillFile
 
 
 class Table:
@@ -92,25 +91,32 @@ class OneShot:
     """A stream that can be read once, kept in scratch space from its first reading on."""
 
     text = False
-    reading_bytes = 0
     format = "stream"
 
     def __init__(
-        self, open_reader: Callable[[], pa.RecordBatchReader], name: str, scratch: Path | None
+        self,
+        open_reader: Callable[[], pa.RecordBatchReader],
+        name: str,
+        scratch: Path | Scratch | None,
     ) -> None:
         self.name = name
-        self._scratch = scratch
+        self._scratch = Scratch.of(scratch)
         with _streaming(name):
             self._reader: pa.RecordBatchReader | None = open_reader()
             self.types: pa.Schema = self._reader.schema
         self._spill: SpillFile | None = None
-        self._segments: list[Segment] = []
+        self._segments = Segments()
+
+    @property
+    def reading_bytes(self) -> int:
+        """A segment is read as a whole; before the first pass none is known."""
+        return max((one.length for one in self._segments), default=0)
 
     def batches(
         self, columns: Sequence[str], types: pa.Schema, batch_bytes: int
     ) -> Iterator[pa.RecordBatch]:
         if self._reader is not None:
-            self._spool(self._reader)
+            self._spool(self._reader, batch_bytes)
         spill = self._spill
         if spill is None:
             raise SourceError(f"{self.name} was closed or failed before", "open the source again")
@@ -118,13 +124,13 @@ class OneShot:
             for batch in spill.read(segment, columns).to_batches():
                 yield from bounded(batch, batch_bytes)
 
-    def _spool(self, reader: pa.RecordBatchReader) -> None:
+    def _spool(self, reader: pa.RecordBatchReader, batch_bytes: int) -> None:
         self._reader = None
         spill = SpillFile(self._scratch)
         try:
             with _streaming(self.name), reader:
                 for batch in reader:
-                    for part in bounded(batch, _SPOOL_BYTES):
+                    for part in bounded(batch, batch_bytes):
                         self._segments.append(spill.append(pa.Table.from_batches([part])))
         except BaseException:  # Ctrl-C too: scratch space goes back, and the error goes on
             spill.close()
@@ -153,7 +159,9 @@ def _streaming(name: str) -> Iterator[None]:
         ) from error
 
 
-def open_stream(value: Any, name: str, scratch: Path | None) -> Table | PandasFrame | OneShot:
+def open_stream(
+    value: Any, name: str, scratch: Path | Scratch | None
+) -> Table | PandasFrame | OneShot:
     """Return an object that holds or streams rows as an input.
 
     Raises

@@ -25,7 +25,7 @@ from featurestore.schema import Field, TableSchema
 Progress: TypeAlias = Callable[[int, "int | None", str], None]
 """Called with rows done, rows in all (None while unknown) and the phase."""
 
-_SAMPLE: Final = 1 << 17
+_SAMPLE: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class Survey:
     largest_group : int
         Bytes to hold of the largest run of equal times; all rows of one time if ``ordered``.
     sample : TimeSample
+    widest : int
+        Decoded bytes of the widest row.
+    key_bytes : int
+        Decoded bytes of the key columns.
     """
 
     rows: int
@@ -52,6 +56,8 @@ class Survey:
     last: int | None
     largest_group: int
     sample: TimeSample
+    widest: int
+    key_bytes: int
 
 
 class TimeSample:
@@ -186,13 +192,16 @@ def survey(
     varying = [one for one in schema if fixed_width(one) is None]
     constant = sum(fixed_width(one) or 0 for one in schema)
     checked = [*schema.key, *([schema.time] if schema.time is not None else [])]
+    keys = [schema[name] for name in schema.key]
     missing, clock, sample = _Missing(), _Clock(after), TimeSample()
-    rows = total = 0
+    rows = total = widest = key_bytes = 0
     for piece in source.pieces(_reading(schema, checked, varying), batch_bytes):
         for name in checked:
             missing.add(piece, name)
         widths = row_widths(piece.batch, varying) + constant
         rows, total = rows + piece.batch.num_rows, total + int(widths.sum())
+        widest = max(widest, int(widths.max()))
+        key_bytes += int(row_widths(piece.batch, keys).sum())
         if schema.time is not None and not missing:
             times = time_values(piece.batch.column(schema.time))
             clock.add(times, widths + ROW_BYTES)
@@ -209,7 +218,17 @@ def survey(
         raise missing.error(schema)
     if clock.late:
         raise _late(clock, rows, schema, after)
-    return Survey(rows, total, clock.ordered, clock.first, clock.last, clock.largest_group, sample)
+    return Survey(
+        rows,
+        total,
+        clock.ordered,
+        clock.first,
+        clock.last,
+        clock.largest_group,
+        sample,
+        widest,
+        key_bytes,
+    )
 
 
 def count_within(source: Source, field: Field, lower: int | None, upper: int | None) -> int:

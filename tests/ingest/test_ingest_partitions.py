@@ -22,9 +22,10 @@ from featurestore.ingest.buckets import Router
 from featurestore.ingest.cuts import cut
 from featurestore.ingest.memory import IngestMemory
 from featurestore.ingest.sources import open_source
-from featurestore.ingest.spill import SpillFile
 from featurestore.ingest.survey import TimeSample
 from featurestore.schema import Field, TableSchema
+from featurestore.storage.scratch import Scratch
+from featurestore.storage.spill import SpillFile
 
 QUICK = settings(
     max_examples=100,
@@ -202,7 +203,7 @@ def test_one_heavy_time_gives_one_larger_partition(ingest):
 def test_a_sample_that_misleads_is_mended(tmp_path):
     schema = TableSchema((Field("t", pa.int64()),), time="t")
     rows = pa.table({"t": np.concatenate([np.zeros(10, np.int64), np.arange(100_000)])})
-    with SpillFile(tmp_path) as spill:
+    with SpillFile(Scratch(tmp_path)) as spill:
         router = Router(spill, schema, 100_000)
         coarse = router.route(rows.to_batches(1000), np.array([1], np.int64))
         assert len(coarse) == 2

@@ -21,9 +21,9 @@ from featurestore.errors import (
     SchemaError,
     SourceError,
 )
-from featurestore.ingest import spill
 from featurestore.ingest.sources import open_source
 from featurestore.schema import Field
+from featurestore.storage import spill
 
 GOOD = pa.table({"k": ["a", "b"], "t": [1, 2]})
 
@@ -298,7 +298,7 @@ def test_scratch_disk_full(ingest, monkeypatch):
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 7])
-@pytest.mark.parametrize("step", ["write_partition", "fsync", "write_tensor"])
+@pytest.mark.parametrize("step", ["write_partition", "fsync", "write"])
 @pytest.mark.parametrize("error", [DiskFullError("full", "free some"), KeyboardInterrupt()])
 def test_a_failure_in_the_middle_takes_everything_back(
     ingest, monkeypatch, stop_after, step, error
@@ -306,10 +306,10 @@ def test_a_failure_in_the_middle_takes_everything_back(
     ingest(GOOD, time="t")
     before = ingest.listing()
     import featurestore.ingest.partition_writer as writer
-    import featurestore.storage.column_group as groups
     from featurestore.storage.local_io import LocalIO
+    from featurestore.storage.tensor_group import TensorWriter
 
-    place = {"write_partition": writer, "fsync": LocalIO, "write_tensor": groups}[step]
+    place = {"write_partition": writer, "fsync": LocalIO, "write": TensorWriter}[step]
     real = getattr(place, step)
     calls = []
 
