@@ -8,14 +8,18 @@ of them.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 import click
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import EnforcementWarning, FeatureStoreError
+from featurestore.profiling.command import ProfiledGroup
+from featurestore.units import format_bytes
 
 PLUGINS: Final = "featurestore.commands"
 EXIT_ERROR: Final = 1
@@ -23,7 +27,7 @@ EXIT_FAULTS: Final = 3
 _WHOLE: Final = ("int8", "int16", "int32", "int64")
 
 
-class Commands(click.Group):
+class Commands(ProfiledGroup):
     """A group that also finds commands of other packages, and prints errors for people."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -52,12 +56,22 @@ def _plugins() -> dict[str, EntryPoint]:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--traceback", is_flag=True, help="Show where an error came from.")
+@click.option(
+    "--enforce",
+    is_flag=True,
+    envvar="FEATURESTORE_ENFORCE",
+    help="Let the kernel keep the memory limit, and say how.  [env: FEATURESTORE_ENFORCE]",
+)
 @click.version_option(package_name="featurestore")
-def main(traceback: bool) -> None:
+def main(traceback: bool, enforce: bool) -> None:
     """Golden sets larger than memory, features added on demand.
 
     Example: featurestore status golden flights
     """
+    # A command's process is its own: with the C library's malloc, Arrow keeps less than with its own
+    # (benchmarks/allocators.py). Once it is loaded the process is somebody else's, or it is too late.
+    if "pyarrow" not in sys.modules:
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
 def _store_argument(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,10 +96,19 @@ def _time(table: Any, text: str | None) -> int | str | None:
         raise click.BadParameter(f"{text!r} is not an integer, as {table.time!r} is") from error
 
 
-def _open(store: str) -> Any:
+def _open(store: str, memory_limit: str | None = None, create: bool = False) -> Any:
+    """Open or create a store, its limit kept by the kernel if the command is to run so."""
     from featurestore.store import FeatureStore
 
-    return FeatureStore.open(store)
+    enforce = bool(click.get_current_context().find_root().params.get("enforce"))
+    make = FeatureStore.create if create else FeatureStore.open
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EnforcementWarning)  # the next lines say so
+        opened = make(store, memory_limit=memory_limit, enforce=enforce)
+    if enforce:
+        limit = format_bytes(opened.memory_limit)
+        click.echo(f"memory limit {limit}, kept by {opened.enforcement}", err=True)
+    return opened
 
 
 @main.command()
@@ -108,7 +131,6 @@ def ingest(store: str, name: str, files: tuple[str, ...], **options: Any) -> Non
     from featurestore.schema import TableSchema, check_name
     from featurestore.storage.backends import open_object_store
     from featurestore.storage.commit_log import STORE_FILE
-    from featurestore.store import FeatureStore
     from featurestore.units import parse_bytes
 
     limit = options.pop("memory_limit")
@@ -118,7 +140,7 @@ def ingest(store: str, name: str, files: tuple[str, ...], **options: Any) -> Non
     with open_source(list(files)) as source:
         TableSchema(source.fields, options["key"], options["time"])
     parse_bytes(options["partition_bytes"])
-    opened = (FeatureStore.open if exists else FeatureStore.create)(store, memory_limit=limit)
+    opened = _open(store, limit, create=not exists)
     click.echo(opened.ingest(name, list(files), **options))
 
 
@@ -244,9 +266,7 @@ def build(store: str, table: str, memory_limit: str | None) -> None:
 
     Example: featurestore build golden flights --memory-limit 2GiB
     """
-    from featurestore.store import FeatureStore
-
-    click.echo(FeatureStore.open(store, memory_limit=memory_limit).table(table).build())
+    click.echo(_open(store, memory_limit).table(table).build())
 
 
 @main.command()
@@ -301,11 +321,11 @@ def tags(store: str) -> None:
 @main.command()
 @_store_argument
 @click.argument("before", metavar="A")
-@click.argument("after", metavar="[B]", required=False, default="newest")
+@click.argument("after", metavar="[B]", required=False)
 @click.option("--no-rows", is_flag=True, help="Compare partitions, not rows: reads no data.")
 @_json_option
-def diff(store: str, before: str, after: str, no_rows: bool, as_json: bool) -> None:
-    """Show what differs between versions A and B of STORE (numbers, tags, ids or times).
+def diff(store: str, before: str, after: str | None, no_rows: bool, as_json: bool) -> None:
+    """Show what differs between versions A and B of STORE (numbers, tags, ids or times); B is the newest if not given.
 
     Example: featurestore diff golden before-weather
     """
@@ -353,9 +373,7 @@ def repair(
 
     Example: featurestore repair golden --dry-run
     """
-    from featurestore.store import FeatureStore
-
-    opened = FeatureStore.open(store, memory_limit=memory_limit)
+    opened = _open(store, memory_limit)
     if give_up is not None:
         if dry_run:
             raise click.UsageError("--give-up cannot be tried: it replaces a damaged file")
@@ -400,6 +418,31 @@ def gc(store: str, safety_age: str, keep_versions: int, dry_run: bool) -> None:
     Example: featurestore gc golden --dry-run
     """
     click.echo(_open(store).gc(safety_age, keep_versions, dry_run))
+
+
+@main.group()
+def profile() -> None:
+    """Look at recorded memory; every command records it with --profile PATH."""
+
+
+@profile.command("show")
+@click.argument("path", metavar="RUN.JSON")
+@click.option("--output", metavar="PICTURE", help="Draw into this file: svg, html, png or pdf.")
+def show_profile(path: str, output: str | None) -> None:
+    """Show what cost the memory of a recorded run: a chart and a table of its phases.
+
+    Example: featurestore profile show run.json --output run.png
+    """
+    from featurestore.profiling.timeline import Timeline
+
+    timeline = Timeline.load(path)
+    if output is None:
+        from featurestore.profiling.text import print_to_terminal
+
+        print_to_terminal(timeline)
+    else:
+        timeline.draw(output)
+        click.echo(output)
 
 
 if __name__ == "__main__":

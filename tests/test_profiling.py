@@ -1,19 +1,16 @@
-"""Peaks are seen, also short ones; nested measurements do not blind each other; timelines persist."""
+"""Peaks are seen, also short ones; nested measurements do not blind each other."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from featurestore.errors import FormatError, InvalidInputError
-from featurestore.execution.events import step
+from featurestore.errors import InvalidInputError
 from featurestore.limits import resident_bytes
-from featurestore.profiling.sampler import Measurement, Sample, measure
-from featurestore.profiling.timeline import Phase, Timeline, profile
+from featurestore.profiling.sampler import measure
 
 MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -108,46 +105,3 @@ def test_resident_bytes_grow_with_a_block() -> None:
     block = touch(32)
     assert resident_bytes() - before >= 25 * MIB
     assert len(block) == 32 * MIB
-
-
-def timeline() -> Timeline:
-    samples = tuple(Sample(i / 10, i * MIB, 3 * MIB, MIB) for i in range(10))
-    measurement = Measurement(1.0, MIB, 20 * MIB, 9 * MIB, "sampled", samples)
-    return Timeline(measurement, (Phase("read \u00e9", 0.1, 0.5),), {"limit": 30 * MIB})
-
-
-def test_timeline_survives_saving(tmp_path: Path) -> None:
-    one = timeline()
-    one.save(tmp_path / "run.json")
-    assert Timeline.load(tmp_path / "run.json") == one
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 99}', "null"])
-def test_other_files_are_no_timelines(tmp_path: Path, text: str) -> None:
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(FormatError):
-        Timeline.load(tmp_path / "x.json")
-
-
-def test_timeline_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    timeline().draw(tmp_path / "run.png")
-    Timeline(Measurement(0.0, 0, 1, 0, "sampled")).draw(tmp_path / "empty.png")
-    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "empty.png").stat().st_size > 1000
-
-
-def fail_in_a_step() -> None:
-    with step("work", 3) as done:
-        done(1)
-        _ = 1 // 0
-
-
-def test_profile_records_steps_even_of_a_failure(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    with pytest.raises(ZeroDivisionError), profile(path, lines={"limit": 5}):
-        fail_in_a_step()
-    found = Timeline.load(path)
-    assert [phase.label for phase in found.phases] == ["work"]
-    assert found.lines == {"limit": 5}
-    assert 0 <= found.phases[0].start <= found.phases[0].stop <= found.measurement.seconds + 0.5

@@ -11,23 +11,14 @@ says so in ``method``.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
+import json
 import time
 from dataclasses import dataclass, field
-from os import getpid
-from pathlib import Path
-from threading import Lock
-from typing import IO, Final
+from typing import Any
 
 from featurestore.errors import InvalidInputError
-from featurestore.limits import resident_bytes
-from featurestore.profiling import probe
-
-_open_meters: Final[list[Meter]] = []
-_lock: Final = Lock()
-_HAS_PROC: Final = Path("/proc/self/status").exists()
+from featurestore.profiling.sampling_process import SamplingProcess
+from featurestore.watermark import Watermark
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +30,36 @@ class Sample:
     seconds : float
         Since the measurement began.
     anonymous, file_backed, shared : int
-        Bytes.
+        Bytes of this process.
+    mapped : int
+        How much of ``file_backed`` is data and not code: the kernel takes it back when it must.
+    children : int
+        Resident bytes of the processes below it, all kinds together.
+    gpu : int
+        Device bytes.
     """
 
     seconds: float
     anonymous: int
     file_backed: int
     shared: int = 0
+    mapped: int = 0
+    children: int = 0
+    gpu: int = 0
 
     @property
     def resident(self) -> int:
+        """All pages of this process."""
         return self.anonymous + self.file_backed + self.shared
+
+    @property
+    def code(self) -> int:
+        return self.file_backed - self.mapped
+
+    @property
+    def held(self) -> int:
+        """What counts against a memory limit: all but mapped data, of children too."""
+        return self.resident - self.mapped + self.children
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +99,10 @@ class Meter:
     """
 
     def __init__(self, interval: float, children: bool) -> None:
-        if not 0.001 <= interval <= 60:
-            raise InvalidInputError(
-                f"a sampling interval of {interval} s", "choose one from 0.001 to 60 seconds"
-            )
+        SamplingProcess.check(interval)
         self._interval, self._children = interval, children
-        self._process: subprocess.Popen[bytes] | None = None
-        self._output: IO[bytes] | None = None
-        self._start_bytes = self._floor = 0
-        self._resettable = False
-        self._began = 0.0
+        self._mark = Watermark()
+        self._process: SamplingProcess | None = None
         self._result: Measurement | None = None
 
     @property
@@ -129,62 +133,31 @@ class Meter:
         return self.result.peak_bytes
 
     def __enter__(self) -> Meter:
-        with _lock:
-            for outer in _open_meters:  # the reset below would lose what they have seen
-                outer._floor = max(outer._floor, _high_water_mark())
-            self._resettable = _reset_high_water_mark()
-            _open_meters.append(self)
-        self._start_bytes = resident_bytes()
-        self._began = time.monotonic()
-        if _HAS_PROC:
-            self._start_sampler()
+        self._mark.start()
+        self._process = SamplingProcess(self._interval, self._children)
         return self
 
     def __exit__(self, *_: object) -> None:
-        seconds = time.monotonic() - self._began
-        with _lock:
-            mark = max(_high_water_mark(), self._floor)
-            _open_meters.remove(self)
-            for outer in _open_meters:
-                outer._floor = max(outer._floor, mark)
-        samples = self._stop_sampler()
-        sampled = max((one.resident for one in samples), default=0)
-        if self._children or (samples and not self._resettable):
-            peak, method = max(sampled, mark if self._resettable else 0), "sampled"
+        if self._process is None:
+            return
+        seconds = time.monotonic() - self._process.began
+        mark, exact = self._mark.stop(), self._mark.exact
+        output = self._process.end()
+        found: dict[str, Any] = json.loads(output) if output else {"samples": [], "peaks": {}}
+        samples = tuple(Sample(*one) for one in found["samples"])
+        sampled = max((one.resident + one.children for one in samples), default=0)
+        if self._children or (samples and not exact):
+            peak, method = max(sampled, mark if exact else 0), "sampled"
         else:
             peak = max(mark, sampled)
-            method = "high-water mark" if self._resettable else "since process start"
+            method = "high-water mark" if exact else "since process start"
         self._result = Measurement(
             seconds,
-            self._start_bytes,
-            max(peak, self._start_bytes),
-            max((one.anonymous for one in samples), default=0),
+            self._mark.start_bytes,
+            max(peak, self._mark.start_bytes),
+            found["peaks"].get("anonymous", 0),
             method,
             samples,
-        )
-
-    def _start_sampler(self) -> None:
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the meter stops
-        arguments = [str(getpid()), str(self._interval), "1" if self._children else "0"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(probe.__file__)), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=self._output,
-        )
-
-    def _stop_sampler(self) -> tuple[Sample, ...]:
-        if self._process is None or self._output is None:
-            return ()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-        with self._output:
-            self._output.seek(0)
-            lines = self._output.read().decode().splitlines()
-        rows = [line.split() for line in lines]
-        return tuple(
-            Sample(max(0.0, float(when) - self._began), int(anonymous), int(file), int(shared))
-            for when, anonymous, file, shared in rows
         )
 
 
@@ -217,20 +190,3 @@ def measure(interval: float = 0.02, children: bool = False) -> Meter:
     True
     """
     return Meter(interval, children)
-
-
-def _high_water_mark() -> int:
-    if _HAS_PROC:
-        for line in Path("/proc/self/status").read_bytes().splitlines():
-            if line.startswith(b"VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resident_bytes()
-
-
-def _reset_high_water_mark() -> bool:
-    """Set the kernel's mark to the present; False where that is not allowed."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True

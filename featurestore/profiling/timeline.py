@@ -1,35 +1,104 @@
-"""A memory timeline: samples, the phases they fell into, and lines to compare them with.
+"""A memory timeline: samples, the phases they fell into, and what they are to be compared with.
 
-Saved as JSON, drawn as a picture. Recording observes the events the core emits; the core knows
-nothing of it.
+A value that is saved as JSON, and shows itself as a picture. Files of format 1, which knew samples,
+labels of phases and lines only, still load. Always true of a loaded timeline: its numbers are finite
+and not negative, its phases end after they begin, and its spans name phases that are there.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from featurestore.errors import FormatError, MissingDependencyError
-from featurestore.execution.events import Event, StepFinished, StepStarted, observed_by
+from featurestore.errors import FormatError, InvalidInputError
+from featurestore.execution.events import STORE
 from featurestore.fingerprint import Json
-from featurestore.profiling.sampler import Measurement, Sample, measure
+from featurestore.profiling.recording import FORMAT
+from featurestore.profiling.sampler import Measurement, Sample
 
-_FORMAT: Final = 1
-_MIB: Final = 2**20
+_OLD_FORMAT: Final = 1
+_REMEDY: Final = "record it again"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A named stretch of a timeline, in seconds since its start."""
+    """A named stretch of a timeline.
+
+    Parameters
+    ----------
+    label : str
+    start, stop : float
+        Seconds since the timeline's start.
+    kind : str
+        ``"store"``, ``"framework"``, or ``"between"`` two steps.
+    start_bytes, peak_bytes : int
+        Resident memory of this process: when it began, and the most it was.
+    exact : bool
+        Whether ``peak_bytes`` is the kernel's high-water mark of this phase.
+    projected_bytes, memory_limit : int
+        What was projected for it and allowed, this process and its workers; 0 if not said.
+    count : int
+        How many phases of the run it stands for.
+    """
 
     label: str
     start: float
     stop: float
+    kind: str = STORE
+    start_bytes: int = 0
+    peak_bytes: int = 0
+    exact: bool = False
+    projected_bytes: int = 0
+    memory_limit: int = 0
+    count: int = 1
+
+    @property
+    def seconds(self) -> float:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A task of a phase, most often a partition.
+
+    Parameters
+    ----------
+    phase : int
+        Position in the timeline's phases.
+    lane : int
+        Tasks of one lane do not overlap: it is what a worker did.
+    label : str
+    start, stop : float
+        Seconds since the timeline's start.
+    bytes : int
+        What it was taken to need; 0 if not said.
+    count : int
+        How many tasks it stands for.
+    """
+
+    phase: int
+    lane: int
+    label: str
+    start: float
+    stop: float
+    bytes: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process below the one that was measured, and the most it held."""
+
+    pid: int
+    name: str
+    peak_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,147 +109,209 @@ class Timeline:
     ----------
     measurement : Measurement
     phases : tuple of Phase
+        By their start.
     lines : mapping of str to int
-        Bytes to draw as horizontal lines: a memory limit, a projection.
+        Bytes to draw as further horizontal lines.
+    spans : tuple of Span
+    children : tuple of Child
+        The largest first.
+    memory_limit : int
+        Where no phase says another one; 0 if there is none.
+    ended : str
+        ``"finished"``, ``"raised ValueError"``, or ``"killed"``.
+    gpu : str
+        ``"own"`` if GPU memory is what the process held, ``"device"`` if it is how much more of the
+        devices was in use than at the start, by anybody; empty without a GPU.
     """
 
     measurement: Measurement
     phases: tuple[Phase, ...] = ()
     lines: Mapping[str, int] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
+    children: tuple[Child, ...] = ()
+    memory_limit: int = 0
+    ended: str = "finished"
+    gpu: str = ""
 
     def to_json(self) -> dict[str, Json]:
         one = self.measurement
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
+            "ended": self.ended,
             "seconds": one.seconds,
             "start_bytes": one.start_bytes,
             "peak_bytes": one.peak_bytes,
-            "peak_anonymous": one.peak_anonymous,
+            "peaks": {"anonymous": one.peak_anonymous},
             "method": one.method,
-            "samples": [[s.seconds, s.anonymous, s.file_backed, s.shared] for s in one.samples],
-            "phases": [[phase.label, phase.start, phase.stop] for phase in self.phases],
+            "memory_limit": self.memory_limit,
             "lines": dict(self.lines),
+            "gpu": self.gpu,
+            "samples": [
+                [s.seconds, s.anonymous, s.file_backed, s.shared, s.mapped, s.children, s.gpu]
+                for s in one.samples
+            ],
+            "phases": [asdict(phase) for phase in self.phases],
+            "spans": [asdict(span) for span in self.spans],
+            "children": [asdict(child) for child in self.children],
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Timeline:
-        if value.get("format") != _FORMAT:
-            raise FormatError(
-                f"a timeline of format {value.get('format')!r}; this package reads {_FORMAT}",
-                "record it again, or upgrade featurestore",
-            )
-        measurement = Measurement(
-            value["seconds"],
-            value["start_bytes"],
-            value["peak_bytes"],
-            value["peak_anonymous"],
-            value["method"],
-            tuple(Sample(*one) for one in value["samples"]),
-        )
-        return cls(measurement, tuple(Phase(*one) for one in value["phases"]), value["lines"])
-
-    def save(self, path: str | Path) -> None:
-        """Write the timeline as JSON."""
-        Path(path).write_text(json.dumps(self.to_json()), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Timeline:
-        """Read what :meth:`save` wrote.
+        """Return a timeline from its JSON.
 
         Raises
         ------
         FormatError
-            If the file is not a timeline of a known format.
+            If it is none, or of an unknown format.
         """
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FormatError(f"{path} is not a memory timeline: {error}") from error
+            version = value["format"]
+            if version not in (_OLD_FORMAT, FORMAT):
+                raise FormatError(
+                    f"a timeline of format {version!r}; this package reads {_OLD_FORMAT} and {FORMAT}",
+                    "record it again, or upgrade featurestore",
+                )
+            found = _from_first(value) if version == _OLD_FORMAT else _from_second(value)
+            _check(found)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise FormatError(f"this is not a memory timeline: {error!r}", _REMEDY) from error
+        return found
 
-    def draw(self, path: str | Path) -> None:
-        """Draw the timeline into a picture (PNG, SVG or PDF by its suffix).
+    def save(self, path: str | Path) -> None:
+        """Write the timeline as JSON: whole or not at all."""
+        unfinished = Path(f"{path}.{os.getpid()}")
+        unfinished.write_text(json.dumps(self.to_json()), encoding="utf-8")
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Timeline:
+        """Read what :meth:`save` or a profile wrote.
 
         Raises
         ------
-        MissingDependencyError
-            Without matplotlib.
+        InvalidInputError
+            If there is no such file.
+        FormatError
+            If the file is not a timeline of a known format.
         """
-        figure = _figure()
-        axes = figure.subplots()
-        samples = self.measurement.samples
-        seconds = [one.seconds for one in samples]
-        bands = (
-            [one.anonymous / _MIB for one in samples],
-            [one.shared / _MIB for one in samples],
-            [one.file_backed / _MIB for one in samples],
-        )
-        axes.stackplot(
-            seconds, *bands, labels=("anonymous", "shared", "file-backed"),
-            colors=("#3b6ea5", "#a9c4de", "#d9d9d9"),
-        )  # fmt: skip
-        for number, phase in enumerate(self.phases):
-            shade = "#f2b134" if number % 2 else "#8ab17d"
-            axes.axvspan(phase.start, phase.stop, color=shade, alpha=0.15, lw=0)
-            axes.text(
-                phase.start, 1.01, phase.label, fontsize=7, rotation=30,
-                transform=axes.get_xaxis_transform(),
-            )  # fmt: skip
-        peak = self.measurement.peak_bytes
-        for label, height in {f"peak ({self.measurement.method})": peak, **self.lines}.items():
-            axes.axhline(height / _MIB, ls="--", lw=1, color="#9b2226")
-            axes.text(
-                0, height / _MIB, f" {label} {height / _MIB:,.0f} MiB", fontsize=8, va="bottom"
-            )
-        axes.set(xlabel="seconds", ylabel="resident memory (MiB)", ylim=(0, None))
-        axes.legend(loc="lower right", fontsize=8)
-        figure.savefig(path)
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InvalidInputError(
+                f"the profile {path} cannot be read: {error.strerror}", "name a recorded file"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path} is not a memory timeline: {error}", _REMEDY) from error
+        return cls.from_json(value)
+
+    def draw(self, path: str | Path) -> None:
+        """Draw the timeline into a file: SVG, HTML, PNG or PDF by its suffix.
+
+        Raises
+        ------
+        InvalidInputError
+            If the suffix is another one.
+        MissingDependencyError
+            For PNG and PDF without matplotlib.
+        """
+        from featurestore.profiling.drawing import draw
+
+        draw(self, Path(path))
+
+    def __str__(self) -> str:
+        from featurestore.profiling.text import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from featurestore.profiling.drawing import as_html
+
+        return as_html(self)
+
+    def _repr_png_(self) -> bytes | None:
+        from featurestore.profiling.drawing import as_png
+
+        return as_png(self)
 
 
-def _figure() -> Any:
-    """Return an empty figure that needs no display and touches no global state of matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "drawing a timeline needs matplotlib", "pip install 'featurestore[plots]'"
-        ) from error
-    figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def _from_first(value: Mapping[str, Any]) -> Timeline:
+    """Return a timeline of format 1."""
+    return Timeline(
+        Measurement(
+            _size(value["seconds"]),
+            _bytes(value["start_bytes"]),
+            _bytes(value["peak_bytes"]),
+            _bytes(value["peak_anonymous"]),
+            str(value["method"]),
+            tuple(_sample(one) for one in value["samples"]),
+        ),
+        tuple(Phase(str(a), _size(b), _size(c)) for a, b, c in value["phases"]),
+        {str(name): _bytes(one) for name, one in value["lines"].items()},
+    )
 
 
-@contextmanager
-def profile(
-    path: str | Path, *, children: bool = False, lines: Mapping[str, int] | None = None
-) -> Iterator[None]:
-    """Record the memory of a block of code and its steps, and save it as JSON.
+def _from_second(value: Mapping[str, Any]) -> Timeline:
+    return Timeline(
+        Measurement(
+            _size(value["seconds"]),
+            _bytes(value["start_bytes"]),
+            _bytes(value["peak_bytes"]),
+            _bytes(value["peaks"].get("anonymous", 0)),
+            str(value["method"]),
+            tuple(_sample(one) for one in value["samples"]),
+        ),
+        tuple(_record(Phase, one) for one in value["phases"]),
+        {str(name): _bytes(one) for name, one in value["lines"].items()},
+        tuple(_record(Span, one) for one in value["spans"]),
+        tuple(_record(Child, one) for one in value["children"]),
+        _bytes(value["memory_limit"]),
+        str(value["ended"]),
+        str(value["gpu"]),
+    )
 
-    Parameters
-    ----------
-    path : str or Path
-        Written when the block ends, also if it raised.
-    children : bool
-        Add the memory of child processes.
-    lines : mapping of str to int, optional
-        Bytes to draw as lines, a memory limit for example.
-    """
-    began = time.monotonic()
-    running: dict[int, StepStarted] = {}
-    starts: dict[int, float] = {}
-    phases: list[Phase] = []
 
-    def observe(event: Event) -> None:
-        now = time.monotonic() - began
-        if isinstance(event, StepStarted):
-            running[event.step], starts[event.step] = event, now
-        elif isinstance(event, StepFinished) and event.step in running:
-            label = running.pop(event.step).label
-            phases.append(Phase(label, starts.pop(event.step), now))
+def _check(timeline: Timeline) -> None:
+    samples = timeline.measurement.samples
+    if any(a.seconds > b.seconds for a, b in pairwise(samples)):
+        raise ValueError("its samples are not in order")
+    if any(one.mapped > one.file_backed for one in samples):
+        raise ValueError("a sample has more mapped than file-backed memory")
+    stretches: list[Phase | Span] = [*timeline.phases, *timeline.spans]
+    if any(one.stop < one.start for one in stretches):
+        raise ValueError("a phase ends before it begins")
+    if any(one.phase >= len(timeline.phases) for one in timeline.spans):
+        raise ValueError("a span is in no phase")
 
-    meter = measure(children=children)
-    try:
-        with meter, observed_by(observe):
-            yield
-    finally:
-        Timeline(meter.result, tuple(phases), dict(lines or {})).save(path)
+
+def _sample(one: Any) -> Sample:
+    seconds, *sizes = one
+    return Sample(_size(seconds), *(_bytes(size) for size in sizes))
+
+
+def _record(kind: type[T], value: Mapping[str, Any]) -> T:
+    """Return a dataclass from its members, each of the type that it says."""
+    readers: dict[str, Callable[[Any], Any]] = {
+        "float": _size,
+        "int": _bytes,
+        "str": str,
+        "bool": bool,
+    }
+    return kind(
+        **{
+            one.name: readers[str(one.type)](value[one.name])
+            for one in fields(kind)  # type: ignore[arg-type]
+        }
+    )
+
+
+def _size(value: Any) -> float:
+    """Return a number that a timeline may hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+        raise ValueError(f"{value!r} is no time and no size")
+    return float(value)
+
+
+def _bytes(value: Any) -> int:
+    if not isinstance(value, int):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(_size(value))
