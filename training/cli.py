@@ -13,11 +13,12 @@ from typing import Any
 import click
 
 from featurestore.errors import FeatureStoreError
+from featurestore.profiling.command import ProfiledGroup
 
 _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group(context_settings=_CONTEXT)
+@click.group(cls=ProfiledGroup, context_settings=_CONTEXT)
 @click.option("--traceback", is_flag=True, help="Show where an error was raised.")
 @click.pass_context
 def main(context: click.Context, traceback: bool) -> None:

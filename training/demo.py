@@ -22,6 +22,7 @@ import narwhals as nw
 
 import featurestore as fs
 from featurestore.errors import NameTakenError
+from featurestore.profiling.command import ProfiledCommand
 from featurestore.report.tables import text_table
 from featurestore.units import format_bytes
 from training.flights import FLIGHT_KEY, FLIGHT_TIME, WEATHER_KEY, WEATHER_TIME, flights, weather
@@ -240,7 +241,7 @@ def run_demo(output: str | Path, rows: int | None = None, epochs: int = 4) -> Se
     return steps
 
 
-@click.command("demo")
+@click.command("demo", cls=ProfiledCommand)
 @click.option("--output", default="demo-output", show_default=True, help="Folder to work in.")
 @click.option("--rows", type=int, help="About how many flights; all if not given.")
 @click.option("--epochs", default=4, show_default=True)

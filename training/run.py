@@ -7,6 +7,7 @@
       pipeline.json     the fitted pipeline's steps      states.arrow   what they learnt
       model.keras or model.ubj
       metrics.json      per part: rows, loss, AUC and accuracy, or RMSE and MAE; seconds, rows/s
+      memory.json       the limit, what was projected, what was measured; the framework's part apart
       history.csv       per epoch         curves.png     the same as a picture
       environment.json  versions of Python and packages
 
@@ -36,11 +37,13 @@ import numpy as np
 
 from featurestore.dataset.batch import HostArray
 from featurestore.errors import InvalidInputError, MissingDependencyError, NameTakenError
+from featurestore.execution.events import FRAMEWORK, step
 from featurestore.fingerprint import Json, digest
 from featurestore.report.progress import progress_bars
 from training.config import RunConfig
 from training.loading.loader import Loader
 from training.metrics import evaluate, require_labels
+from training.run_memory import RunMemory
 from training.source import open_dataset, open_table, task_of
 from training.stored_pipeline import save_pipeline
 
@@ -124,12 +127,15 @@ def fit(
         dataset = open_dataset(config, table)
         task = task_of(config, dataset.schema)
         loaders = _loaders(config, dataset)
+        memory = RunMemory(loaders.values())
         training_started = time.perf_counter()
-        model = _train(config, task, loaders)
+        model = _train(config, task, loaders, memory)
         training_seconds = time.perf_counter() - training_started
+        with step("judge model", 0, kind=FRAMEWORK):
+            parts = {name: _judge(model, task, one) for name, one in loaders.items()}
         metrics = {
             "task": task,
-            "parts": {name: _judge(model, task, one) for name, one in loaders.items()},
+            "parts": parts,
             "epochs": len(model.history),
             "training_seconds": training_seconds,
             "training_rows_per_second": loaders["train"].rows
@@ -141,6 +147,7 @@ def fit(
         save_pipeline(folder, dataset.pipeline, table.schema, config.data.features, dataset.schema)
         _write_json(folder / "config.json", config.to_json())
         _write_json(folder / "metrics.json", _finite(metrics))
+        _write_json(folder / "memory.json", memory.to_json())
         _write_json(folder / "environment.json", _environment())
         _write_history(folder, model.history)
         draw_curves(folder / "curves.png", model.history)
@@ -191,12 +198,15 @@ def _loaders(config: RunConfig, dataset: Any) -> dict[str, Loader]:
     return loaders
 
 
-def _train(config: RunConfig, task: str, loaders: Mapping[str, Loader]) -> Model:
+def _train(config: RunConfig, task: str, loaders: Mapping[str, Loader], memory: RunMemory) -> Model:
     for part, loader in loaders.items():
         for start in range(0, loader.rows, _CHECKED_ROWS):
             label = loader.pack.read(start, min(start + _CHECKED_ROWS, loader.rows)).label
             require_labels(task, label, config.model.classes, f"the {part} part")
-    return model_class(config.model.kind).fit(config, task, loaders["train"], loaders["valid"])  # type: ignore[no-any-return]
+    with memory.importing("xgboost" if config.model.kind == "xgboost" else "tensorflow"):
+        chosen = model_class(config.model.kind)
+    with memory.fitting():
+        return chosen.fit(config, task, loaders["train"], loaders["valid"])  # type: ignore[no-any-return]
 
 
 def model_class(kind: str) -> Any:

@@ -7,7 +7,7 @@ its own name; the label is an array of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Protocol, TypeAlias
@@ -163,5 +163,22 @@ class DatasetPart(Protocol):
     def snapshot_id(self) -> str:
         """The snapshot the values come from."""
 
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that this process may hold while the rows are read and fed."""
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that this process holds before any row is read."""
+
     def arrays(self, partition: int) -> Batch:
         """Return all selected rows of the i-th entry of ``partition_rows``, in table order."""
+
+    def slices(self, partition: int, within: int) -> Iterator[Batch]:
+        """Yield the same rows in order, in as few slices as take at most ``within`` bytes each."""
+
+    def memory(self, partition: int, within: int) -> int:
+        """Return the bytes that the largest of :meth:`slices` takes; nothing is read.
+
+        More than ``within`` if the partition cannot be cut that small.
+        """

@@ -206,11 +206,6 @@ class Dataset:
         """
         return self._learned.pipeline
 
-    @property
-    def pipeline_fingerprint(self) -> str:
-        """Fingerprint of what the pipeline does, and learnt; fits it on first use."""
-        return self.pipeline.fingerprint
-
     # --- pieces ----------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Json]:

@@ -11,18 +11,37 @@ States are combined in table order, whichever partition finished first: equal da
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Final
 
+from featurestore.dataset.memory import (
+    Lesson,
+    StepCall,
+    kept_of,
+    learning_bytes,
+    slice_limits,
+    sliced_bytes,
+    state_bytes,
+)
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.engines.protocol import Engine
+from featurestore.execution.cutting import CutTask, Rows, slices
+from featurestore.execution.room import Need
+from featurestore.execution.task_costs import read_extent
 from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import Json, fingerprint
+from featurestore.plan.costs import combine_bytes
+from featurestore.plan.slicing import SliceLimits
 from featurestore.schema import TableSchema
 from featurestore.storage.states import StateLostError, StateStore
 from featurestore.transforms.base import EMPTY_STATE, Partition, Scope, State, Transformer
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.pipeline import FittedPipeline, Pipeline
+
+_SMALL_STATES: Final = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +107,8 @@ class SummarizeTask:
     earlier : tuple of (int, FittedStep)
         Steps to apply on the way, by position.
     wanted : tuple of Summary
+    limits : SliceLimits, optional
+        Of the slices in which the rows are gone through; None for all at once.
     """
 
     source: ReadTask
@@ -95,6 +116,7 @@ class SummarizeTask:
     selection: Selection
     earlier: tuple[tuple[int, FittedStep], ...]
     wanted: tuple[Summary, ...]
+    limits: SliceLimits | None = None
 
 
 def fit_pipeline(
@@ -191,15 +213,88 @@ def _fit_level(
         )
         if wanted:
             tasks.append(_task(wanted, fitted, view, i, within))
-    if tasks:
-        columns = {name for task in tasks for name in task.columns}
-        view.run(summarize_part, tasks, label="fit pipeline", columns=sorted(columns))
+    _run(tasks, view, states)
     for position, step in open_.items():
-        state: State = EMPTY_STATE
-        for key in members[position]:
-            state = step.transformer.combine(state, states.require(key))
-        states.put(done[position].key, step.transformer.finish(state))
+        _combine(step, members[position], done[position].key, view, states)
     return done
+
+
+def _run(tasks: Sequence[SummarizeTask], view: TableView, states: StateStore) -> None:
+    """Compute and keep the contributions of all tasks, in slices where a partition does not fit."""
+    if not tasks:
+        return
+    left = view.memory_limit - view.reserved_bytes
+    sized = [sized_task(task, states, left) for task in tasks]
+    view.run(
+        summarize_part,
+        [task for task, _ in sized],
+        label="fit pipeline",
+        needs=[need for _, need in sized],
+        instead="use fewer features, or ingest with a smaller partition_bytes",
+    )
+
+
+def sized_task(task: SummarizeTask, states: StateStore, within: int) -> tuple[SummarizeTask, Need]:
+    """Return a task cut so that it takes at most ``within`` bytes, and what it then takes."""
+    kept = states.sizes({one.key for _, one in task.earlier if one.key})
+    steps = [
+        StepCall(one.step.transformer, one.step.before, kept.get(one.key, 0))
+        for _, one in task.earlier
+    ]
+    lessons = [
+        Lesson(
+            StepCall(one.step.transformer, one.step.before),
+            tuple(one.step.transformer.learns_from(one.step.before)),
+        )
+        for one in task.wanted
+    ]
+    source, table = task.source.source, task.source.schema
+    extent, rows = read_extent(source, task.columns), kept_of(task.selection, source.rows)
+    work = [one.transformer for one in steps] + [one.step.transformer for one in lessons]
+
+    def needs(one: Extent) -> int:
+        return learning_bytes(table, one, rows, steps, lessons)
+
+    limits = slice_limits(table, extent, work, needs, within)
+    size = sliced_bytes(table, extent, limits, needs)
+    if limits is not None:  # the state so far, one of the next slice, and both combined
+        size += 3 * sum(
+            one.step.transformer.state_bytes(one.step.before, _learnt(one, extent))
+            for one in lessons
+        )
+    need = Need(f"learning {_kinds(lessons)}", size, source.partition)
+    return replace(task, limits=limits), need
+
+
+def _learnt(lesson: Lesson, extent: Extent) -> Extent:
+    sizes = {name: extent.column_bytes.get(name, 0) for name in lesson.columns}
+    return Extent(extent.rows, sizes, extent.widest_row)
+
+
+def _kinds(lessons: Sequence[Lesson]) -> str:
+    return " and ".join(dict.fromkeys(type(one.step.transformer).__name__ for one in lessons))
+
+
+def _combine(
+    step: Step, members: Sequence[str], key: str, view: TableView, states: StateStore
+) -> None:
+    """Combine what was learnt of the partitions, in their order, and keep the result.
+
+    How large the states get is known by now, not before: a vocabulary may be the same everywhere.
+    """
+    sizes = states.sizes(set(members))
+    state: State = EMPTY_STATE
+    for number, member in enumerate(members):
+        size = combine_bytes(state_bytes(state), sizes.get(member, 0))
+        need = Need(
+            f"combining what {type(step.transformer).__name__} learnt of {number + 1} partitions",
+            size,
+        )
+        # What is small is not looked at: it would take longer than to combine it.
+        small = size <= _SMALL_STATES
+        with nullcontext() if small else view.holding(need, "learn from fewer columns"):
+            state = step.transformer.combine(state, states.require(member))
+    states.put(key, step.transformer.finish(state))
 
 
 def _summary_key(
@@ -238,16 +333,40 @@ def _task(
 
 def summarize_part(task: SummarizeTask) -> None:
     """Compute and keep one partition's contributions. Runs where the data is."""
-    engine, states = task.source.engine, StateStore(task.source.store)
-    partition, mask = cut(task.source.read(task.columns), task.selection, engine)
+    states, learnt = StateStore(task.source.store), dict[int, State]()
+    transformers = {one.position: one.step.transformer for one in task.wanted}
+    for rows in _slices(task):
+        for position, state in _summaries(task, rows, states):
+            before = learnt.get(position, EMPTY_STATE)
+            learnt[position] = transformers[position].combine(before, state)
+    for one in task.wanted:
+        states.put(one.key, learnt.pop(one.position, EMPTY_STATE))
+
+
+def _slices(task: SummarizeTask) -> Iterator[Rows | None]:
+    if task.limits is None:
+        yield None
+        return
+    one = task.source
+    what = "what a pipeline learns"
+    yield from slices(one.store, CutTask(one.url, one.source, one.schema, task.limits, what))
+
+
+def _summaries(
+    task: SummarizeTask, rows: Rows | None, states: StateStore
+) -> Iterator[tuple[int, State]]:
+    """Yield what each wanted step learns of some rows, with its position."""
+    engine = task.source.engine
+    partition, mask = cut(task.source.read(task.columns, rows), task.selection, engine)
     earlier, wanted = dict(task.earlier), {one.position: one for one in task.wanted}
     for position in sorted({*earlier, *wanted}):
         if position in wanted:
             one = wanted[position]
             seen = Partition(partition.frame, one.step.before, partition.tensors)
             seen = keep(seen, mask, engine)
-            state = one.step.transformer.summarize(seen, engine) if seen.rows else EMPTY_STATE
-            states.put(one.key, state)
+            if seen.rows:
+                yield position, one.step.transformer.summarize(seen, engine)
+            del seen
         if position in earlier:
             fitted = earlier[position]
             state = states.require(fitted.key) if fitted.key else EMPTY_STATE

@@ -10,7 +10,7 @@ touch these columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -20,17 +20,26 @@ import pyarrow as pa
 from featurestore.dataset.assembly import ASSEMBLY_VERSION, to_batch
 from featurestore.dataset.batch import Batch, DatasetSchema
 from featurestore.dataset.learned import LearnedColumns
+from featurestore.dataset.memory import array_bytes, kept_of, slice_limits, sliced_bytes
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
-from featurestore.errors import InvalidInputError, MemoryLimitError
+from featurestore.engines.protocol import Array
+from featurestore.errors import InvalidInputError
 from featurestore.execution.collecting import check_kind, convert, empty_table, to_arrow
+from featurestore.execution.cutting import CutTask, Rows
+from featurestore.execution.cutting import slices as cut_slices
+from featurestore.execution.room import Need
+from featurestore.execution.sites import reserved_bytes
+from featurestore.execution.task_costs import read_extent, reading_cost
 from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import fingerprint
-from featurestore.limits import resident_bytes
+from featurestore.plan.slicing import SliceLimits
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import Partition
-from featurestore.units import format_bytes
+from featurestore.transforms.extent import Extent
 
+_COUNTING_BYTES: Final = 32
+"""Of each row, to tell whether it is selected: a hash of its key or a condition, and the mask."""
 _COPIES: Final = {"pandas": 2}
 """How often the values exist at once while they are converted; once for all other kinds."""
 
@@ -124,6 +133,16 @@ class Part:
             self._learned.pipeline.fingerprint, self.schema.to_json(), sources,
         )  # fmt: skip
 
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that reading it may take: of the store's handle that the dataset was made from."""
+        return self._view.memory_limit
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that this process holds before rows are read, with all loaded that reading needs."""
+        return reserved_bytes(self._view.engine_name)
+
     def arrays(self, partition: int) -> Batch:
         """Return all selected rows of one partition, as the arrays a model is fed.
 
@@ -141,6 +160,43 @@ class Part:
         """
         return to_batch(self.frame(partition), self.schema, self._view.engine)
 
+    def memory(self, partition: int, within: int) -> int:
+        """Return the bytes that reading one partition takes at its peak, its arrays included.
+
+        Said from what was recorded when it was written; nothing is read.
+
+        Parameters
+        ----------
+        partition : int
+        within : int
+            Bytes that :meth:`slices` would be given. The result is more if no slice is that small.
+        """
+        piece = self._piece(partition)
+        table, extent = self._view.schema, self._extent(piece)
+        return sliced_bytes(table, extent, self._limits(piece, within), self._needs(piece))
+
+    def slices(self, partition: int, within: int) -> Iterator[Batch]:
+        """Yield what :meth:`arrays` returns, in as few slices as take at most ``within`` bytes.
+
+        Slices follow the order of the table; some may have no rows. See :meth:`memory`.
+
+        Raises
+        ------
+        DefinitionError
+            If the label is null in selected rows.
+        MemoryLimitError
+            If the rows of one time, which the pipeline wants together, do not fit.
+        """
+        piece, view = self._piece(partition), self._view
+        limits = self._limits(piece, within)
+        if limits is None:
+            yield to_batch(self._frame(piece), self.schema, view.engine)
+            return
+        source, what = view.partitions[piece.position], f"part {self._name!r}"
+        task = CutTask(view.store.url, source, view.schema, limits, what)
+        for rows in cut_slices(view.store, task):
+            yield to_batch(self._frame(piece, rows), self.schema, view.engine)
+
     def frame(self, partition: int) -> Partition:
         """Return all selected rows of one partition after the pipeline, as a frame and tensors.
 
@@ -151,25 +207,27 @@ class Part:
         MemoryLimitError
             Before anything is read, if a partition does not fit the memory limit.
         """
-        if not 0 <= partition < len(self._pieces):
-            raise InvalidInputError(
-                f"part {self._name!r} has {len(self._pieces)} partitions with rows, not one of "
-                f"number {partition}",
-                "count from 0",
-            )
-        piece = self._pieces[partition]
-        view, engine = self._view, self._view.engine
-        columns = self._learned.columns
-        wanted = (*columns.reads, *piece.selection.columns(view.schema))
-        view.require_memory(wanted)
-        read = view.read(piece.position, with_row_count(wanted, view.schema))
-        kept, mask = cut(read, piece.selection, engine)
-        after = self._learned.transform(kept)
+        piece = self._piece(partition)
+        need = Need(f"part {self._name!r}", self._needs(piece)(self._extent(piece)))
+        self._view.require_room(need, "name fewer features")
+        return self._frame(piece)
+
+    def _frame(self, piece: Piece, rows: Rows | None = None) -> Partition:
+        engine = self._view.engine
+        # What was read is let go of where nothing but the result of the next line needs it.
+        after, mask = self._transformed(piece, rows)
         names = [one for one in self._names if not after.schema[one].is_tensor]
         tensors = {one: after.tensors[one] for one in self._names if one in after.tensors}
         # Rows are taken before columns: a part of tensors only still needs a column to count by.
         out = keep(Partition(after.frame, after.schema, tensors), mask, engine)
         return Partition(out.frame.select(names), out.schema, out.tensors)
+
+    def _transformed(self, piece: Piece, rows: Rows | None) -> tuple[Partition, Array | None]:
+        view = self._view
+        read = view.read(piece.position, self._wanted(piece), rows)
+        kept, mask = cut(read, piece.selection, view.engine)
+        del read
+        return self._learned.transform(kept), mask
 
     def frames(self) -> Iterator[Partition]:
         """Yield the processed rows, one partition at a time."""
@@ -206,10 +264,48 @@ class Part:
 
     # --- pieces ----------------------------------------------------------------------------------------
 
+    # --- memory ----------------------------------------------------------------------------------------
+
+    def _limits(self, piece: Piece, within: int) -> SliceLimits | None:
+        steps = self._learned.columns.pipeline.steps
+        return slice_limits(
+            self._view.schema, self._extent(piece), steps, self._needs(piece), within
+        )
+
+    def _extent(self, piece: Piece) -> Extent:
+        return read_extent(self._view.partitions[piece.position], self._wanted(piece))
+
+    def _needs(self, piece: Piece) -> Callable[[Extent], int]:
+        """Return what tells the bytes that making arrays of some rows of a partition takes."""
+        kept, steps, schema = (
+            kept_of(piece.selection, piece.rows),
+            self._learned.calls(),
+            self.schema,
+        )
+        return lambda extent: array_bytes(
+            self._view.schema, extent, kept, steps, self._names, schema
+        )
+
     @property
     def _names(self) -> tuple[str, ...]:
         columns = self._learned.columns
         return columns.model if columns.label is None else (*columns.model, columns.label)
+
+    def _piece(self, partition: int) -> Piece:
+        if not 0 <= partition < len(self._pieces):
+            raise InvalidInputError(
+                f"part {self._name!r} has {len(self._pieces)} partitions with rows, not one of "
+                f"number {partition}",
+                "count from 0",
+            )
+        return self._pieces[partition]
+
+    def _wanted(self, piece: Piece) -> tuple[str, ...]:
+        """Return what is read of a partition."""
+        schema = self._view.schema
+        return with_row_count(
+            (*self._learned.columns.reads, *piece.selection.columns(schema)), schema
+        )
 
     @cached_property
     def _pieces(self) -> tuple[Piece, ...]:
@@ -247,30 +343,24 @@ class Part:
             )
             for i, within in parts
         ]
-        columns = sorted({name for task in tasks for name in task.columns})
-        label = f"count rows of {self._name}"
-        counts = view.run(count_rows, tasks, label=label, columns=columns)
+        needs = [
+            Need(
+                f"counting rows of {self._name}",
+                reading_cost(task.source.source, task.columns, view.schema)
+                + _COUNTING_BYTES * task.source.source.rows,
+                task.source.source.partition,
+            )
+            for task in tasks
+        ]
+        counts = view.run(count_rows, tasks, label=f"count rows of {self._name}", needs=needs)
         states.put(key, {"rows": pa.table({"rows": pa.array(counts, pa.int64())})})
         return counts
 
     def _require_memory(self, copies: int) -> None:
+        """Refuse to hold all rows after the pipeline, and one partition while it is made."""
         columns = self._learned.columns
-        reading = max(
-            (
-                self._view.partitions[one.position].decoded_bytes(columns.reads)
-                for one in self._pieces
-            ),
-            default=0,
+        making = (self._needs(one)(self._extent(one)) for one in self._pieces)
+        need = copies * self.rows * columns.row_bytes + max(making, default=0)
+        self._view.require_room(
+            Need(f"reading part {self._name!r}", need), "iterate over frames(), name fewer features"
         )
-        needed, limit = (
-            copies * self.rows * columns.row_bytes + 3 * reading,
-            self._view.memory_limit,
-        )
-        left = limit - resident_bytes()
-        if needed > left:
-            raise MemoryLimitError(
-                f"reading part {self._name!r} needs {format_bytes(needed)}, "
-                f"{format_bytes(max(left, 0))} are left of the memory limit of "
-                f"{format_bytes(limit)}",
-                "iterate over frames(), name fewer features, or raise memory_limit",
-            )

@@ -7,28 +7,26 @@ complete. The view holds metadata only; it can be handed to workers in other pro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from featurestore.dataset.selection import Selection
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
-from featurestore.errors import MemoryLimitError
 from featurestore.execution.dask import Executor
 from featurestore.execution.reading import PartitionSource
+from featurestore.execution.room import Need, holding, require_room
+from featurestore.execution.sites import reserved_bytes
 from featurestore.schema import TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.leases import NO_LEASE, Lease
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import Snapshot
 from featurestore.transforms.base import Partition
-from featurestore.units import format_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-_DECODED_COPIES = 3
-"""A partition's columns as read, filtered, and as the pipeline gives them back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +46,9 @@ class ReadTask:
     def store(self) -> ObjectStore:
         return open_object_store(self.url)
 
-    def read(self, columns: Sequence[str]) -> Partition:
-        """Return columns of the partition."""
-        return self.source.read(self.store, self.engine, columns, self.schema)
+    def read(self, columns: Sequence[str], rows: tuple[int, int] | None = None) -> Partition:
+        """Return columns of the partition; only the rows ``start <= row < stop`` if given."""
+        return self.source.read(self.store, self.engine, columns, self.schema, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +94,17 @@ class TableView:
     def engine(self) -> Engine:
         return get_engine(self.engine_name)
 
-    def read(self, i: int, columns: Sequence[str]) -> Partition:
+    def read(
+        self, i: int, columns: Sequence[str], rows: tuple[int, int] | None = None
+    ) -> Partition:
         """Return columns of the i-th partition, put side by side from their column groups.
+
+        Parameters
+        ----------
+        i : int
+        columns : sequence of str
+        rows : tuple of int, optional
+            Only the rows ``start <= row < stop``.
 
         Raises
         ------
@@ -105,7 +112,7 @@ class TableView:
             If files are damaged or row counts differ between groups.
         """
         self.lease.touch()
-        return self.partitions[i].read(self.store, self.engine, columns, self.schema)
+        return self.partitions[i].read(self.store, self.engine, columns, self.schema, rows)
 
     def touching(self, selection: Selection) -> list[tuple[int, Selection]]:
         """Return the partitions that may hold selected rows, each with the simplest selection.
@@ -129,34 +136,51 @@ class TableView:
         tasks: Sequence[T],
         *,
         label: str,
-        columns: Sequence[str],
+        needs: Sequence[Need],
+        instead: str = "",
     ) -> list[R]:
-        """Run tasks that each read ``columns`` of one partition, as many at once as memory allows.
+        """Run tasks of which each ``needs`` so much, as many at once as memory allows.
 
         Raises
         ------
         MemoryLimitError
-            Before anything is read, if one partition does not fit the memory limit.
+            Before anything is read, if one task does not fit the memory limit; ``instead`` is what
+            the caller can do other than raising it.
         """
-        at_once = self.require_memory(columns)
-        return self.executor.limited_to(at_once).run(function, tasks, label=label)
+        if not tasks:
+            return []
+        largest = max(needs, key=lambda one: one.bytes)
+        require_room(largest, self.memory_limit, self.reserved_bytes, instead)
+        executor = self.executor.within(self.memory_limit, self.engine_name)
+        return executor.run(
+            function,
+            tasks,
+            label=label,
+            costs=[one.bytes for one in needs],
+            names=[one.partition for one in needs],
+        )
 
-    def require_memory(self, columns: Sequence[str]) -> int:
-        """Return how many partitions of these columns fit the memory limit at once.
+    @property
+    def reserved_bytes(self) -> int:
+        """What the processes of the host that holds most hold without work."""
+        executor = self.executor.within(self.memory_limit, self.engine_name)
+        return max(one.reserved_bytes for one in executor.sites())
+
+    def require_room(self, need: Need, instead: str) -> None:
+        """Refuse work of this process that does not fit the memory limit.
 
         Raises
         ------
         MemoryLimitError
-            If not even one does.
         """
-        widest = max((one.decoded_bytes(columns) for one in self.partitions), default=0)
-        needed = max(1, _DECODED_COPIES * widest)
-        if needed > self.memory_limit:
-            raise MemoryLimitError(
-                f"a partition of columns {list(columns)} takes {format_bytes(widest)} in memory, "
-                f"{format_bytes(needed)} with what is made of it; the memory limit is "
-                f"{format_bytes(self.memory_limit)}",
-                f"set memory_limit to at least {format_bytes(needed)}, name fewer features, or "
-                "ingest with a smaller partition_bytes",
-            )
-        return self.memory_limit // needed
+        require_room(need, self.memory_limit, reserved_bytes(self.engine_name), instead)
+
+    def holding(self, need: Need, instead: str) -> AbstractContextManager[None]:
+        """Refuse work of this thread that does not fit; hold its bytes inside the block.
+
+        Raises
+        ------
+        MemoryLimitError
+            Before anything is done.
+        """
+        return holding(need, self.memory_limit, self.engine_name, instead)

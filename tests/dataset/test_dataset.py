@@ -32,7 +32,6 @@ from featurestore.engines.protocol import Engine
 from featurestore.errors import (
     DefinitionError,
     InvalidInputError,
-    MemoryLimitError,
     NotFoundError,
     SchemaError,
 )
@@ -560,31 +559,6 @@ def test_empty_part_keeps_its_types(tmp_path: Path) -> None:
     assert data.valid.partition_rows == ()
     assert data.valid.read("arrow").schema.names == ["x", "v", "y"]
     assert data.train.rows == 60
-
-
-def test_reading_beyond_the_memory_limit_is_refused(tmp_path: Path) -> None:
-    store = open_object_store(tmp_path / "store")
-    view = table_view(store, daily(), key=["k"], time="t", memory_limit=2**20)
-    data = dataset(view, ["x"], "y")
-    with pytest.raises(MemoryLimitError, match=r"memory limit of 1\.0 MiB"):
-        data.all.read()
-    assert whole(data.all)["numeric"].shape == (60, 1)
-
-
-def test_partition_beyond_the_memory_limit_is_refused_before_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_object_store(tmp_path / "store")
-    view = table_view(store, daily(6000), [3000], key=["k"], time="t", memory_limit=2**16)
-    reads = Reads(monkeypatch)
-    data = dataset(view, ["x", "z"], split=TimeSplit(valid=40), pipeline=Pipeline(Standardize("x")))
-    with pytest.raises(
-        MemoryLimitError, match=r"limit is 64\.0 KiB\n  Remedy: set memory_limit to"
-    ):
-        _ = data.schema
-    with pytest.raises(MemoryLimitError, match="partition"):
-        dataset(view, ["x", "z"]).all.arrays(0)
-    assert reads.partitions == []
 
 
 def test_tasks_travel_to_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

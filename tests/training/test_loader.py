@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +15,13 @@ import pytest
 
 from featurestore.dataset.batch import DatasetSchema, Input, Role
 from featurestore.errors import InvalidInputError, MemoryLimitError
+from featurestore.limits import resident_bytes
 from featurestore.testing.datasets import ArrayPart, numbered_part
 from featurestore.testing.loader_contract import Batches, LoaderContract, row_numbers
+from featurestore.units import parse_bytes
 from training import Loader
+from training.loading.memory import row_bytes
+from training.loading.pack import mapped_bytes
 
 
 def small(part: ArrayPart, cache: Path, **options: Any) -> Loader:
@@ -177,12 +183,83 @@ def test_too_few_rows_for_the_ranks_are_refused(cache: Path) -> None:
     assert len(small(numbered_part(5), cache, drop_last=True).shard(0, 7)) == 0
 
 
-def test_a_memory_limit_bounds_window_and_batch(cache: Path) -> None:
-    part = numbered_part(100, numeric=10, cardinalities=())
-    loader = Loader(part, 16, True, cache=cache, block_rows=1024, memory_limit="400kB")
-    assert loader._order.window_blocks == 2
-    with pytest.raises(MemoryLimitError, match="batch of 5000 rows"):
-        Loader(part, 5000, memory_limit="100kB")
+def test_a_limit_that_was_asked_for_bounds_the_window(cache: Path) -> None:
+    part = numbered_part(8, numeric=2, cardinalities=(), tensor=(8192,))
+    options: Any = {"shuffle": True, "cache": cache, "block_rows": 1024}
+    limit = resident_bytes() + (256 << 20)
+    held = min(16, limit // 4 // (1024 * row_bytes(part.schema)))
+    assert 1 <= held < 16
+    assert Loader(part, 4, **options, memory_limit=limit)._order.window_blocks == held
+    # The order of an epoch does not depend on a store's or a machine's limit.
+    part.memory_limit = limit
+    assert Loader(part, 4, **options)._order.window_blocks == 16
+
+
+def test_an_epoch_that_does_not_fit_is_refused(cache: Path) -> None:
+    part = numbered_part(6000, numeric=2, cardinalities=(), tensor=(1024,))
+    limit = resident_bytes() + (24 << 20)
+    with pytest.raises(MemoryLimitError) as caught:
+        Loader(part, 6000, cache=cache, memory_limit=limit)
+    assert "2 batches of 6000 rows" in caught.value.problem
+    largest = int(re.findall(r"batch_size=(\d+)", caught.value.remedy)[0])
+    smallest = re.findall(r"at least (\S+),", caught.value.remedy)[0]
+    assert 1000 < largest < 6000
+    Loader(part, largest * 9 // 10, cache=cache, memory_limit=limit)
+    roomy = parse_bytes(smallest) + (8 << 20)  # the process may hold a little more by now
+    assert len(list(Loader(part, 6000, cache=cache, memory_limit=roomy))) == 1
+    # Without a limit of its own, that of the part's store holds.
+    part.memory_limit = limit
+    with pytest.raises(MemoryLimitError):
+        Loader(part, 6000, cache=cache)
+
+
+def test_a_window_that_does_not_fit_is_refused(cache: Path) -> None:
+    part = numbered_part(2_000_000, numeric=2, cardinalities=())
+    limit = resident_bytes() + (64 << 20)
+    options: Any = {"shuffle": True, "cache": cache, "memory_limit": limit}
+    with pytest.raises(MemoryLimitError, match=r"order.*\n.*or use window_blocks=1"):
+        Loader(part, 16, **options, window_blocks=200)
+    Loader(part, 16, **options, window_blocks=1)
+
+
+def test_memory_prints_every_term(cache: Path) -> None:
+    part = numbered_part(3000)
+    part.memory_limit = 1 << 40
+    loader = Loader(part, 100, True, cache=cache)
+    plan = loader.memory()
+    assert plan.limit == 1 << 40
+    assert plan.fits
+    assert plan.peak == max(one.reserved + one.added for one in plan.activities)
+    lines = str(plan).splitlines()
+    assert lines[0] == "writing the pack"
+    assert sum("projected peak" in one and "of 1.0 TiB" in one for one in lines) == 2
+    assert any("order" in one for one in lines)
+    assert list(loader)
+    assert [one.activity for one in loader.memory().activities] == ["an epoch"]
+
+
+def test_a_pack_that_does_not_fit_is_refused_before_anything_is_read(cache: Path) -> None:
+    part = numbered_part(
+        50_000, numeric=2, cardinalities=(), tensor=(128,), partitions=(40_000, 10_000)
+    )
+    loader = Loader(part, 16, cache=cache, memory_limit=resident_bytes() + (16 << 20))
+    assert not loader.memory().fits
+    with pytest.raises(MemoryLimitError, match="writing the pack"):
+        loader[0]
+    assert part.reads == []
+    assert not list(cache.glob("*"))
+
+
+def test_pages_of_a_mapped_pack_are_not_held(cache: Path) -> None:
+    part = numbered_part(100_000, numeric=64, cardinalities=())
+    loader = Loader(part, 1000, cache=cache)
+    before = mapped_bytes()
+    assert sum(batch.rows for batch in loader) == 100_000
+    seen = mapped_bytes() - before
+    assert 0 <= seen - 100_000 * row_bytes(part.schema) < 1 << 20
+    loader.pack.delete()
+    gc.collect()
+    assert mapped_bytes() <= before
 
 
 @pytest.mark.parametrize("size", [0, -1, True])

@@ -117,8 +117,13 @@ def test_a_run_folder_holds_everything(run: Run) -> None:
     model = "model.ubj" if run.config.model.kind == "xgboost" else "model.keras"
     assert {one.name for one in run.path.iterdir()} == {
         "run.json", "config.json", "schema.json", "pipeline.json", "states.arrow", model,
-        "metrics.json", "history.csv", "curves.png", "environment.json",
+        "metrics.json", "memory.json", "history.csv", "curves.png", "environment.json",
     }  # fmt: skip
+    memory = json.loads((run.path / "memory.json").read_text())
+    assert 0 < memory["before_framework"] <= memory["framework_imported"] + (64 << 20)
+    assert memory["framework_imported"] <= memory["fit_peak"] + (64 << 20)
+    assert memory["before_framework"] < memory["projected_peak"] <= memory["memory_limit"]
+    assert 0 <= memory["framework"] < memory["fit_peak"]
     metrics = json.loads((run.path / "metrics.json").read_text())
     assert metrics["task"] == "binary"
     assert {name: part["rows"] for name, part in metrics["parts"].items()} == {

@@ -135,7 +135,7 @@ def test_an_error_while_reading_reaches_the_caller(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = loader(cache)
-    read, calls = one.pack.read, []
+    read, calls = one.pack.view, []
 
     def failing(start: int, stop: int) -> Any:
         calls.append(start)
@@ -143,7 +143,7 @@ def test_an_error_while_reading_reaches_the_caller(
             raise InvalidInputError("the disk is gone")
         return read(start, stop)
 
-    monkeypatch.setattr(one.pack, "read", failing)
+    monkeypatch.setattr(one.pack, "view", failing)
     with pytest.raises(InvalidInputError, match="the disk is gone"):
         dmatrix(one, page_bytes="10kB")
 

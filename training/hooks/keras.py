@@ -25,6 +25,7 @@ from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from featurestore.dataset.batch import Batch, HostArray
 from featurestore.errors import InvalidInputError, UnsupportedError
+from training.loading.memory import Projection, row_bytes
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
@@ -50,6 +51,8 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
     ------
     InvalidInputError
         If the loader has no batches, or class weights are given without a label.
+    MemoryLimitError
+        If the batches in flight do not fit the loader's memory limit.
     """
 
     def __init__(
@@ -68,8 +71,16 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         if class_weight and loader.schema.label is None:
             raise InvalidInputError("class_weight needs a label", "name the dataset's label")
         self.loader = loader
+        self.memory.require()
         self._class_weight = dict(class_weight or {})
         self._by_position = inputs == "tuple"
+
+    @property
+    def memory(self) -> Projection:
+        """What feeding takes, batches that wait in ``tf.data``'s queue included; nothing of Keras' own."""
+        from training.hooks.tf_data import feeding_memory
+
+        return feeding_memory(self.loader)
 
     # --- what Keras asks -------------------------------------------------------------------------
 
@@ -137,8 +148,6 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         return weights
 
     def _batch_bytes(self) -> int:
-        from training.loading.loader import row_bytes
-
         return row_bytes(self.loader.schema) * self.loader.batch_size
 
     def _other_backend(self) -> UnsupportedError:

@@ -14,7 +14,7 @@ import numpy as np
 
 from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray
 from featurestore.errors import CorruptionError, InvalidInputError
-from featurestore.execution.events import step
+from featurestore.execution.events import FRAMEWORK, step
 from training.config import RunConfig
 from training.hooks.keras import keras
 from training.hooks.tf_data import compiled
@@ -53,12 +53,13 @@ class KerasModel:
         if config.model.kind == "tabular":
             _require_finite(train)
         keras.utils.set_random_seed(settings.seed % 2**32)
-        model = _build(config, task, train.schema)
-        if not getattr(model, "compiled", False):
-            model.compile(
-                optimizer=keras.optimizers.Adam(settings.learning_rate or 1e-3),
-                loss=loss_of(task),
-            )
+        with step("build model", 1, kind=FRAMEWORK):
+            model = _build(config, task, train.schema)
+            if not getattr(model, "compiled", False):
+                model.compile(
+                    optimizer=keras.optimizers.Adam(settings.learning_rate or 1e-3),
+                    loss=loss_of(task),
+                )
         callbacks: list[Any] = [_StopOnNaN(train)]
         if settings.early_stopping:
             callbacks.append(
@@ -68,7 +69,7 @@ class KerasModel:
                     restore_best_weights=True,
                 )
             )
-        with step("train (steps)", settings.epochs * len(train)) as advance:
+        with step("train (steps)", settings.epochs * len(train), kind=FRAMEWORK) as advance:
             callbacks.append(_Progress(advance))
             fitted = model.fit(
                 train.keras(),

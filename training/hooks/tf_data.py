@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
 from featurestore.errors import InvalidInputError
+from training.loading.memory import OWN_BATCHES, Projection, row_bytes
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
@@ -30,11 +31,12 @@ def dataset(loader: Loader) -> Any:
     ------
     InvalidInputError
         If the loader has no batches.
+    MemoryLimitError
+        If the batches in flight do not fit the loader's memory limit.
     """
-    from training.loading.loader import row_bytes
-
     if len(loader) == 0:
         raise InvalidInputError(f"a loader of {loader.rows} rows has no batches")
+    feeding_memory(loader).require()
 
     def elements() -> Iterator[tuple[Any, ...]]:
         for batch in loader:
@@ -44,11 +46,22 @@ def dataset(loader: Loader) -> Any:
     return from_batches(elements, signature(loader.schema), len(loader), batch_bytes)
 
 
+def batches_ahead(batch_bytes: int) -> int:
+    """Return how many batches ``tf.data`` draws before it is asked for them."""
+    return max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // max(1, batch_bytes)))
+
+
+def feeding_memory(loader: Loader) -> Projection:
+    """Return what an epoch takes with the batches that wait in ``tf.data``'s queue."""
+    waiting = batches_ahead(row_bytes(loader.schema) * loader.batch_size)
+    return loader.epoch_memory(OWN_BATCHES + waiting)
+
+
 def from_batches(
     elements: Callable[[], Iterator[Any]], signature_: Any, batches: int, batch_bytes: int
 ) -> Any:
     """Return a dataset over an iterator of whole batches, prefetched up to 64 MiB."""
-    ahead = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // max(1, batch_bytes)))
+    ahead = batches_ahead(batch_bytes)
     made = tf.data.Dataset.from_generator(elements, output_signature=signature_)
     options = tf.data.Options()
     # Without these, tf.data may size its own buffers by the machine's memory and start drawing

@@ -18,6 +18,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,7 @@ import xgboost
 from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray, Role
 from featurestore.errors import DefinitionError, InvalidInputError
 from featurestore.units import parse_bytes
+from training.loading.memory import Projection, page_terms
 from training.loading.pack_writer import scratch_directory
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["XGBoostPages", "dmatrix", "feature_columns", "page", "predict_batches", "xgboost"]
 
-DEFAULT_PAGE_BYTES: Final = "128MiB"
+DEFAULT_PAGE_BYTES: Final = 128 * 2**20
+_CHECKED_ROWS: Final = 4096
 _EXACT_CODES: Final = 2**24
 
 
@@ -73,19 +76,11 @@ def page(batch: Batch, schema: DatasetSchema) -> HostArray:
         If a value is infinite, or too large for float32: XGBoost takes none of these.
     """
     out = np.empty((batch.rows, len(feature_columns(schema)[0])), dtype=np.float32)
-    position = numeric = 0
-    for one in schema.columns:
-        if one.role is Role.LABEL:
-            continue
-        width = math.prod(one.shape)
-        if one.role is Role.NUMERIC:
-            values = batch.inputs[NUMERIC][:, numeric : numeric + 1]
-            numeric += 1
-        else:
-            values = batch.inputs[one.name].reshape(batch.rows, width)
-        out[:, position : position + width] = values
-        position += width
-    infinite = np.atleast_1d(np.isinf(out).any(axis=0))
+    for where, values in _places(batch, schema):
+        out[:, where] = values
+    infinite = np.zeros(out.shape[1], dtype=bool)
+    for start in range(0, len(out), _CHECKED_ROWS):
+        infinite |= np.isinf(out[start : start + _CHECKED_ROWS]).any(axis=0)
     if infinite.any():
         names = [
             name for name, bad in zip(feature_columns(schema)[0], infinite, strict=True) if bad
@@ -95,6 +90,27 @@ def page(batch: Batch, schema: DatasetSchema) -> HostArray:
             "clip them or make them null with fs.Expression, or leave the columns out",
         )
     return out
+
+
+def _places(batch: Batch, schema: DatasetSchema) -> Iterator[tuple[slice, HostArray]]:
+    """Yield which columns of a page come from which values; neighbouring numeric columns at once."""
+    position = numeric = 0
+    inputs = [one for one in schema.columns if one.role is not Role.LABEL]
+    for is_numeric, group in groupby(inputs, lambda one: one.role is Role.NUMERIC):
+        several = list(group)
+        if is_numeric:
+            width = len(several)
+            yield (
+                slice(position, position + width),
+                batch.inputs[NUMERIC][:, numeric : numeric + width],
+            )
+            numeric, position = numeric + width, position + width
+            continue
+        for one in several:
+            width = math.prod(one.shape)
+            values = batch.inputs[one.name].reshape(batch.rows, width)
+            yield slice(position, position + width), values
+            position += width
 
 
 def _label(values: HostArray) -> HostArray:
@@ -113,22 +129,46 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
     Parameters
     ----------
     loader : Loader
-    page_bytes : int or str
-        Size of a page's float32 array.
+    page_bytes : int or str, optional
+        Size of a page's float32 array: 128 MiB, or half of what the loader's memory limit leaves if
+        that is less.
+
+    Raises
+    ------
+    InvalidInputError
+        If the part has no rows.
+    MemoryLimitError
+        If pages of this size do not fit the loader's memory limit; see ``memory``.
     """
 
-    def __init__(self, loader: Loader, page_bytes: int | str = DEFAULT_PAGE_BYTES) -> None:
+    def __init__(self, loader: Loader, page_bytes: int | str | None = None) -> None:
         super().__init__()  # first: its finaliser needs what it sets
         if loader.rows == 0:
             raise InvalidInputError("a dataset part without rows cannot train a model")
         self._loader = loader
         self._names, self._types = feature_columns(loader.schema)
-        self._page_rows = max(1, parse_bytes(page_bytes) // (4 * len(self._names)))
+        half = max(0, loader.memory_limit - loader.reserved_bytes) // 2
+        size = min(DEFAULT_PAGE_BYTES, half) if page_bytes is None else parse_bytes(page_bytes)
+        self._page_rows = min(loader.rows, max(1, size // (4 * len(self._names))))
+        self.memory.require()
         self._next_row = 0
         _remove_empty()
         self.cache_directory = scratch_directory(loader.pack.path.parent)
         _LEFT[self.cache_directory] = weakref.ref(self)
         self.cache_prefix = str(self.cache_directory / "cache")
+
+    @property
+    def memory(self) -> Projection:
+        """What handing over pages takes; what XGBoost itself allocates is not in it."""
+        loader = self._loader
+        terms = page_terms(len(self._names), self._page_rows, loader.schema.label is not None)
+        return Projection(
+            "handing pages to XGBoost",
+            loader.memory_limit,
+            loader.reserved_bytes,
+            terms,
+            "use a smaller page_bytes",
+        )
 
     def next(self, input_data: Callable[..., Any]) -> bool:
         """Give XGBoost the next page; False after the last."""
@@ -136,7 +176,8 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         if start >= self._loader.rows:
             return False
         stop = min(start + self._page_rows, self._loader.rows)
-        batch = self._loader.pack.read(start, stop)
+        # Not copied first: a page is the only copy of its rows.
+        batch = self._loader.pack.view(start, stop)
         label = {} if batch.label is None else {"label": _label(batch.label)}
         input_data(
             data=page(batch, self._loader.schema),
@@ -179,7 +220,7 @@ def dmatrix(
     ref: Any = None,
     *,
     max_bin: int = 256,
-    page_bytes: int | str = DEFAULT_PAGE_BYTES,
+    page_bytes: int | str | None = None,
     nthread: int | None = None,
 ) -> Any:
     """Return an ``xgboost.ExtMemQuantileDMatrix`` over a loader's rows in table order.
@@ -191,7 +232,8 @@ def dmatrix(
         The training matrix, for validation data: both are cut at the same quantiles.
     max_bin : int
         The same in all matrices and in the training parameters.
-    page_bytes : int or str
+    page_bytes : int or str, optional
+        See :class:`XGBoostPages`.
     nthread : int, optional
 
     Returns

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
 from featurestore.errors import CorruptionError, InvalidInputError
-from featurestore.execution.events import step
+from featurestore.execution.events import FRAMEWORK, step
 from training.config import RunConfig
 from training.hooks.xgboost import dmatrix, predict_batches, xgboost
 
@@ -50,10 +50,13 @@ class XGBoostModel:
         settings = config.train
         params = _params(config, task)
         _require_known(params)
-        training = dmatrix(train, max_bin=params["max_bin"])
-        validation = dmatrix(valid, training, max_bin=params["max_bin"])
+        limit = train.memory_limit
+        with step("quantise pages", 2, memory_limit=limit, kind=FRAMEWORK) as advance:
+            training = dmatrix(train, max_bin=params["max_bin"])
+            advance(1)
+            validation = dmatrix(valid, training, max_bin=params["max_bin"])
         results: dict[str, dict[str, list[float]]] = {}
-        with step("boost (rounds)", settings.epochs) as advance:
+        with step("boost (rounds)", settings.epochs, kind=FRAMEWORK) as advance:
             try:
                 booster = xgboost.train(
                     params,

@@ -20,16 +20,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema
-from featurestore.errors import InvalidInputError, MemoryLimitError
+from featurestore.errors import InvalidInputError
 from featurestore.fingerprint import Json
-from featurestore.units import format_bytes, parse_bytes
+from featurestore.units import parse_bytes
+from training.loading.memory import (
+    OWN_BATCHES,
+    LoaderMemory,
+    Projection,
+    project_epoch,
+    row_bytes,
+    writing_memory,
+)
 from training.loading.order import (
     DEFAULT_BLOCK_ROWS,
     DEFAULT_WINDOW_BLOCKS,
     EpochOrder,
     Shuffle,
 )
-from training.loading.pack import Pack
+from training.loading.pack import Pack, mapped_bytes
 
 if TYPE_CHECKING:
     from training.hooks.keras import KerasBatches
@@ -78,11 +86,15 @@ class Loader:
         The grain of the shuffle. ``window_blocks`` defaults to 16, or to as many as fit a quarter of
         ``memory_limit`` if that is fewer.
     memory_limit : int or str, optional
-        Refuses a batch that would take more than a quarter of it.
+        What this process may hold while the pack is written and rows are fed; that of the store the
+        part is from if not given. See :meth:`memory`.
 
     Raises
     ------
-    InvalidInputError, MemoryLimitError
+    InvalidInputError
+        If an argument is not acceptable.
+    MemoryLimitError
+        If an epoch is projected to exceed the memory limit.
 
     Notes
     -----
@@ -110,10 +122,12 @@ class Loader:
         self._cache = cache
         if window_blocks is None:
             window_blocks = _window_blocks(part.schema, block_rows, memory_limit)
-        _check_batch(part.schema, batch_size, memory_limit)
         self._order = EpochOrder(
             part.rows, block_rows, window_blocks, seed, 0, Shuffle.parse(shuffle)
         )
+        self._limit = part.memory_limit if memory_limit is None else parse_bytes(memory_limit)
+        self._reserved = part.reserved_bytes - mapped_bytes()
+        self.epoch_memory().require()
         self._ranks = Rank()
         self._pack: Pack | None = None
         self._pack_lock = threading.Lock()
@@ -132,6 +146,16 @@ class Loader:
     def rows(self) -> int:
         """Rows of the part, of which this rank sees its share."""
         return self.part.rows
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that this process may hold while it feeds."""
+        return self._limit
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that this process held when the loader was made, mapped packs not counted."""
+        return self._reserved
 
     @property
     def epoch(self) -> int:
@@ -156,8 +180,33 @@ class Loader:
         """The pack rows come from; built or opened at the first access."""
         with self._pack_lock:
             if self._pack is None:
-                self._pack = Pack.for_part(self.part, self._cache)
+                memory = writing_memory(self.part, self._limit, self._reserved)
+                self._pack = Pack.for_part(self.part, self._cache, memory)
             return self._pack
+
+    def memory(self) -> LoaderMemory:
+        """Return what this loader is projected to take, said before anything runs.
+
+        Writing the pack (unless it is open already) and an epoch of plain iteration; both are refused
+        when they begin if they do not fit. What hooks hold beside that, as batches a framework
+        prefetches, is in ``loader.keras().memory`` and its siblings.
+
+        Returns
+        -------
+        LoaderMemory
+            Prints as a table: what this process held when the loader was made, each term, their sum,
+            and the limit.
+        """
+        epoch = self.epoch_memory()
+        if self._pack is not None:
+            return LoaderMemory((epoch,))
+        return LoaderMemory((writing_memory(self.part, self._limit, self._reserved), epoch))
+
+    def epoch_memory(self, batches: int = OWN_BATCHES) -> Projection:
+        """Return what an epoch takes while so many batches exist at once, as in a framework's queue."""
+        return project_epoch(
+            self._order, self.schema, self.batch_size, self._limit, self._reserved, batches
+        )
 
     # --- batches -------------------------------------------------------------------------------------
 
@@ -287,6 +336,7 @@ class Loader:
             cache=self._cache,
             block_rows=self._order.block_rows,
             window_blocks=self._order.window_blocks,
+            memory_limit=self._limit,
         )
         shard._ranks = ranks
         shard._pack = self._pack
@@ -306,7 +356,7 @@ class Loader:
 
         return KerasBatches(self, class_weight, inputs)
 
-    def xgboost(self, page_bytes: int | str = "128MiB") -> XGBoostPages:
+    def xgboost(self, page_bytes: int | str | None = None) -> XGBoostPages:
         """Return an ``xgboost.DataIter`` over the rows in table order, for external memory."""
         from training.hooks.xgboost import XGBoostPages
 
@@ -362,27 +412,14 @@ class _ReadAhead:
             self._loader.pack.prefetch(starts, order.block_rows)
 
 
-def row_bytes(schema: DatasetSchema) -> int:
-    """Return the bytes of one row over all arrays, label included."""
-    from training.loading.layout import pack_layout
-
-    return sum(one.row_bytes for one in pack_layout(schema, 1).values())
-
-
 def _window_blocks(schema: DatasetSchema, block_rows: int, limit: int | str | None) -> int:
+    """Return how many blocks a window has: fewer than usual if a limit was asked for.
+
+    A window's pages are the kernel's to take back, but rows gathered from more pages than memory
+    holds are read from the disk again and again. A limit that comes from the store or the machine
+    does not count here: the order of an epoch would differ from one machine to the next.
+    """
     if limit is None:
         return DEFAULT_WINDOW_BLOCKS
     block_bytes = max(1, block_rows * row_bytes(schema))
     return max(1, min(DEFAULT_WINDOW_BLOCKS, parse_bytes(limit) // 4 // block_bytes))
-
-
-def _check_batch(schema: DatasetSchema, batch_size: int, limit: int | str | None) -> None:
-    if limit is None:
-        return
-    needed, allowed = batch_size * row_bytes(schema), parse_bytes(limit) // 4
-    if needed > allowed:
-        raise MemoryLimitError(
-            f"a batch of {batch_size} rows takes {format_bytes(needed)}; a quarter of the memory "
-            f"limit is {format_bytes(allowed)}",
-            f"use batch_size={max(1, allowed * batch_size // needed)} or raise memory_limit",
-        )

@@ -42,6 +42,11 @@ _ROUNDS: Final = 8
 # Below this a global permutation is sorted like a window: a Feistel network of a few bits mixes
 # badly, and the sort of so few keys costs nothing.
 _SORTED_ROWS: Final = 1 << 17
+_KEPT: Final = 4  # windows, and orders of blocks, of the newest epochs
+_KEPT_GLOBAL: Final = 2
+_SORT_COPIES: Final = 5  # arrays of 8 bytes a row that exist while one is sorted
+_FEISTEL_COPIES: Final = 8  # the same, per position of a global order that is being computed
+_CHUNK: Final = 1 << 15  # such positions at a time: they and their copies fit a processor's cache
 
 
 class Shuffle(StrEnum):
@@ -125,6 +130,22 @@ class EpochOrder:
         """Number of windows."""
         return -(-self._blocks // self.window_blocks)
 
+    def memory(self, count: int) -> int:
+        """Return the bytes that :meth:`indices` of ``count`` positions takes, what it keeps included.
+
+        Windows are kept as arrays; a global order of many rows is computed where it is asked for,
+        so it costs the same for any number of rows.
+        """
+        if self.shuffle is Shuffle.NONE:
+            return 8 * count
+        if self.shuffle is Shuffle.GLOBAL:
+            sorted_ = self.rows if self.rows <= _SORTED_ROWS else 0
+            chunk = min(count, _CHUNK)
+            return 8 * ((_KEPT_GLOBAL + _SORT_COPIES) * sorted_ + count + _FEISTEL_COPIES * chunk)
+        window = min(self.rows, self.window_blocks * self.block_rows)
+        blocks = (_KEPT + _SORT_COPIES) * self._blocks
+        return 8 * (blocks + (_KEPT + _SORT_COPIES) * window + 2 * count)
+
     def indices(self, start: int, stop: int) -> Rows:
         """Return the row numbers at positions ``[start, stop)`` of the epoch.
 
@@ -184,21 +205,26 @@ class EpochOrder:
         if self.rows <= _SORTED_ROWS:
             return _global_rows(self)[start:stop].copy()
         key = _key(self.seed, self.epoch, 2)
-        return _bijection(np.arange(start, stop, dtype=np.uint64), self.rows, key).astype(np.int64)
+        out = np.empty(stop - start, dtype=np.int64)
+        for first in range(start, stop, _CHUNK):
+            last = min(first + _CHUNK, stop)
+            positions = np.arange(first, last, dtype=np.uint64)
+            out[first - start : last - start] = _bijection(positions, self.rows, key)
+        return out
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=_KEPT)
 def _block_order(order: EpochOrder) -> Rows:
     return _frozen(_permutation(order._blocks, _key(order.seed, order.epoch, 0)))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=_KEPT)
 def _short_position(order: EpochOrder) -> int:
     """Return where in the epoch the last, possibly short block comes."""
     return int(np.flatnonzero(_block_order(order) == order._blocks - 1)[0])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=_KEPT)
 def _window_rows(order: EpochOrder, window: int) -> Rows:
     """Return the rows of a window in order: 8 bytes a row, kept for the batches that follow."""
     blocks = order.blocks_of(window)
@@ -209,7 +235,7 @@ def _window_rows(order: EpochOrder, window: int) -> Rows:
     return _frozen(rows[_permutation(rows.size, _key(order.seed, order.epoch, 1, window))])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=_KEPT_GLOBAL)
 def _global_rows(order: EpochOrder) -> Rows:
     return _frozen(_permutation(order.rows, _key(order.seed, order.epoch, 2)))
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 import numpy as np
 
@@ -36,6 +37,7 @@ from training.loading.layout import (
     pack_key,
     pack_layout,
 )
+from training.loading.memory import Projection
 from training.loading.order import Rows
 from training.loading.pack_writer import scratch_name, write_pack
 
@@ -56,6 +58,7 @@ def cache_directory(cache: str | Path | None = None) -> Path:
 
 _trusted: Final[set[Path]] = set()
 """Packs that this process wrote or has compared with their checksums."""
+_SMAPS: Final = Path("/proc/self/smaps")
 
 
 class Pack:
@@ -71,9 +74,15 @@ class Pack:
         self._manifest = manifest
         self._layout = pack_layout(schema, self.rows)
         self._arrays = {key: _map(path, one) for key, one in self._layout.items()}
+        _open.add(self)
 
     @classmethod
-    def for_part(cls, part: DatasetPart, cache: str | Path | None = None) -> Pack:
+    def for_part(
+        cls,
+        part: DatasetPart,
+        cache: str | Path | None = None,
+        memory: Projection | None = None,
+    ) -> Pack:
         """Open the pack of a part, building it first if there is none or it is damaged.
 
         Parameters
@@ -81,11 +90,15 @@ class Pack:
         part : DatasetPart
         cache : path, optional
             See :func:`cache_directory`.
+        memory : Projection, optional
+            What building may hold; of the part's own limit if not given.
 
         Raises
         ------
         DiskFullError
             If the cache's disk cannot hold it; nothing is left behind.
+        MemoryLimitError
+            Before anything is read, if building it does not fit the memory limit.
         SchemaError
             If the part's arrays are not what its schema says.
         """
@@ -103,7 +116,7 @@ class Pack:
                 # Never trusted, never repaired: moved away in one step, so that a process that
                 # still has it mapped keeps its pages, and built again below.
                 _set_aside(path)
-        write_pack(part, path)
+        write_pack(part, path, memory)
         _trusted.add(path)
         return cls.open(path, part)
 
@@ -144,14 +157,26 @@ class Pack:
         return sum(one.row_bytes for one in self._layout.values())
 
     def read(self, start: int, stop: int) -> Batch:
-        """Return rows ``[start, stop)`` in table order, as arrays of their own."""
-        if not 0 <= start <= stop <= self.rows:
-            raise InvalidInputError(f"rows {start} to {stop} lie outside a pack of {self.rows}")
+        """Return rows ``[start, stop)`` in table order, as arrays of their own.
+
+        The rows that follow are asked for, as they are likely to be next.
+        """
+        self._check_range(start, stop)
+        self._ask_for(start, 2 * stop - start)
         arrays = {}
         for key, source in self._arrays.items():
             arrays[key] = _new(stop - start, source)
             np.copyto(arrays[key], source[start:stop])
         return _batch(arrays)
+
+    def view(self, start: int, stop: int) -> Batch:
+        """Return rows ``[start, stop)`` in table order as the mapped arrays themselves, not copied.
+
+        They are read-only, and each keeps the pack's files mapped as long as it is used.
+        """
+        self._check_range(start, stop)
+        self._ask_for(start, stop)
+        return _batch({key: source[start:stop] for key, source in self._arrays.items()})
 
     def gather(self, rows: Rows) -> Batch:
         """Return some rows in the order given, as arrays of their own.
@@ -216,10 +241,39 @@ class Pack:
                     "delete the pack; it is built again from the store",
                 )
 
+    def _ask_for(self, start: int, stop: int) -> None:
+        """Let the kernel read rows in one go, those beyond the last left out."""
+        self.prefetch(np.array([start], dtype=np.int64), min(stop, self.rows) - start)
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.rows:
+            raise InvalidInputError(f"rows {start} to {stop} lie outside a pack of {self.rows}")
+
+    def _files(self) -> list[Path]:
+        return [self.path / one.file for one in self._layout.values()]
+
     def delete(self) -> None:
         """Remove the pack from the disk. Loaders that have it open go on; new ones build it again."""
         self._arrays = {}
         _set_aside(self.path)
+
+
+def mapped_bytes() -> int:
+    """Return how many bytes of packs are resident in this process because they are mapped.
+
+    The kernel takes them back when memory is short, so they are not what the process holds.
+    """
+    if not _open or not _SMAPS.exists():
+        return 0
+    files = {str(one).encode() for pack in _open for one in pack._files()}
+    resident, mapped = 0, False
+    for line in _SMAPS.read_bytes().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if not first.endswith(b":"):  # the head of a mapping: addresses, mode, ..., path
+            mapped = line.split(maxsplit=5)[-1] in files
+        elif mapped and first == b"Rss:":
+            resident += int(line.split()[1]) * 1024
+    return resident
 
 
 def list_packs(cache: str | Path | None = None) -> Iterator[tuple[Path, int, float]]:
@@ -232,14 +286,25 @@ def list_packs(cache: str | Path | None = None) -> Iterator[tuple[Path, int, flo
             yield path, size, manifest.stat().st_mtime
 
 
+_open: Final[WeakSet[Pack]] = WeakSet()
+"""Packs that may be mapped."""
+
+
 def _map(path: Path, layout: ArrayLayout) -> HostArray:
     if layout.rows == 0:
         return np.empty((0, *layout.row_shape), dtype=layout.element)
     shape = (layout.rows, *layout.row_shape)
     try:
-        return np.memmap(path / layout.file, dtype=layout.element, mode="r", shape=shape)
+        mapped = np.memmap(path / layout.file, dtype=layout.element, mode="r", shape=shape)
     except (OSError, ValueError) as error:
         raise CorruptionError(f"pack {path} cannot be mapped: {error}") from error
+    # Else each fault reads the pages around it too. Where memory is short, these push out pages that
+    # the rows of a window still need, and an epoch reads its pack hundreds of times. What will be
+    # needed is asked for by range instead.
+    handle = getattr(mapped, "_mmap", None)
+    if handle is not None and hasattr(mmap, "MADV_RANDOM"):
+        handle.madvise(mmap.MADV_RANDOM)
+    return mapped
 
 
 def _new(rows: int, like: HostArray) -> HostArray:

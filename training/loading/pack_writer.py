@@ -1,7 +1,7 @@
 """Building a pack: one pass over a dataset part, partition by partition, then one rename.
 
-Always true: memory holds one partition; nothing exists under the pack's name until all its files are
-durable; a build that fails or loses against another process removes what it wrote, and what a killed
+Always true: memory holds one partition, or one slice of it where it does not fit; nothing exists
+under the pack's name until all its files are durable; a build that fails or loses against another process removes what it wrote, and what a killed
 one left is removed by the next build in that cache.
 """
 
@@ -21,8 +21,10 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from featurestore.allocators import release_freed
 from featurestore.dataset.batch import Batch, DatasetPart, HostArray
 from featurestore.errors import DiskFullError, FeatureStoreError, SchemaError
+from featurestore.execution.budget import budget_of
 from featurestore.execution.events import step
 from featurestore.fingerprint import Json
 from featurestore.units import format_bytes
@@ -35,38 +37,61 @@ from training.loading.layout import (
     encode_manifest,
     pack_layout,
 )
+from training.loading.memory import Projection, slice_bytes, writing_memory
 
 _SCRATCH: Final = ".scratch-"
 _FORGOTTEN_SECONDS: Final = 7 * 24 * 3600
+_ZEROS: Final = 2**20
+"""Bytes of padding written at once: the last block of wide rows may lack gigabytes."""
 
 
-def write_pack(part: DatasetPart, path: Path) -> None:
+def write_pack(part: DatasetPart, path: Path, memory: Projection | None = None) -> None:
     """Build the pack of ``part`` and publish it as directory ``path``.
 
     If another process published the same pack meanwhile, that one stays.
+
+    Parameters
+    ----------
+    part : DatasetPart
+    path : Path
+    memory : Projection, optional
+        What it may hold; of the part's own limit if not given.
 
     Raises
     ------
     DiskFullError
         If there is not enough space; checked before the first byte and honoured at any later one.
+    MemoryLimitError
+        Before anything is read, if a partition does not fit, nor a slice of it.
     SchemaError
         If an array is not of the dtype or shape that the part's schema says.
     """
+    memory = writing_memory(part) if memory is None else memory
+    memory.require()
     layout = pack_layout(part.schema, part.rows)
     root = path.parent
     with _disk_errors(root, sum(one.file_bytes for one in layout.values())):
         build = scratch_directory(root)
         try:
             _check_space(root, layout)
-            _fill(part, layout, build)
+            _fill(part, layout, build, memory)
             _publish(build, path)
         finally:
             shutil.rmtree(build, ignore_errors=True)
 
 
-def _fill(part: DatasetPart, layout: dict[str, ArrayLayout], build: Path) -> None:
+def _fill(
+    part: DatasetPart, layout: dict[str, ArrayLayout], build: Path, memory: Projection
+) -> None:
     with ExitStack() as stack:
-        advance = stack.enter_context(step("write pack (rows)", part.rows))
+        advance = stack.enter_context(
+            step(
+                "write pack (rows)",
+                part.rows,
+                projected_bytes=memory.peak,
+                memory_limit=memory.limit,
+            )
+        )
         files = {
             key: stack.enter_context(_ArrayFile(build, one))
             for key, one in layout.items()
@@ -74,11 +99,19 @@ def _fill(part: DatasetPart, layout: dict[str, ArrayLayout], build: Path) -> Non
         }
         done = 0
         for partition, rows in enumerate(part.partition_rows):
-            arrays = _arrays(part.arrays(partition), layout, rows)
-            for key, file in files.items():
-                file.write(arrays[key])
-            done += rows
-            advance(done)
+            before = done
+            with budget_of().admit(memory.added, memory.limit):
+                for batch in part.slices(partition, slice_bytes(memory)):
+                    done += _write_rows(batch, layout, files)
+                    advance(done)
+                    # Each library's allocator keeps what it freed, which the others cannot use.
+                    del batch
+                    release_freed()
+            if done - before != rows:
+                raise SchemaError(
+                    f"partition {partition} of a dataset part gave {done - before} rows instead of "
+                    f"{rows}"
+                )
         if done != part.rows:
             raise SchemaError(f"a dataset part of {part.rows} rows has {done} in its partitions")
         checksums = {file.layout.path: file.finish() for file in files.values()}
@@ -98,6 +131,15 @@ def _fill(part: DatasetPart, layout: dict[str, ArrayLayout], build: Path) -> Non
     _write(build / MANIFEST, encode_manifest(content))
     for directory, _, _ in os.walk(build):
         _sync_directory(Path(directory))
+
+
+def _write_rows(batch: Batch, layout: dict[str, ArrayLayout], files: dict[str, _ArrayFile]) -> int:
+    """Append some rows to the files; return how many."""
+    rows = batch.rows
+    arrays = _arrays(batch, layout, rows)
+    for key, file in files.items():
+        file.write(arrays[key])
+    return rows
 
 
 class _ArrayFile:
@@ -123,8 +165,10 @@ class _ArrayFile:
     def finish(self) -> str:
         """Write the rest of the last block and the index, make the file durable, return its checksum."""
         layout = self.layout
-        missing = layout.blocks * layout.block_rows - layout.rows
-        self._append(memoryview(bytes(missing * layout.row_bytes)))
+        missing = (layout.blocks * layout.block_rows - layout.rows) * layout.row_bytes
+        zeros = memoryview(bytes(min(missing, _ZEROS)))
+        for start in range(0, missing, _ZEROS):
+            self._append(zeros[: missing - start])
         self._append(memoryview(layout.index()))
         os.fsync(self._file.fileno())
         return self._hash.hexdigest()

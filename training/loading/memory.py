@@ -1,0 +1,240 @@
+"""What a loader takes in memory: said before it runs, from the schema and what was recorded.
+
+Three activities, one after the other: writing the pack, an epoch, and handing pages to XGBoost. Each is
+a :class:`Projection`: what this process held already, and the terms on top, whose sum stays within the
+memory limit or the activity is refused before it begins.
+
+Always true: pages of the mapped pack are not counted, the kernel takes them back when memory is short;
+what a framework allocates is not counted, it is measured and reported apart (``training.run``).
+
+Trade-off: batches are counted at their full size though the last is often smaller, and batches in
+flight as if all queues were full, so that a projection holds whatever the consumer's pace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from featurestore.dataset.batch import DatasetPart, DatasetSchema
+from featurestore.errors import MemoryLimitError
+from featurestore.units import format_bytes
+from training.loading.layout import pack_layout
+from training.loading.order import EpochOrder
+
+OWN_BATCHES: Final = 2
+"""The batch that is being gathered, and the one its consumer still holds."""
+_SLACK: Final = 4 * 2**20
+"""Small things: threads' stacks, buffers of files and hashes, Python's own objects."""
+_SMALLER_PARTITIONS: Final = "ingest with a smaller partition_bytes, or name fewer features"
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One thing that is held at the peak: what, and how many bytes."""
+
+    what: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """The projected peak of one activity of a loader.
+
+    Parameters
+    ----------
+    activity : str
+    limit, reserved : int
+        Bytes: what this process may hold, and what it held when the loader was made.
+    terms : tuple of Term
+    remedy : str
+        What else than a higher limit would make it fit; empty if nothing would.
+
+    Examples
+    --------
+    >>> print(Projection("an epoch", 2**20, 2**19, (Term("2 batches", 2**18),)))
+    an epoch
+      reserved        512.0 KiB
+      2 batches       256.0 KiB
+      projected peak  768.0 KiB of 1.0 MiB
+    """
+
+    activity: str
+    limit: int
+    reserved: int
+    terms: tuple[Term, ...]
+    remedy: str = ""
+
+    @property
+    def added(self) -> int:
+        """Bytes on top of what is reserved."""
+        return sum(one.bytes for one in self.terms)
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak: reserved and added."""
+        return self.reserved + self.added
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.limit
+
+    def require(self) -> None:
+        """Refuse the activity if it does not fit.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the smallest limit that would do, and what else would.
+        """
+        if self.fits:
+            return
+        largest = max(self.terms, key=lambda one: one.bytes)
+        raise MemoryLimitError(
+            f"{self.activity} is projected to take {format_bytes(self.peak)} (this process held "
+            f"{format_bytes(self.reserved)}; the largest term is {largest.what}, "
+            f"{format_bytes(largest.bytes)}); the memory limit is {format_bytes(self.limit)}",
+            f"set memory_limit to at least {self.peak // 2**20 + 1}MiB"
+            + (f", or {self.remedy}" if self.remedy else ""),
+        )
+
+    def __str__(self) -> str:
+        rows = [("reserved", self.reserved), *((one.what, one.bytes) for one in self.terms)]
+        width = max(len("projected peak"), *(len(what) for what, _ in rows))
+        lines = [self.activity]
+        lines += [f"  {what:<{width}}  {format_bytes(size)}" for what, size in rows]
+        over = "" if self.fits else ": too much"
+        lines.append(
+            f"  {'projected peak':<{width}}  {format_bytes(self.peak)} of "
+            f"{format_bytes(self.limit)}{over}"
+        )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderMemory:
+    """The projections of everything that a loader is about to do; prints as a table.
+
+    Parameters
+    ----------
+    activities : tuple of Projection
+    """
+
+    activities: tuple[Projection, ...]
+
+    @property
+    def limit(self) -> int:
+        return self.activities[0].limit
+
+    @property
+    def reserved(self) -> int:
+        return self.activities[0].reserved
+
+    @property
+    def peak(self) -> int:
+        """Bytes: the largest of the activities, which come one after the other."""
+        return max(one.peak for one in self.activities)
+
+    @property
+    def fits(self) -> bool:
+        return all(one.fits for one in self.activities)
+
+    def require(self) -> None:
+        """Refuse what does not fit; raises as :meth:`Projection.require` does."""
+        for one in self.activities:
+            one.require()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.activities))
+
+
+# --- the terms ---------------------------------------------------------------------------------------
+
+
+def row_bytes(schema: DatasetSchema) -> int:
+    """Return the bytes of one row over all arrays, label included."""
+    return sum(one.row_bytes for one in pack_layout(schema, 1).values())
+
+
+def writing_memory(
+    part: DatasetPart, limit: int | None = None, reserved: int | None = None
+) -> Projection:
+    """Return what writing a part's pack takes.
+
+    Parameters
+    ----------
+    part : DatasetPart
+    limit : int, optional
+        The part's own if not given.
+    reserved : int, optional
+        What this process holds now, with all loaded that reading needs, if not given.
+    """
+    limit = part.memory_limit if limit is None else limit
+    reserved = part.reserved_bytes if reserved is None else reserved
+    within = limit - reserved - _SLACK
+    needs = [part.memory(one, within) for one in range(len(part.partition_rows))]
+    terms = (
+        Term("largest partition: read, transformed, as arrays", max(needs, default=0)),
+        Term("files and hashes", _SLACK),
+    )
+    return Projection("writing the pack", limit, reserved, terms, _SMALLER_PARTITIONS)
+
+
+def slice_bytes(memory: Projection) -> int:
+    """Return what a slice of a partition may take while a pack is written."""
+    return memory.limit - memory.reserved - _SLACK
+
+
+def project_epoch(
+    order: EpochOrder,
+    schema: DatasetSchema,
+    batch_rows: int,
+    limit: int,
+    reserved: int,
+    batches: int = OWN_BATCHES,
+) -> Projection:
+    """Return what an epoch takes while ``batches`` of its batches exist at once."""
+    largest = _largest_batch(order, schema, limit - reserved, batches)
+    narrow = replace(order, window_blocks=1)
+    remedy = f"use batch_size={largest}" if largest else ""
+    if not largest and _largest_batch(narrow, schema, limit - reserved, batches) >= batch_rows:
+        remedy = "use window_blocks=1"
+    terms = epoch_terms(order, schema, batch_rows, batches)
+    return Projection("an epoch", limit, reserved, terms, remedy)
+
+
+def epoch_terms(
+    order: EpochOrder, schema: DatasetSchema, batch_rows: int, batches: int = OWN_BATCHES
+) -> tuple[Term, ...]:
+    """Return what an epoch holds while ``batches`` of its batches exist at once."""
+    size = min(batch_rows, max(1, order.rows))
+    return (
+        Term(f"{batches} batches of {size} rows", batches * size * row_bytes(schema)),
+        Term("order", order.memory(size)),
+        Term("objects and buffers", _SLACK),
+    )
+
+
+def _largest_batch(order: EpochOrder, schema: DatasetSchema, left: int, batches: int) -> int:
+    """Return how many rows a batch may have if an epoch shall hold at most ``left`` bytes; 0 if none."""
+    low, high = 0, max(1, order.rows)
+    while low < high:
+        middle = (low + high + 1) // 2
+        terms = epoch_terms(order, schema, middle, batches)
+        if sum(one.bytes for one in terms) <= left:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def page_terms(columns: int, rows: int, label: bool) -> tuple[Term, ...]:
+    """Return what handing over pages of ``rows`` rows to XGBoost holds, XGBoost's own left out.
+
+    It lets go of a page before it asks for the next.
+    """
+    return (
+        Term(f"page of {rows} rows", 4 * columns * rows),
+        Term("labels", 8 * rows if label else 0),
+        Term("objects and buffers", _SLACK),
+    )
