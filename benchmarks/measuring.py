@@ -11,10 +11,13 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +33,7 @@ _CHUNK_ROWS = 65_536
 
 OURS = ("polars", "dask.threaded", "pyarrow.parquet", "zarr", "rich.progress", "featurestore.table")
 PANDAS = ("pandas", "pyarrow.parquet")
+DASK = ("dask.dataframe", "dask.threaded", "pyarrow.parquet")
 POLARS = ("polars",)
 
 Case = Callable[[dict[str, Any]], dict[str, Any]]
@@ -86,6 +90,8 @@ def run_case(script: str, case: str, arguments: Mapping[str, Any]) -> dict[str, 
             text=True,
             check=False,
         )
+        if done.returncode == -signal.SIGKILL:
+            return {"error": "killed: it took more memory than the limit"}
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             return {"error": lines[-1][:300]}
@@ -140,9 +146,33 @@ def measured(work: Callable[[], Any], imports: Sequence[str]) -> dict[str, Any]:
         "seconds": one.seconds,
         "peak_bytes": one.peak_bytes,
         "added_bytes": one.added_bytes,
+        "anonymous_bytes": one.peak_anonymous,
         "added_anonymous_bytes": max(0, one.peak_anonymous - before),
         "method": one.method,
     }
+
+
+@contextmanager
+def caged(limit: str) -> Iterator[None]:
+    """Let no more memory be had than a limit, so that what asks for more ends and the machine does not.
+
+    The kernel kills the process where it keeps limits; elsewhere it gets no more private memory than
+    that.
+    """
+    import resource
+
+    import featurestore as fs
+    from featurestore.errors import EnforcementWarning
+    from featurestore.units import parse_bytes
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EnforcementWarning)
+        enforcement = fs.enforced(limit)
+    with enforcement:
+        if not enforcement.active:
+            size = parse_bytes(limit)
+            resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+        yield
 
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

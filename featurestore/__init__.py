@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from featurestore.dataset.dataset import Dataset
     from featurestore.dataset.split import HashSplit, TimeSplit
+    from featurestore.enforcement import enforced
     from featurestore.errors import FeatureStoreError
+    from featurestore.profiling.profile import profile
     from featurestore.profiling.sampler import measure
     from featurestore.store import FeatureStore
     from featurestore.table import Table
@@ -65,10 +67,12 @@ _HOMES: Final = {
     "TimeSplit": "dataset.split",
     "by_dtype": "transforms.selectors",
     "by_name": "transforms.selectors",
+    "enforced": "enforcement",
     "everything": "transforms.selectors",
     "matching": "transforms.selectors",
     "measure": "profiling.sampler",
     "numeric": "transforms.selectors",
+    "profile": "profiling.profile",
     "strings": "transforms.selectors",
 }
 
@@ -108,9 +112,11 @@ __all__ = [
     "TimeSplit",
     "by_dtype",
     "by_name",
+    "enforced",
     "everything",
     "matching",
     "measure",
     "numeric",
+    "profile",
     "strings",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 
 import featurestore as fs
 from featurestore.cli import main
+from featurestore.control_groups import own_group
 from featurestore.testing.tables import observations, plus_one
 
 ROWS = observations(120).sort("t", "k")
@@ -276,3 +278,45 @@ def test_a_real_process_is_quiet_and_has_no_traceback(files: Path) -> None:
     failed = process("show", store, "row")
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.startswith("Error: there is no table 'row'\n  Remedy: ")
+
+
+@pytest.mark.parametrize("chosen", [None, "jemalloc"])
+def test_a_command_chooses_an_allocator_for_its_own_process_unless_it_is_told(
+    tmp_path: Path, chosen: str | None
+) -> None:
+    fs.FeatureStore.create(tmp_path / "store")
+    code = (
+        "import sys; from featurestore.cli import main; "
+        f"main(['show', {str(tmp_path / 'store')!r}], standalone_mode=False); "
+        "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    )
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": chosen or ""}
+    if chosen is None:
+        del environment["ARROW_DEFAULT_MEMORY_POOL"]
+    found = subprocess.check_output(
+        [sys.executable, "-c", code], env=environment, text=True, timeout=60
+    )
+    assert found.split()[-1] == (chosen or "system")
+
+
+def test_a_command_inside_another_program_leaves_its_allocator_alone(files: Path) -> None:
+    before = dict(os.environ)
+    assert ingest(files).exit_code == 0
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_the_limit_is_kept_by_the_kernel_or_it_is_said_why_not(
+    files: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ingest(files).exit_code == 0
+    if how == "variable":
+        monkeypatch.setenv("FEATURESTORE_ENFORCE", "1")
+    options = ["--enforce"] if how == "option" else []
+    before = own_group()
+    done = run(*options, "build", files / "store", "rows", "--memory-limit", "1TiB")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith(
+        ("memory limit 1.0 TiB, kept by cgroup v", "memory limit 1.0 TiB, kept by none: ")
+    )
+    assert own_group() == before

@@ -11,6 +11,7 @@ import importlib.machinery
 import importlib.util
 import io
 import linecache
+import os
 import re
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
 import featurestore as fs
+from featurestore.configuration import read_file
 from training import RunConfig
 
 ROOT = Path(__file__).parent.parent
@@ -80,10 +83,24 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "page", [one for one in PAGES if any(b.language == "python" for b in blocks(one))], ids=name_of
 )
 def test_every_python_block_runs_and_prints_what_the_page_says(
-    page: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, empty_folder: Path
 ) -> None:
+    """In a process of its own, as a reader's: the limits on the pages are none for this one."""
+    done = subprocess.run(
+        [sys.executable, __file__, str(page)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "MemoryProjectionWarning" not in done.stderr
+
+
+def check_page(page: Path) -> None:
+    """Run the blocks of a page, and compare what they print with what it says."""
     module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("page", None))
-    monkeypatch.setitem(sys.modules, "page", module)
+    sys.modules["page"] = module
     printed = None
     ran = 0
     for block in blocks(page):
@@ -175,7 +192,10 @@ def test_shell_commands_exist_with_their_options() -> None:
                 group, words = training_command, words[3:]
             else:
                 continue
-            command = group.commands.get(words[0])
+            command: Any = group
+            while isinstance(command, click.Group):
+                command = command.commands.get(words[0])
+                words = words[1:]
             assert command is not None, f"{name_of(page)}: {line}"
             options = {name for one in command.params for name in one.opts}
             assert {word for word in words if word.startswith("-")} <= options, line
@@ -183,13 +203,19 @@ def test_shell_commands_exist_with_their_options() -> None:
     assert seen
 
 
-def toml_blocks() -> list[Any]:
+def toml_blocks(of_stores: bool = False) -> list[Any]:
     return [
         pytest.param(block.text, id=f"{name_of(page)}:{block.line}")
         for page in PAGES
         for block in blocks(page)
-        if block.language == "toml"
+        if block.language == "toml" and ("[limits]" in block.text) == of_stores
     ]
+
+
+@pytest.mark.parametrize("text", toml_blocks(of_stores=True))
+def test_toml_examples_are_valid_configurations(text: str, tmp_path: Path) -> None:
+    (tmp_path / "featurestore.toml").write_text(text)
+    assert read_file(tmp_path / "featurestore.toml").memory_limit
 
 
 @pytest.mark.parametrize("text", toml_blocks())
@@ -263,6 +289,19 @@ def test_the_prices_example_runs(empty_folder: Path) -> None:
     assert done.stdout.rstrip().endswith("True")
 
 
+def test_the_profiled_example_draws_its_run(empty_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/profiled.py"), "run.svg", "20000"],
+        cwd=empty_folder, capture_output=True, text=True, timeout=120, check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(empty_folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "XGBoost (framework)" in done.stdout
+    picture = (empty_folder / "run.svg").read_text()
+    for label in ("ingest readings", "ratio", "write pack", "XGBoost"):
+        assert label in picture
+
+
 def test_the_new_flights_example_comes_after_the_data(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,3 +334,7 @@ def test_docstring_examples_run(name: str, empty_folder: Path) -> None:
     failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert tried > 0
     assert failed == 0, f"examples of {name} fail; run python -m doctest on it"
+
+
+if __name__ == "__main__":
+    check_page(Path(sys.argv[1]))

@@ -20,7 +20,9 @@ LAYERS: list[set[str]] = [
     {"units"},
     {"fingerprint"},
     {"schema"},
-    {"times", "limits"},
+    {"configuration", "control_groups"},
+    {"times", "limits", "watermark", "allocators"},
+    {"enforcement", "limited_group"},
     {"storage"},
     {"versions"},
     {"engines"},
@@ -45,6 +47,7 @@ FRAMEWORKS = {"tensorflow", "keras", "torch", "jax", "xgboost"}
 LIBRARIES = {
     "polars": {
         "featurestore/engines/polars.py",
+        "featurestore/engines/group_codes.py",  # of its columns
         "featurestore/ingest/",  # Polars reads and sorts files, before there is a table
         "featurestore/testing/",  # tables and oracles of tests
         "training/bundle.py",  # what predict returns is a Polars frame, as of Table.compute

@@ -70,7 +70,8 @@ def test_appending_computes_the_new_partitions_only_and_gives_the_same_values(
         assert new >= 1
         assert {one.missing for one in table.status().features} == {new}
         assert {one.stale for one in table.status().features} == {0}
-        assert {one.partitions for one in table.plan().steps} == {new}
+        applied = [one.partitions for one in table.plan().steps if one.work == "apply"]
+        assert set(applied) == {new}
         report = table.build()
         assert report.computed == new * FEATURES
         assert table.build().computed == 0

@@ -298,10 +298,11 @@ def test_damaged_parts_are_refused(table: fs.Table, store: fs.FeatureStore) -> N
     assert store.version == version
 
 
-def test_a_merge_that_does_not_fit_is_refused_before_anything_is_written(table: fs.Table) -> None:
-    from featurestore.limits import resident_bytes
-
-    limit = resident_bytes() + 16_000
+def test_a_merge_that_does_not_fit_is_refused_before_anything_is_written(
+    table: fs.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featurestore.execution.budget.resident_bytes", lambda: 2**30)
+    limit = 2**30 + 16_000
     small = fs.FeatureStore.open(table._session.objects.url, memory_limit=limit, workers=1)
     before = sorted(one.path for one in small._session.objects.list("data"))
     with pytest.raises(MemoryLimitError, match=r"(?s)merging .* of 7 partitions needs .* smaller"):

@@ -5,19 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import narwhals as nw
 import polars as pl
+import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
 import featurestore as fs
+from featurestore.engines.protocol import Engine
 from featurestore.errors import DiskFullError, InvalidInputError, MemoryLimitError
 from featurestore.limits import resident_bytes
+from featurestore.plan.definition import FeatureDefinition
+from featurestore.schema import Field, TableSchema
 from featurestore.storage.local_io import LocalIO
 from featurestore.testing.tables import observations
+from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
+from featurestore.transforms.extent import Extent
 from featurestore.units import format_bytes, parse_bytes
 
 ROWS = observations(300).sort("t", "k")
@@ -37,30 +44,69 @@ def store() -> fs.FeatureStore:
 
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let this process hold exactly one gigabyte."""
-    for module in ("plan.projection", "features", "session", "execution.collecting"):
-        monkeypatch.setattr(f"featurestore.{module}.resident_bytes", lambda: GIGABYTE)
+    """Let this process hold exactly one gigabyte, as far as it knows."""
+    monkeypatch.setattr("featurestore.execution.budget.resident_bytes", lambda: GIGABYTE)
+    # What it really holds is something else, so its peaks cannot be judged.
+    monkeypatch.setattr("featurestore.execution.dask.judged", lambda *_: nullcontext())
     return GIGABYTE
+
+
+@dataclass(frozen=True)
+class UncutHalf(Transformer):
+    """Half of a column; nobody says that a partition may be cut for it."""
+
+    column: str
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.NONE
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        return (self.column,)
+
+    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
+        return (Field(f"{self.column}_half", pa.float64()),)
+
+    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
+        half = (nw.col(self.column) / 2).alias(f"{self.column}_half")
+        return Columns(partition.frame.select(half))
+
+
+def defined(table: fs.Table, *transformers: Transformer) -> None:
+    """Define features without building them."""
+    table._features.define([FeatureDefinition(one) for one in transformers], replace=False)
 
 
 def test_a_plan_says_what_a_build_costs(store: fs.FeatureStore, still: int) -> None:
     table = store.ingest("rows", ROWS, key="k", time="t", partition_bytes=2500)
 
-    @table.feature(inputs=["x", "n"], output="y", dtypes="float64")
     def y(frame: nw.DataFrame) -> nw.Series:  # type: ignore[type-arg]
         return frame["x"] + frame["n"]
 
+    table.feature(y, inputs=["x", "n"], output="y", dtypes="float64")
     plan = table.plan()
     [step] = plan.steps
-    largest = max(table._files().base, key=lambda one: one.rows)
-    inputs = largest.column_bytes["x"] + largest.column_bytes["n"]
-    assert step.output_bytes == len(ROWS) * 8
-    # The inputs, four times the inputs for a function, and the output twice.
-    assert step.peak_bytes == 5 * inputs + 2 * largest.rows * 8
-    assert (plan.reserved_bytes, plan.workers) == (still, 2)
-    assert plan.peak_bytes == still + 2 * step.peak_bytes
-    assert plan.memory_limit == store.memory_limit
-    assert format_bytes(plan.peak_bytes) in str(plan)
+    files = table._files()
+    largest = max(files.base, key=lambda one: one.rows)
+    sizes = {name: largest.column_bytes[name] for name in ("x", "n")}
+    inputs, outputs = sum(sizes.values()), 9 * largest.rows
+    [feature] = files.graph.features()
+    model = feature.transformer.memory(files.schema, Extent(largest.rows, sizes, 16))
+    assert model > 0
+    # Inputs as they are read and as they stay; the function; its output, and that encoded.
+    assert step.task_bytes == 2 * inputs + model + 2 * outputs
+    assert step.output_bytes == 9 * len(ROWS)
+    assert (step.largest, step.work, step.level) == (largest.partition, "apply", 1)
+    assert (plan.reserved_bytes, step.at_once) == (still, 2)
+    costs = sorted(one.rows for one in files.base)[-2:]
+    assert plan.peak_bytes == step.peak_bytes
+    assert still + step.task_bytes < step.peak_bytes <= still + 2 * step.task_bytes
+    assert (step.peak_bytes == still + 2 * step.task_bytes) == (costs[0] == costs[1])
+    assert (plan.memory_limit, plan.fits) == (store.memory_limit, True)
+    for text in (str(plan), plan._repr_html_()):
+        for size in (plan.peak_bytes, still, step.task_bytes, store.memory_limit):
+            assert format_bytes(size) in text
+        assert largest.partition in text
 
 
 def test_features_of_one_pass_share_its_inputs_and_the_plan_counts_them(
@@ -68,62 +114,90 @@ def test_features_of_one_pass_share_its_inputs_and_the_plan_counts_them(
 ) -> None:
     rows = ROWS.select("k", "t", *(pl.col("x").alias(f"x{n}") for n in range(20)))
     table = store.ingest("rows", rows, key="k", time="t")
-
-    def define(name: str) -> None:
-        def copy(frame: nw.DataFrame) -> nw.Series:  # type: ignore[type-arg]
-            return frame[name] * 2
-
-        table.feature(copy, inputs=[name], output=f"{name}_copy", dtypes="float64")
-
-    define("x0")
-    alone = table.plan().steps[0].peak_bytes
-    for n in range(1, 20):
-        define(f"x{n}")
+    defined(table, UncutHalf("x0"))
+    alone = table.plan().steps[0].task_bytes
+    defined(table, *(UncutHalf(f"x{n}") for n in range(1, 20)))
     sizes = table._files().base[0].column_bytes
-    assert table.plan().steps[0].peak_bytes == alone + sum(sizes[f"x{n}"] for n in range(1, 20))
+    together = alone + 2 * sum(sizes[f"x{n}"] for n in range(1, 20))
+    assert table.plan().steps[0].task_bytes == together
+    # Where they do not fit together, they are computed in several passes over the partition.
+    small = at_limit(store, still + (alone + together) // 2).table("rows")
+    [step] = small.plan().steps
+    assert alone < step.task_bytes <= (alone + together) // 2
+    assert (step.partitions, small.plan().fits) == (1, True)
+    assert small.build().computed == 20
+    assert_frame_equal(
+        table.read([f"x{n}_half" for n in range(20)]),
+        rows.select((pl.col(f"x{n}") / 2).alias(f"x{n}_half") for n in range(20)),
+    )
 
 
-def test_fewer_workers_where_they_do_not_all_fit(store: fs.FeatureStore, still: int) -> None:
+def test_fewer_tasks_at_once_where_they_do_not_all_fit(store: fs.FeatureStore, still: int) -> None:
     table = store.ingest("rows", ROWS, key="k", time="t", partition_bytes=2500)
-
-    def late(frame: nw.DataFrame) -> nw.Series:  # type: ignore[type-arg]
-        return frame["x"] > 0
-
-    table.feature(late, inputs=["x"], output="late", dtypes="bool")
-    peak = table.plan().steps[0].peak_bytes
-    for limit, workers in [(2 * peak, 2), (2 * peak - 1, 1), (peak, 1), (peak - 1, 0)]:
+    defined(table, UncutHalf("x"))
+    step = table.plan().steps[0]
+    largest, both = step.task_bytes, step.peak_bytes - still
+    for limit, at_once in [(both, 2), (both - 1, 1), (largest, 1)]:
         plan = at_limit(store, still + limit).table("rows").plan()
-        assert plan.workers == workers
-    assert at_limit(store, still + peak).table("rows").build().computed == table.partitions
+        assert (plan.steps[0].at_once, plan.fits) == (at_once, True)
+        assert plan.peak_bytes <= still + limit
+    assert not at_limit(store, still + largest - 1).table("rows").plan().fits
+    assert at_limit(store, still + largest).table("rows").build().computed == table.partitions
 
 
 def test_what_does_not_fit_is_refused_before_any_work(store: fs.FeatureStore, still: int) -> None:
     table = store.ingest("rows", ROWS, key="k", time="t", partition_bytes=2500)
+    defined(table, UncutHalf("x"))
+    need = table.plan().steps[0].task_bytes
     before = {one.path for one in table._session.objects.list("")}
-    small = at_limit(store, still + 100).table("rows")
+    small = at_limit(store, still + need - 1).table("rows")
     with pytest.raises(MemoryLimitError) as caught:
-        small.add(DOUBLE)
+        small.build()
     largest = max(table._files().base, key=lambda one: one.rows)
     message = str(caught.value)
-    assert "double needs" in message
-    assert largest.partition in message
+    assert f"x_half (apply) needs {format_bytes(need)} for partition {largest.partition}" in message
     assert format_bytes(still) in message
+    assert small.plan().remedy == caught.value.remedy
+    assert caught.value.remedy in str(small.plan())
     assert {one.path for one in table._session.objects.list("")} == before
-    # The limit that the message names is enough, and nothing below it is.
-    needed = int(message.split("raise memory_limit to at least ")[1].split(" bytes", maxsplit=1)[0])
-    with pytest.raises(MemoryLimitError):
-        at_limit(store, needed - 1).table("rows").add(DOUBLE)
-    assert at_limit(store, needed).table("rows").add(DOUBLE).computed == table.partitions
+    # The limit that the message names is enough, also if the process holds a little more by then.
+    named = parse_bytes(caught.value.remedy.split("at least ")[1].split(",")[0])
+    assert still + need < named < still + need + 10 * 2**20
+    # So are partitions of the size that it names.
+    size = parse_bytes(caught.value.remedy.split("at most ")[1])
+    assert 1024 <= size < largest.decoded_bytes
+    recut = store.ingest("recut", ROWS, key="k", time="t", partition_bytes=size)
+    defined(recut, UncutHalf("x"))
+    assert recut.partitions > table.partitions
+    assert at_limit(store, still + need - 1).table("recut").build().computed == recut.partitions
+    assert at_limit(store, named).table("rows").build().computed == table.partitions
+
+
+def test_a_partition_that_does_not_fit_is_processed_in_slices(
+    store: fs.FeatureStore, still: int
+) -> None:
+    numbers = pl.Series("k", range(1_000_000))
+    rows = pl.DataFrame({"k": numbers, "x": numbers.cast(pl.Float64)})
+    table = store.ingest("rows", rows, key="k")
+    assert table.partitions == 1
+    defined(table, DOUBLE)
+    whole = table.plan().steps[0].task_bytes
+    small = at_limit(store, still + 3 * whole // 4).table("rows")
+    plan = small.plan()
+    assert plan.fits
+    assert plan.steps[0].task_bytes <= 3 * whole // 4
+    assert small.build().computed == 1
+    assert_frame_equal(table.read("double"), rows.select(double=pl.col("x") * 2))
 
 
 def test_reading_beyond_the_limit_is_refused(store: fs.FeatureStore, still: int) -> None:
     store.ingest("rows", ROWS, key="k", time="t", partition_bytes=2500)
     small = at_limit(store, still + 4000).table("rows")
     assert len(small.read("x", rows=slice(0, 50))) == 50
-    with pytest.raises(MemoryLimitError, match=r"reading needs.*\n.*rows=slice"):
+    with pytest.raises(MemoryLimitError, match=r"reading k, t.* needs.*\n.*rows=slice"):
         small.read()
     full = at_limit(store, still).table("rows")
-    with pytest.raises(MemoryLimitError, match=r"holds 1\.0 GiB already"):
+    with pytest.raises(MemoryLimitError, match=r"beside 1\.0 GiB already in use"):
         full.append(observations(5, start=500))
 
 

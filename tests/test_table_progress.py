@@ -16,6 +16,8 @@ from featurestore.execution.events import (
     StepAdvanced,
     StepFinished,
     StepStarted,
+    TaskFinished,
+    TaskStarted,
     observed_by,
 )
 from featurestore.report import progress
@@ -61,6 +63,8 @@ def test_each_step_begins_advances_and_ends() -> None:
     running: dict[int, StepStarted] = {}
     done: dict[int, int] = {}
     labels = []
+    tasks: set[tuple[int, int]] = set()
+    names = set()
     for event in events:
         if isinstance(event, StepStarted):
             assert event.step not in done
@@ -70,10 +74,19 @@ def test_each_step_begins_advances_and_ends() -> None:
         elif isinstance(event, StepAdvanced):
             assert event.step in running
             done[event.step] = event.done
+        elif isinstance(event, TaskStarted):
+            assert event.step in running
+            assert (event.step, event.task) not in tasks
+            tasks.add((event.step, event.task))
+            names.add(event.label)
+        elif isinstance(event, TaskFinished):
+            assert event.step in running
+            tasks.remove((event.step, event.task))
         else:
             assert isinstance(event, StepFinished)
             del running[event.step]
     assert running == {}
+    assert tasks == set()
     assert "ingest rows: write" in labels
     assert "append to rows: write" in labels
     assert "double" in labels

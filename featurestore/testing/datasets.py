@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from featurestore.dataset.batch import Batch, DatasetSchema, HostArray, Input, Role
 from featurestore.fingerprint import fingerprint
+from featurestore.limits import resident_bytes
 
 
 @dataclass
@@ -25,6 +26,7 @@ class ArrayPart:
         How the rows are cut; partitions of 0 rows are left out.
     name : str
         Part of the digest.
+    memory_limit : int
     reads : list of int
         The partitions that ``arrays`` was called for, in order.
     """
@@ -35,6 +37,7 @@ class ArrayPart:
     partition_rows: tuple[int, ...]
     name: str = "part"
     snapshot_id: str = "1-test"
+    memory_limit: int = 2**40
     reads: list[int] = field(default_factory=list)
 
     @property
@@ -46,6 +49,18 @@ class ArrayPart:
         return fingerprint(
             self.name, self.snapshot_id, list(self.partition_rows), self.schema.to_json()
         )
+
+    @property
+    def reserved_bytes(self) -> int:
+        return resident_bytes()
+
+    def slices(self, partition: int, within: int) -> Iterator[Batch]:
+        yield self.arrays(partition)
+
+    def memory(self, partition: int, within: int) -> int:
+        rows = self.partition_rows[partition]
+        values = [*self.inputs.values(), *(() if self.label is None else (self.label,))]
+        return rows * sum(int(one.nbytes) // max(1, len(one)) for one in values)
 
     def arrays(self, partition: int) -> Batch:
         self.reads.append(partition)

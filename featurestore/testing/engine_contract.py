@@ -249,6 +249,8 @@ class EngineContract:
         table = engine.to_arrow(engine.read_parquet(store, files, ["real", "text"]))
         assert table.column_names == ["real", "text"]
         assert oracles.close_values(table["real"].to_pylist(), COLUMNS["real"].to_pylist())
+        some = engine.to_arrow(engine.read_parquet(store, files, ["text"], rows=(1, 3)))
+        assert some["text"].to_pylist() == table["text"].to_pylist()[1:3]
         with pytest.raises(CorruptionError, match="nope"):
             engine.read_parquet(store, files, ["nope"])
         path = next(tmp_path.rglob(Path(files[0].path).name))

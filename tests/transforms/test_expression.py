@@ -204,7 +204,7 @@ def test_against_numpy(rows: list[tuple[float | None, float | None]], cuts: list
 
 def test_scope() -> None:
     assert Expression(x=nw.col("a")).scope is Scope.NONE
-    assert Expression(x=nw.col("a")).memory(SCHEMA, Extent(1000, {"": 8000})) == 16000
+    assert Expression(x=nw.col("a") + 1).memory(SCHEMA, Extent(5000, {"a": 40_000})) == 80_000
 
 
 # --- hostile definitions --------------------------------------------------------------------------

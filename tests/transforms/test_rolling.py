@@ -18,6 +18,7 @@ from featurestore.schema import Field, TableSchema
 from featurestore.testing import oracles
 from featurestore.testing.strategies import cuts, tables
 from featurestore.transforms.base import Partition, transformer_from_spec
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.window import Rolling
 from featurestore.units import Duration
 
@@ -312,4 +313,5 @@ def test_peak_memory_is_within_the_model() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     outputs = 3 * 8 * len(table)
-    assert peak - outputs <= rolling.memory(schema, len(table), table.nbytes)
+    sizes = {name: table[name].nbytes for name in table.column_names}
+    assert peak - outputs <= rolling.memory(schema, Extent(len(table), sizes))

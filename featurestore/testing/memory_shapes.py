@@ -1,0 +1,126 @@
+"""Tables of the shapes that memory models are held against: narrow, wide, strings, lists, skewed keys.
+
+Every table has a key ``k``, a time ``t`` (rows are in its order, several share one) and value columns;
+what they hold follows from shape, rows and seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import InvalidInputError
+from featurestore.schema import Field, TableSchema
+
+KEYS: Final = 1000
+WIDE_COLUMNS: Final = 500
+_STEP: Final = 1_000_000  # microseconds between times
+_ROWS_PER_TIME: Final = 4
+_TEXT: Final = 160
+_ITEMS: Final = 60
+
+Columns: TypeAlias = "dict[str, pa.Array]"
+
+
+def shape_table(shape: str, rows: int, seed: int = 0, start: int = 0) -> pa.Table:
+    """Return a table of one of ``SHAPES``.
+
+    Parameters
+    ----------
+    shape : str
+    rows : int
+    seed : int
+    start : int
+        How many rows of the same table came before: times go on from there.
+
+    Raises
+    ------
+    InvalidInputError
+        For another shape.
+
+    Examples
+    --------
+    >>> shape_table("strings", 8).column_names
+    ['k', 't', 's', 'c']
+    """
+    if shape not in SHAPES:
+        raise InvalidInputError(f"there is no shape {shape!r}", f"choose from {list(SHAPES)}")
+    random = np.random.default_rng(seed)
+    keys, values = SHAPES[shape]
+    when = (np.arange(start, start + rows) // _ROWS_PER_TIME) * _STEP
+    columns = {"k": keys(random, rows), "t": pa.array(when).cast(pa.timestamp("us"))}
+    return pa.table({**columns, **values(random, rows)})
+
+
+def shape_schema(shape: str, sources: Mapping[str, TableSchema] | None = None) -> TableSchema:
+    """Return the schema of the tables of a shape, keyed by ``k`` and timed by ``t``."""
+    fields = tuple(Field(one.name, one.type) for one in shape_table(shape, 1).schema)
+    return TableSchema(fields, ("k",), "t", dict(sources or {}))
+
+
+def _few(random: np.random.Generator, rows: int) -> pa.Array:
+    return pa.array(random.integers(0, KEYS, rows))
+
+
+def _few_texts(random: np.random.Generator, rows: int) -> pa.Array:
+    names = pa.array([f"entity number {one}" for one in range(KEYS)])
+    return names.take(pa.array(random.integers(0, KEYS, rows)))
+
+
+def _skewed(random: np.random.Generator, rows: int) -> pa.Array:
+    return pa.array(np.where(random.random(rows) < 0.9, 0, random.integers(1, KEYS, rows)))
+
+
+def _distinct(random: np.random.Generator, rows: int) -> pa.Array:
+    return pa.array(random.permutation(rows) << 20)  # far apart, as hashes are
+
+
+def _numbers(random: np.random.Generator, rows: int) -> Columns:
+    return {
+        "x": pa.array(random.standard_normal(rows), mask=random.random(rows) < 0.05),
+        "n": pa.array(random.integers(0, 10_000, rows).astype(np.int32)),
+        "y": pa.array(random.standard_normal(rows).astype(np.float32)),
+    }
+
+
+def _wide(random: np.random.Generator, rows: int) -> Columns:
+    names = [f"x{one:03d}" for one in range(WIDE_COLUMNS)]
+    return {name: pa.array(random.standard_normal(rows).astype(np.float32)) for name in names}
+
+
+def _offsets(random: np.random.Generator, rows: int, longest: int) -> np.ndarray[Any, Any]:
+    # A bound by the widest row is twice what is there only if rows are about as wide.
+    sizes = random.integers(3 * longest // 4, longest + 1, rows)
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+
+
+def _texts(random: np.random.Generator, rows: int) -> Columns:
+    offsets = _offsets(random, rows, _TEXT)
+    letters = random.integers(97, 123, int(offsets[-1])).astype(np.uint8)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(letters)]
+    kinds = pa.array([f"c{one}" for one in range(20)])
+    return {
+        "s": pa.Array.from_buffers(pa.string(), rows, buffers),
+        "c": kinds.take(pa.array(random.integers(0, 20, rows), mask=random.random(rows) < 0.05)),
+    }
+
+
+def _lists(random: np.random.Generator, rows: int) -> Columns:
+    offsets = _offsets(random, rows, _ITEMS)
+    items = pa.array(random.standard_normal(int(offsets[-1])).astype(np.float32))
+    return {"v": pa.ListArray.from_arrays(pa.array(offsets), items)}
+
+
+_Maker: TypeAlias = "Callable[[np.random.Generator, int], Any]"
+SHAPES: Final[Mapping[str, tuple[_Maker, _Maker]]] = {
+    "narrow": (_few, _numbers),
+    "wide": (_few, _wide),
+    "strings": (_few_texts, _texts),
+    "lists": (_few, _lists),
+    "skewed": (_skewed, _numbers),
+    "distinct": (_distinct, _numbers),
+}
+"""How keys and values of each shape are made."""

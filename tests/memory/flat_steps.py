@@ -1,0 +1,111 @@
+"""One operation on one table of a store, in a process of its own, after the same on a small table.
+
+    python flat_steps.py OPERATION FOLDER SIZE
+
+The tables are ``warm_readings`` and ``warm_quotes``, and those that begin with ``SIZE``. The last line
+written is a JSON object: the process's ``peak`` during the operation and how much it held before
+(``start``).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import narwhals as nw
+
+import featurestore as fs
+from featurestore.allocators import release_freed
+from featurestore.transforms.base import Transformer
+from featurestore.watermark import watermark
+
+LIMIT = "600MiB"
+READ_ROWS = 10_000
+
+Work = Callable[[fs.FeatureStore, Path, str], object]
+
+
+def doubled(frame: nw.DataFrame) -> nw.Series:  # type: ignore[type-arg]
+    return frame["x1"] * 2
+
+
+TRANSFORMERS: dict[str, Callable[[str], Transformer]] = {
+    "expression": lambda _: fs.Expression(ratio=nw.col("x0") / nw.col("x1")),
+    "calendar": lambda _: fs.Calendar(),
+    "function": lambda _: fs.Function(doubled, "x1", output="doubled", dtypes="float64"),
+    "rolling": lambda _: fs.Rolling("x1", by="sensor", window="30s", stats=["mean", "std"]),
+    "lag": lambda _: fs.Lag("x2", by="sensor"),
+    "cross_section": lambda _: fs.CrossSection("x3", ["rank"]),
+    "as_of": lambda size: fs.AsOfJoin(f"{size}_quotes", columns=["quote"], by="sensor"),
+    "lookup": lambda _: fs.Lookup("sensors", columns=["weight"], by="sensor"),
+    "categorify": lambda _: fs.Categorify("place", suffix="_code"),
+    "standardize": lambda _: fs.Standardize(["x0", "x1"], suffix="_std"),
+    "impute": lambda _: fs.Impute(["x0", "x1"], suffix="_full"),
+}
+
+
+def build(name: str) -> Work:
+    def work(store: fs.FeatureStore, folder: Path, size: str) -> object:
+        one = TRANSFORMERS[name](size)
+        learns = name in ("categorify", "standardize", "impute")
+        return store.table(f"{size}_readings").add(one, fit_on="all" if learns else None)
+
+    return work
+
+
+def fit(store: fs.FeatureStore, folder: Path, size: str) -> object:
+    columns = [f"x{one}" for one in range(8)]
+    pipeline = fs.Pipeline(fs.Standardize(columns), fs.Categorify("place"))
+    data = store.table(f"{size}_readings").dataset([*columns, "place"], pipeline=pipeline)
+    return data.pipeline
+
+
+def read(store: fs.FeatureStore, folder: Path, size: str) -> object:
+    table = store.table(f"{size}_readings")
+    middle = table.rows // 2
+    return table.read(["sensor", "time", "x3"], slice(middle, middle + READ_ROWS))
+
+
+def verify(store: fs.FeatureStore, folder: Path, size: str) -> object:
+    # Of all tables: so each size has a store of its own.
+    store = fs.FeatureStore.open(folder / f"store_{size}", memory_limit=LIMIT, workers=2)
+    report = store.verify()
+    assert report.ok
+    return report
+
+
+def compact(store: fs.FeatureStore, folder: Path, size: str) -> object:
+    return store.table(f"{size}_readings").compact("6MiB")
+
+
+def delete(store: fs.FeatureStore, folder: Path, size: str) -> object:
+    return store.table(f"{size}_readings").delete(nw.col("x0") < 0)
+
+
+def replace(store: fs.FeatureStore, folder: Path, size: str) -> object:
+    # All times, half of the rows: each second one is in the first half of the files.
+    files = sorted((folder / size).glob("readings-*.parquet"))
+    source = [str(one) for one in files[: len(files) // 2]]
+    return store.table(f"{size}_readings").replace(source, (None, None))
+
+
+OPERATIONS: dict[str, Work] = {
+    **{name: build(name) for name in TRANSFORMERS},
+    **{one.__name__: one for one in (fit, read, verify, compact, delete, replace)},
+}
+
+
+def main() -> None:
+    name, folder, size = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    store = fs.FeatureStore.open(folder / "store", memory_limit=LIMIT, workers=2, scratch=folder)
+    OPERATIONS[name](store, folder, "warm")
+    release_freed()
+    with watermark() as mark:
+        OPERATIONS[name](store, folder, size)
+    print(json.dumps({"peak": mark.peak_bytes, "start": mark.start_bytes}))
+
+
+if __name__ == "__main__":
+    main()
