@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,24 @@ def test_what_reads_a_feature_of_lost_definition_waits_for_it(store: fs.FeatureS
     for path, data in backup.items():
         (root(store) / path).write_bytes(data)
     assert_mended(store, before, store.repair())
+
+
+def test_any_two_damaged_filesets_are_both_mended_or_named(store: fs.FeatureStore) -> None:
+    groups = [one for table in store.tables() for one in store._session.snapshot().groups(table)]
+    paths = {one.fileset.file.path: one for one in groups if one.fileset is not None}
+    assert len(paths) == len(groups)
+    for pair in permutations(paths, 2):  # the definition of the second may still be found
+        backup = {path: (root(store) / path).read_bytes() for path in pair}
+        for path, how in zip(pair, ("gone", "flip"), strict=True):
+            damage(store, path, how)
+        report = store.repair(dry_run=True)
+        mended = {(one.table, one.columns) for one in report.mended}
+        named = {one.file for one in report.left}
+        for path in pair:
+            assert path in named or (paths[path].table, paths[path].names) in mended, pair
+        for path, data in backup.items():
+            (root(store) / path).write_bytes(data)
+        fileset._cache.clear()
 
 
 def test_a_table_whose_own_fileset_is_damaged(store: fs.FeatureStore) -> None:

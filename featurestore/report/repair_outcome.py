@@ -100,6 +100,8 @@ class RepairOutcome:
             return self._reason((table, group, ""))
         if damaged.definition is None:
             return _LOST
+        if not self.remains.has_group(table, group):
+            return self._reason((table, group, ""))  # it reads one whose definition is lost
         left = [name for name in damaged.partitions if (table, group, name) not in mended]
         reasons = dict.fromkeys(self.reasons.get((table, group, name), "") for name in left)
         return "; ".join(one for one in reasons if one) if left else ""

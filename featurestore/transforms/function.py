@@ -12,6 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
+from math import prod
 from typing import Any, Final, TypeAlias
 
 import narwhals as nw
@@ -224,6 +225,16 @@ class Function(Transformer):
         outputs = self.output_bytes(schema, extent)
         # What the function itself takes nobody knows: twice what it sees is set aside, and its result.
         return 2 * together + outputs + self._converted(schema, extent)
+
+    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        types = {*dict(self.found), *dict(self.dtypes)}
+        if self.output is None or types >= set(self.output):
+            return Transformer.output_bytes(self, schema, extent)
+        # Not bound to a sample yet: any of them may be a text, or numbers of any shape.
+        widest = max(
+            extent.input_bytes + 8 * extent.rows, 17 * extent.rows * prod(self.shape or ())
+        )
+        return len(self.output) * widest
 
     def _converted(self, schema: TableSchema, extent: Extent) -> int:
         """Return what the frame for pandas takes: a copy, numbers with nulls and texts made wider."""

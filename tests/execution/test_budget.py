@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -137,6 +137,15 @@ def test_a_wait_can_be_ended_and_leaves_no_trace() -> None:
     assert (budget.in_flight, budget.waiting) == (0, 0)
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C raises, also where the tests were started with SIGINT ignored, as by ``pytest &``."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_while_waiting_leaves_no_trace() -> None:
     budget = a_budget()
     first = Work(budget, 60, 100)
