@@ -22,6 +22,7 @@ import featurestore as fs
 from featurestore.errors import FormatError, InvalidInputError
 from featurestore.execution.events import StepFinished, TaskFinished, TaskStarted, emit, step
 from featurestore.profiling.analysis import figures_of, headline, peak_of, rows_of, segments_of
+from featurestore.profiling.probe import children_of
 from featurestore.profiling.profile import profile
 from featurestore.profiling.sampler import Measurement, Sample, measure
 from featurestore.profiling.sampling_process import SamplingProcess
@@ -204,12 +205,14 @@ def test_a_real_build_has_steps_projections_and_partitions(tmp_path: Path) -> No
 @linux
 def test_children_count_and_sampling_processes_do_not() -> None:
     code = "b = bytearray(80 * 2**20); import time; time.sleep(1.5)"
+    others = set(children_of(os.getpid()))  # of tests before, as multiprocessing's
     with profile(interval=0.01) as run, measure(interval=0.01):
         subprocess.run([sys.executable, "-c", code], check=True)
     found = run.timeline
-    assert len(found.children) == 1
-    assert 80 * MIB <= found.children[0].peak_bytes <= 160 * MIB
-    assert max(one.children for one in found.measurement.samples) == found.children[0].peak_bytes
+    (child,) = [one for one in found.children if one.pid not in others]
+    assert 80 * MIB <= child.peak_bytes <= 160 * MIB
+    most = max(one.children for one in found.measurement.samples)
+    assert child.peak_bytes <= most <= sum(one.peak_bytes for one in found.children)
     figures = figures_of(found)
     assert peak_of(found, figures).held_bytes >= 80 * MIB + found.measurement.start_bytes // 2
 
