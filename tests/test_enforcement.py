@@ -591,7 +591,9 @@ def test_workers_on_this_host_are_in_it_and_come_back(tmp_path: Path) -> None:
 
     before = own_group()
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster) as client,
     ):
         store = fs.FeatureStore.create(

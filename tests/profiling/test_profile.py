@@ -357,6 +357,7 @@ def test_an_interrupt_of_the_group_leaves_the_sampling_process_to_its_work(tmp_p
     code = """
 import os, signal, sys, time
 from featurestore.profiling.profile import profile
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts with &
 try:
     with profile(sys.argv[1]):
         time.sleep(0.2)
