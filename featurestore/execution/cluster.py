@@ -139,6 +139,8 @@ class ClusterRun:
             self._rooms[index] = held.pop_all()
 
         def ended(over: Any) -> None:
+            if over.status != "finished":  # before its room is free: nobody is to start in it
+                self._flight.stop()
             self._rooms.pop(index).close()
             with self._changed:
                 self._out[site.host] -= 1

@@ -21,6 +21,7 @@ from heapq import nlargest
 from typing import Any, TypeVar
 
 from featurestore.errors import InvalidInputError, UnsupportedError
+from featurestore.execution.budget import WorkStoppedError
 from featurestore.execution.cluster import ClusterRun
 from featurestore.execution.events import step
 from featurestore.execution.flight import Flight
@@ -235,6 +236,9 @@ class Executor:
         with ThreadPoolExecutor(self.workers) as pool, Callback(posttask=posttask):
             try:
                 get(graph, list(graph), pool=pool)
+            except WorkStoppedError as stopped:
+                # One that waited heard of the failure before this thread did.
+                raise flight.failure or stopped from None
             except BaseException:  # Ctrl-C too: those that wait for room are not to start any more
                 flight.stop()
                 raise

@@ -50,6 +50,7 @@ class Flight:
         self._limit = memory_limit
         self.sites = tuple(sites)
         self._stopped = Event()
+        self.failure: BaseException | None = None
         # A step inside a task of this process is waited for by that task.
         self._waits = not budget_of().held_here
 
@@ -60,8 +61,10 @@ class Flight:
     def cost(self, index: int) -> int:
         return 0 if self._costs is None else self._costs[index]
 
-    def stop(self) -> None:
-        """Let no further task start, those that wait for room among them."""
+    def stop(self, failure: BaseException | None = None) -> None:
+        """Let no further task start, those that wait for room among them; keep the first failure."""
+        if self.failure is None:
+            self.failure = failure
         self._stopped.set()
         for host in {THIS_HOST, *(one.host for one in self.sites)}:
             _budget(host).wake()
@@ -101,7 +104,12 @@ class Flight:
     def call(self, function: Callable[[T], R], index: int, task: T) -> R:
         """Run a task in this thread."""
         with self.admitted(index), self.announced(index):
-            return called(function, task, self.cost(index))
+            try:
+                return called(function, task, self.cost(index))
+            except BaseException as error:
+                # While its room is still held: whoever waits for that is not to start any more.
+                self.stop(error)
+                raise
 
 
 def called(function: Callable[[T], R], task: T, cost: int) -> R:
