@@ -23,32 +23,6 @@ from measuring import OUT, described, parse, print_table, run_case, save
 GROUPS = 20
 
 
-class _Unsynced:
-    """Makes a local store that is filled quickly; what is measured afterwards is synced."""
-
-    def __new__(cls, place: str) -> Any:
-        from featurestore.storage.local import LocalStore
-        from featurestore.storage.local_io import LocalIO
-
-        class Quick(LocalIO):
-            def fsync(self, descriptor: int) -> None:
-                pass
-
-            def fsync_dir(self, path: str) -> None:
-                pass
-
-        return LocalStore(place, Quick())
-
-
-def _session(store: Any) -> Any:
-    from featurestore.execution.dask import Executor
-    from featurestore.execution.states import Workplace
-    from featurestore.session import Session
-    from featurestore.storage.commit_log import CommitLog
-
-    return Session(CommitLog.open(store), Workplace(store, "polars", Executor(1), 4 * 2**30))
-
-
 def _forget() -> None:
     from featurestore.storage import fileset
 
@@ -85,6 +59,7 @@ def versions(arguments: dict[str, Any]) -> dict[str, Any]:
     from featurestore.storage.records import GroupEntry, TableEntry, group_key, table_key
     from featurestore.testing.counting import CountingStore
     from featurestore.testing.entries import partition_entry
+    from featurestore.testing.unsynced_disk import UnsyncedDisk
 
     place = arguments["place"]
     entry = TableEntry("t", (), None, 2**27)
@@ -98,7 +73,7 @@ def versions(arguments: dict[str, Any]) -> dict[str, Any]:
             lambda head: {table_key("t"): entry.to_json(), group_key("t", name): group.to_json()},
         )
 
-    log = CommitLog.create(_Unsynced(place))
+    log = CommitLog.create(LocalStore(place, UnsyncedDisk()))  # what is measured later is synced
     for number in range(arguments["until"]):
         commit(log, number)
     counting = CountingStore(LocalStore(place))
@@ -140,7 +115,7 @@ def features(arguments: dict[str, Any]) -> dict[str, Any]:
     store = FeatureStore.create(arguments["place"], workers=1)
     wide_tables.narrow_table(store, partitions)
     counting = CountingStore(open_object_store(arguments["place"]))
-    session = _session(counting)
+    session = wide_tables.session_of(counting)
     wide_tables.add_unbuilt(session, range(count))
     more = arguments["more"]
     commits = _repeated(
@@ -161,8 +136,8 @@ def features(arguments: dict[str, Any]) -> dict[str, Any]:
         work()
         return counted, (time.perf_counter() - before) * 1000
 
-    opened, open_ms = measured(lambda: _session(counting).snapshot())
-    table = Table(_session(counting), "t")
+    opened, open_ms = measured(lambda: wide_tables.session_of(counting).snapshot())
+    table = Table(wide_tables.session_of(counting), "t")
     counting.start()
     table._session.snapshot()
     columns, columns_ms = measured(lambda: table.columns)

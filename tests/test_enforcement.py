@@ -29,6 +29,7 @@ from featurestore.errors import (
     UnsupportedError,
 )
 from featurestore.limited_group import PREFIX, GroupFiles, make_group, remove_abandoned
+from featurestore.testing.clusters import loopback_client
 
 MIB = 2**20
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -587,15 +588,8 @@ def test_a_store_holds_it_as_long_as_anything_of_it_is_used() -> None:
 @real
 @pytest.mark.usefixtures("nothing_left")
 def test_workers_on_this_host_are_in_it_and_come_back(tmp_path: Path) -> None:
-    from distributed import Client, LocalCluster
-
     before = own_group()
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with loopback_client() as client:
         store = fs.FeatureStore.create(
             tmp_path / "store", memory_limit="1TiB", client=client, enforce=True
         )

@@ -56,7 +56,10 @@ LIBRARIES = {
     "cudf": {"featurestore/engines/cudf.py", "featurestore/engines/selection.py"},
     "cupy": {"featurestore/engines/cudf.py", "featurestore/engines/selection.py"},
     "dask": {"featurestore/execution/"},
-    "distributed": {"featurestore/execution/"},
+    "distributed": {
+        "featurestore/execution/",
+        "featurestore/testing/clusters.py",  # for tests to run on
+    },
 }
 # What a package inside training must not know: the parts that are built on it.
 TRAINING = {

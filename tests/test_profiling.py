@@ -11,15 +11,9 @@ import pytest
 from featurestore.errors import InvalidInputError
 from featurestore.limits import resident_bytes
 from featurestore.profiling.sampler import measure
+from featurestore.testing.held_memory import MIB, touch
 
-MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-
-
-def touch(mebibytes: int) -> bytearray:
-    block = bytearray(mebibytes * MIB)
-    block[::4096] = b"x" * len(block[::4096])
-    return block
 
 
 @linux

@@ -14,7 +14,6 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import narwhals as nw
 import polars as pl
@@ -22,17 +21,13 @@ import pyarrow as pa
 import pytest
 
 import featurestore as fs
-from featurestore.execution.dask import Executor
-from featurestore.execution.states import Workplace
 from featurestore.plan.definition import StoredDefinition
 from featurestore.schema import Field
-from featurestore.session import Session
 from featurestore.storage import fileset
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.fileset import read_fileset, read_provenance
 from featurestore.storage.local import LocalStore
-from featurestore.storage.local_io import LocalIO
 from featurestore.storage.records import (
     BASE_GROUP,
     FilesetRef,
@@ -45,21 +40,8 @@ from featurestore.storage.snapshot_file import SMALL_DIFFERENCE, snapshot_path
 from featurestore.table import Table
 from featurestore.testing import wide_tables
 from featurestore.testing.counting import CountingStore
-
-
-class Unsynced(LocalIO):
-    """Fills a local store quickly."""
-
-    def fsync(self, descriptor: int) -> None:
-        pass
-
-    def fsync_dir(self, path: str) -> None:
-        pass
-
-
-def session(store: Any) -> Session:
-    return Session(CommitLog.open(store), Workplace(store, "polars", Executor(1), 4 * 2**30))
-
+from featurestore.testing.unsynced_disk import UnsyncedDisk
+from featurestore.testing.wide_tables import session_of
 
 # --- many features ----------------------------------------------------------------------------------
 
@@ -78,7 +60,7 @@ def wide(
     rows = pl.DataFrame({"at": [0, 5_000], "y": [1.0, 2.0]})
     store.ingest("o", rows.with_columns(pl.col("at").cast(pl.Datetime("ms"))), time="at")
     store.table("o").add(fs.Expression(z=nw.col("y") + 1))
-    wide_tables.add_unbuilt(session(LocalStore(place, Unsynced())), range(features))
+    wide_tables.add_unbuilt(session_of(LocalStore(place, UnsyncedDisk())), range(features))
     table.add(fs.Expression(two=nw.col("one") * 2), fs.AsOfJoin("o", columns=["z"], by=[]))
     return place, features + 3, partitions
 
@@ -88,7 +70,7 @@ def opened(wide: tuple[Path, int, int]) -> tuple[CountingStore, Table]:
     """The table of a store opened anew, of which nothing is in memory."""
     fileset._cache.clear()
     counting = CountingStore(LocalStore(wide[0]))
-    return counting, Table(session(counting), "t")
+    return counting, Table(session_of(counting), "t")
 
 
 def filesets(counting: CountingStore) -> list[str]:
@@ -163,8 +145,8 @@ def test_a_column_takes_the_filesets_of_its_lineage(
 
 def test_adding_a_feature_reads_what_it_reads(wide: tuple[Path, int, int]) -> None:
     """Also in bytes: neither the snapshot nor the filesets of the others are written again."""
-    counting = CountingStore(LocalStore(wide[0], Unsynced()))
-    table = Table(session(counting), "t")
+    counting = CountingStore(LocalStore(wide[0], UnsyncedDisk()))
+    table = Table(session_of(counting), "t")
     table._session.snapshot()
     fileset._cache.clear()
     before, version = of_groups(table, BASE_GROUP, "one"), table.version
@@ -323,7 +305,7 @@ def long_history(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, int]:
     place = tmp_path_factory.mktemp("versions") / "s"
-    log = CommitLog.create(LocalStore(place, Unsynced()))
+    log = CommitLog.create(LocalStore(place, UnsyncedDisk()))
     for number in range(request.param):
         entries = {group_key("t", f"g{number % 20:02d}"): {"value": number}}
         log.commit(f"write {number}", partial(_same, entries))
@@ -336,7 +318,7 @@ def _same(entries: dict[str, dict[str, int]], _: Snapshot) -> dict[str, dict[str
 
 def test_requests_of_a_long_history(long_history: tuple[Path, int]) -> None:
     place, versions = long_history
-    counting = CountingStore(LocalStore(place, Unsynced()))
+    counting = CountingStore(LocalStore(place, UnsyncedDisk()))
     log = CommitLog.open(counting)
     counting.start()
     assert log.newest_version() == versions

@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 
 import featurestore as fs
 from featurestore.errors import DefinitionError, UnsupportedError
+from featurestore.testing.clusters import busy, loopback_client
 from featurestore.testing.tables import (
     FIT_ON,
     fitted_of_each,
@@ -26,14 +27,7 @@ ROWS = observations(300)
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as workers,
-        Client(workers) as client,
-    ):
+    with loopback_client() as client:
         yield client
 
 
@@ -96,17 +90,5 @@ def test_a_limit_holds_on_a_client(client: Any, tmp_path: Path) -> None:
     assert executor.workers == 2
     one = executor.limited_to(1)
     assert one.workers == 1
-    assert one.run(_busy, [tmp_path] * 6, label="busy") == [1] * 6
-    assert max(executor.run(_busy, [tmp_path] * 6, label="busy")) <= 2
-
-
-def _busy(folder: Path) -> int:
-    """Return how many of these run at this moment, on all workers."""
-    import time
-
-    mine = folder / uuid.uuid4().hex
-    mine.touch()
-    time.sleep(0.05)
-    running = len(list(folder.iterdir()))
-    mine.unlink()
-    return running
+    assert one.run(busy, [tmp_path] * 6, label="busy") == [1] * 6
+    assert max(executor.run(busy, [tmp_path] * 6, label="busy")) <= 2

@@ -7,6 +7,7 @@ import pytest
 from featurestore.testing.table_machine import run_examples
 
 
+@pytest.mark.timeout(1800)  # minutes of work: on a busy machine many
 def test_half_of_the_examples() -> None:
     """The other half is in ``test_table_machine_more``, for the second core."""
     run_examples(100, 50)

@@ -10,17 +10,10 @@ import pytest
 
 from featurestore import watermark as module
 from featurestore.errors import InvalidInputError
+from featurestore.testing.held_memory import MIB, touch
 from featurestore.watermark import Watermark, watermark
 
-MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-
-
-def touch(mebibytes: int) -> bytearray:
-    """Take memory. From 33 MiB on it is fresh, however much of other tests the allocator keeps."""
-    block = bytearray(mebibytes * MIB)
-    block[::4096] = b"x" * len(block[::4096])
-    return block
 
 
 @linux

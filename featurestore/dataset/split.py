@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -20,7 +20,7 @@ import numpy as np
 from featurestore.arguments import as_whole
 from featurestore.dataset.selection import HASH_SPACE, HashRange, Selection, TimeRange
 from featurestore.engines.hashing import HASH_VERSION
-from featurestore.errors import DefinitionError, FormatError, NotFoundError
+from featurestore.errors import DefinitionError, NotFoundError
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import TableSchema, time_steps
 from featurestore.times import TimeLike, to_steps
@@ -252,29 +252,6 @@ class HashSplit:
     def fingerprint(self) -> str:
         """Equal fingerprints give equal parts."""
         return fingerprint("split", self.spec(), HASH_VERSION)
-
-
-_KINDS: Final[Mapping[str, type[TimeSplit] | type[HashSplit]]] = {
-    "TimeSplit": TimeSplit,
-    "HashSplit": HashSplit,
-}
-
-
-def split_from_spec(spec: Mapping[str, Any]) -> Split:
-    """Return the split that its ``spec()`` described.
-
-    Raises
-    ------
-    FormatError
-        If this package knows no such split.
-    """
-    kind = _KINDS.get(str(spec.get("kind")))
-    if kind is None:
-        raise FormatError(
-            f"there is no split of kind {spec.get('kind')!r}",
-            f"kinds are {sorted(_KINDS)}; upgrade featurestore if it was written by a newer one",
-        )
-    return kind(**spec["params"])
 
 
 def _stored_form(value: object) -> str | int:

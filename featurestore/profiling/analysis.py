@@ -15,10 +15,12 @@ from itertools import pairwise
 from typing import Final
 
 from featurestore.profiling.recording import BETWEEN
-from featurestore.profiling.sampler import Sample
-from featurestore.profiling.timeline import Phase, Span, Timeline
+from featurestore.profiling.records import Phase, Sample, Span
+from featurestore.profiling.timeline import Timeline
 from featurestore.units import format_bytes
 
+# A limit is drawn if the chart need not grow by more than this for it.
+LIMIT_ROOM: Final = 1.6
 # A stretch between steps stands alone in tables if it takes this share of the time.
 _NOTEWORTHY: Final = 0.05
 _SAME_HEIGHT: Final = 0.99

@@ -13,6 +13,7 @@ from typing import Final
 
 from featurestore.execution.events import FRAMEWORK
 from featurestore.profiling.analysis import (
+    LIMIT_ROOM,
     PhaseFigures,
     Row,
     figures_of,
@@ -27,9 +28,9 @@ from featurestore.profiling.analysis import (
 )
 from featurestore.profiling.canvas import Canvas, Point, box, clean, shortened, width_of
 from featurestore.profiling.recording import BETWEEN
-from featurestore.profiling.sampler import Sample
+from featurestore.profiling.records import Sample, Span
 from featurestore.profiling.scales import Scale, byte_ticks, time_ticks
-from featurestore.profiling.timeline import Span, Timeline
+from featurestore.profiling.timeline import Timeline
 from featurestore.units import format_bytes
 
 WIDTH: Final = 1200
@@ -41,8 +42,6 @@ _VISIBLE: Final = 0.003
 _EXACT: Final = "high-water mark"
 # The least of a phase's name that says anything.
 _LEGIBLE: Final = 9
-# A limit is drawn if the chart need not grow by more than this for it.
-LIMIT_ROOM: Final = 1.6
 
 _LEFT, _RIGHT = 74.0, 1050.0
 _CHART: Final = 280.0

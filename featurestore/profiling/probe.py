@@ -2,8 +2,9 @@
 
 It runs in an interpreter of its own, so that it neither waits for the measured process's locks nor
 shows up in its memory, and outlives it: a recording is there after a kill as well. It imports the
-standard library and ``recording`` only. What it is told comes as JSON lines on stdin; when that is
-closed, or the process is gone, it writes the recording, to a file or to stdout, and ends.
+standard library, and modules of this package that do the same; ``gpu`` loads a binding where there
+is one. What it is told comes as JSON lines on stdin; when that is closed, or the process is gone, it
+writes the recording, to a file or to stdout, and ends.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from featurestore.profiling.gpu import GpuMemory
-from featurestore.profiling.recording import Recording, Row
+from featurestore.profiling.recording import Recording
+from featurestore.profiling.records import Sample
 
 _FIELDS: Final = (b"RssAnon:", b"RssFile:", b"RssShmem:")
 _LIBRARY: Final = b".so"
@@ -131,7 +133,7 @@ class Probe:
             children += held
             recording.add_child(child, held, partial(_name_of, child))
         gpu = self._gpu.used_by(pids) if self._gpu is not None else 0
-        recording.add_sample(Row(seconds, anonymous, file_backed, shared, mapped, children, gpu))
+        recording.add_sample(Sample(seconds, anonymous, file_backed, shared, mapped, children, gpu))
 
     def _known_children(self) -> list[int]:
         """Return the children that were there at the last look too, without sampling processes."""

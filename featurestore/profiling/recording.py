@@ -1,16 +1,19 @@
-"""What a profile collects, in bounded memory however long it runs; standard library only.
+"""What a profile collects, in bounded memory however long it runs.
 
 Always true: the highest sample, every phase's exact peak and the peak of every band are kept. When
 there are too many samples, neighbours make way two by two for the higher of them, and from then on
 twice as many readings make one sample. Spans of partitions are joined two by two, phases likewise:
-what remains says how many it stands for and keeps the highest of their figures.
+what remains says how many it stands for and keeps the highest of their figures. Like ``records``, it
+imports no library: the sampling process is to stay small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, NamedTuple, TypeVar
+from dataclasses import asdict, replace
+from typing import Any, Final, TypeVar
+
+from featurestore.profiling.records import Phase, Sample, Span
 
 FORMAT: Final = 2
 MAX_SAMPLES: Final = 4000
@@ -23,78 +26,32 @@ KILLED: Final = "killed"
 T = TypeVar("T")
 
 
-class Row(NamedTuple):
-    """One sample: seconds, then bytes. ``file_backed`` contains ``mapped``."""
-
-    seconds: float
-    anonymous: int
-    file_backed: int
-    shared: int
-    mapped: int
-    children: int
-    gpu: int
-
-    @property
-    def held(self) -> int:
-        """What the kernel cannot take back: of this process and those below it."""
-        return self.anonymous + self.file_backed + self.shared - self.mapped + self.children
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseRecord:
-    """A stretch of time; see ``timeline.Phase``."""
-
-    label: str
-    kind: str
-    start: float
-    stop: float
-    start_bytes: int = 0
-    peak_bytes: int = 0
-    exact: bool = False
-    projected_bytes: int = 0
-    memory_limit: int = 0
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class SpanRecord:
-    """One task; see ``timeline.Span``. ``phase`` is a number of a phase."""
-
-    phase: int
-    lane: int
-    label: str
-    start: float
-    stop: float
-    bytes: int = 0
-    count: int = 1
-
-
 class Recording:
     """Samples, phases and spans as they come in."""
 
     def __init__(self) -> None:
-        self._samples: list[Row] = []
+        self._samples: list[Sample] = []
         self._stride, self._pending, self._seen = 1, 0, 0
         self._peaks: dict[str, int] = {}
         self._children: dict[int, tuple[str, int]] = {}
-        self._open_phases: dict[int, PhaseRecord] = {}
-        self._phases: dict[int, PhaseRecord] = {}
+        self._open_phases: dict[int, Phase] = {}
+        self._phases: dict[int, Phase] = {}
         self._now_in: dict[int, int] = {}
-        self._open_spans: dict[str, SpanRecord] = {}
-        self._spans: list[SpanRecord] = []
+        self._open_spans: dict[str, Span] = {}
+        self._spans: list[Span] = []
         self._head: dict[str, Any] = {}
 
     # --- what the sampler sees ----------------------------------------------------------------------
 
-    def add_sample(self, row: Row) -> None:
+    def add_sample(self, sample: Sample) -> None:
         """Keep a sample, alone or for the last few."""
         self._seen += 1
-        for name, value in zip(row._fields[1:], row[1:], strict=True):
+        for name, value in zip(sample._fields[1:], sample[1:], strict=True):
             self._peaks[name] = max(self._peaks.get(name, 0), int(value))
         if self._pending and self._samples:
-            self._samples[-1] = max(self._samples[-1], row, key=lambda one: one.held)
+            self._samples[-1] = max(self._samples[-1], sample, key=lambda one: one.held)
         else:
-            self._samples.append(row)
+            self._samples.append(sample)
         self._pending = (self._pending + 1) % self._stride
         if len(self._samples) > MAX_SAMPLES:
             self._samples = [_highest(pair) for pair in _pairs(self._samples)]
@@ -120,10 +77,10 @@ class Recording:
         if kind == "head":
             self._head.update(rest[0])
         elif kind == "sample":
-            self.add_sample(Row(*rest[0]))
+            self.add_sample(Sample(*rest[0]))
         elif kind == "phase":
             number, fields = rest
-            self._open_phases[number] = PhaseRecord(stop=fields["start"], **fields)
+            self._open_phases[number] = Phase(stop=fields["start"], **fields)
         elif kind == "phase ends":
             number, fields = rest
             self._phases[number] = replace(self._open_phases.pop(number), **fields)
@@ -132,7 +89,7 @@ class Recording:
             del self._open_phases[rest[0]]
         elif kind == "span":
             key, fields = rest
-            self._open_spans[key] = SpanRecord(stop=fields["start"], **fields)
+            self._open_spans[key] = Span(stop=fields["start"], **fields)
         elif kind == "span ends":
             key, stop = rest
             self._spans.append(replace(self._open_spans.pop(key), stop=stop))
@@ -142,7 +99,7 @@ class Recording:
     def _join_phases(self) -> None:
         if len(self._phases) <= MAX_PHASES:
             return
-        joined: dict[int, PhaseRecord] = {}
+        joined: dict[int, Phase] = {}
         for pair in _pairs(sorted(self._phases.items(), key=lambda one: one[1].start)):
             kept = pair[0][0]
             joined[kept] = _joined_phases([phase for _, phase in pair])
@@ -196,23 +153,18 @@ class Recording:
 
     def _sampled(self, start: float) -> int:
         """Return the most this process held since, as far as samples tell."""
-        held = (
-            one.anonymous + one.file_backed + one.shared
-            for one in self._samples
-            if one.seconds >= start
-        )
-        return max(held, default=0)
+        return max((one.resident for one in self._samples if one.seconds >= start), default=0)
 
 
 def _pairs(items: list[T]) -> Iterable[list[T]]:
     return (items[i : i + 2] for i in range(0, len(items), 2))
 
 
-def _highest(samples: list[Row]) -> Row:
+def _highest(samples: list[Sample]) -> Sample:
     return max(samples, key=lambda one: one.held)
 
 
-def _joined_phases(phases: list[PhaseRecord]) -> PhaseRecord:
+def _joined_phases(phases: list[Phase]) -> Phase:
     """Return one phase for neighbours: named for the higher one."""
     high = max(phases, key=lambda one: one.peak_bytes)
     return replace(
@@ -225,12 +177,12 @@ def _joined_phases(phases: list[PhaseRecord]) -> PhaseRecord:
     )
 
 
-def _joined_spans(spans: list[SpanRecord]) -> list[SpanRecord]:
+def _joined_spans(spans: list[Span]) -> list[Span]:
     """Return at most ``MAX_SPANS`` spans, neighbours of one phase and lane joined.
 
     Where there are more phases and lanes than that, the longest are kept.
     """
-    groups: dict[tuple[int, int], list[SpanRecord]] = {}
+    groups: dict[tuple[int, int], list[Span]] = {}
     for one in sorted(spans, key=lambda one: one.start):
         groups.setdefault((one.phase, one.lane), []).append(one)
     joined = [

@@ -17,49 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featurestore.errors import InvalidInputError
+from featurestore.profiling.records import Sample
 from featurestore.profiling.sampling_process import SamplingProcess
 from featurestore.watermark import Watermark
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Resident memory at one moment.
-
-    Parameters
-    ----------
-    seconds : float
-        Since the measurement began.
-    anonymous, file_backed, shared : int
-        Bytes of this process.
-    mapped : int
-        How much of ``file_backed`` is data and not code: the kernel takes it back when it must.
-    children : int
-        Resident bytes of the processes below it, all kinds together.
-    gpu : int
-        Device bytes.
-    """
-
-    seconds: float
-    anonymous: int
-    file_backed: int
-    shared: int = 0
-    mapped: int = 0
-    children: int = 0
-    gpu: int = 0
-
-    @property
-    def resident(self) -> int:
-        """All pages of this process."""
-        return self.anonymous + self.file_backed + self.shared
-
-    @property
-    def code(self) -> int:
-        return self.file_backed - self.mapped
-
-    @property
-    def held(self) -> int:
-        """What counts against a memory limit: all but mapped data, of children too."""
-        return self.resident - self.mapped + self.children
 
 
 @dataclass(frozen=True, slots=True)

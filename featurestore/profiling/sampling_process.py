@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from featurestore.errors import InvalidInputError
 from featurestore.profiling.probe import mapped_of, memory_of
-from featurestore.profiling.recording import Row
+from featurestore.profiling.records import Sample
 
 # Isolated and without site-packages, whose start-up code costs memory and may do anything; the folders
 # with this package and with the binding to GPUs are added behind the standard library.
@@ -66,7 +66,7 @@ class SamplingProcess:
         except OSError:
             return  # a system without /proc
         mapped_bytes = mapped_of(getpid()) if mapped else 0
-        self.tell("sample", Row(0.0, anonymous, file_backed, shared, mapped_bytes, 0, 0))
+        self.tell("sample", Sample(0.0, anonymous, file_backed, shared, mapped_bytes, 0, 0))
 
     @staticmethod
     def check(interval: float) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from featurestore.execution.events import FRAMEWORK
 from featurestore.profiling.analysis import (
+    LIMIT_ROOM,
     PhaseFigures,
     Row,
     figures_of,
@@ -36,8 +37,6 @@ _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _COLOURS: Final = {BETWEEN: "bright_black", FRAMEWORK: "magenta"}
 _OURS: Final = ("blue", "cyan")
-# A limit is drawn inside the chart if the chart need not grow by more than this for it.
-LIMIT_ROOM: Final = 1.6
 
 
 def as_text(timeline: Timeline, width: int = 100) -> str:

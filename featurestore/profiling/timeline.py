@@ -16,80 +16,15 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from featurestore.errors import FormatError, InvalidInputError
-from featurestore.execution.events import STORE
 from featurestore.fingerprint import Json
 from featurestore.profiling.recording import FORMAT
-from featurestore.profiling.sampler import Measurement, Sample
+from featurestore.profiling.records import Phase, Sample, Span
+from featurestore.profiling.sampler import Measurement
 
 _OLD_FORMAT: Final = 1
 _REMEDY: Final = "record it again"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A named stretch of a timeline.
-
-    Parameters
-    ----------
-    label : str
-    start, stop : float
-        Seconds since the timeline's start.
-    kind : str
-        ``"store"``, ``"framework"``, or ``"between"`` two steps.
-    start_bytes, peak_bytes : int
-        Resident memory of this process: when it began, and the most it was.
-    exact : bool
-        Whether ``peak_bytes`` is the kernel's high-water mark of this phase.
-    projected_bytes, memory_limit : int
-        What was projected for it and allowed, this process and its workers; 0 if not said.
-    count : int
-        How many phases of the run it stands for.
-    """
-
-    label: str
-    start: float
-    stop: float
-    kind: str = STORE
-    start_bytes: int = 0
-    peak_bytes: int = 0
-    exact: bool = False
-    projected_bytes: int = 0
-    memory_limit: int = 0
-    count: int = 1
-
-    @property
-    def seconds(self) -> float:
-        return self.stop - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A task of a phase, most often a partition.
-
-    Parameters
-    ----------
-    phase : int
-        Position in the timeline's phases.
-    lane : int
-        Tasks of one lane do not overlap: it is what a worker did.
-    label : str
-    start, stop : float
-        Seconds since the timeline's start.
-    bytes : int
-        What it was taken to need; 0 if not said.
-    count : int
-        How many tasks it stands for.
-    """
-
-    phase: int
-    lane: int
-    label: str
-    start: float
-    stop: float
-    bytes: int = 0
-    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +81,7 @@ class Timeline:
             "memory_limit": self.memory_limit,
             "lines": dict(self.lines),
             "gpu": self.gpu,
-            "samples": [
-                [s.seconds, s.anonymous, s.file_backed, s.shared, s.mapped, s.children, s.gpu]
-                for s in one.samples
-            ],
+            "samples": [list(sample) for sample in one.samples],
             "phases": [asdict(phase) for phase in self.phases],
             "spans": [asdict(span) for span in self.spans],
             "children": [asdict(child) for child in self.children],

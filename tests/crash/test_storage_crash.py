@@ -35,7 +35,6 @@ from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.fileset import read_fileset, write_fileset
 from featurestore.storage.journal import Journal
 from featurestore.storage.local import LocalStore
-from featurestore.storage.local_io import LocalIO
 from featurestore.storage.maintenance import gc, verify_store
 from featurestore.storage.records import (
     GroupEntry,
@@ -49,6 +48,7 @@ from featurestore.storage.records import (
 from featurestore.storage.states import StateStore
 from featurestore.storage.tensor_group import read_tensor
 from featurestore.testing.simulated_disk import PowerFailure, SimulatedDisk, Survival
+from featurestore.testing.unsynced_disk import UnsyncedDisk
 
 PARTITIONS = ("p1", "p2")
 STATE = {"n": pa.table({"x": [1, 2]})}
@@ -64,16 +64,6 @@ def tmp_path() -> Iterator[Path]:
     place = memory if os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=place) as folder:
         yield Path(folder)
-
-
-class _Quick(LocalIO):
-    """After the reboot only the logic is of interest: real syncs would just take time."""
-
-    def fsync(self, descriptor: int) -> None:
-        """Skip it."""
-
-    def fsync_dir(self, path: str) -> None:
-        """Skip it."""
 
 
 class Scenario:
@@ -142,7 +132,8 @@ def _publish(
 
 def _check(root: Path, told: Scenario) -> None:
     """Look at a store after a reboot, then run the story again on it."""
-    store = LocalStore(root, _Quick())
+    # After the reboot only the logic is of interest: real syncs would just take time.
+    store = LocalStore(root, UnsyncedDisk())
     try:
         log = CommitLog.open(store)
     except NotFoundError:

@@ -19,18 +19,12 @@ from featurestore.execution.events import (
     StepStarted,
     observed_by,
 )
+from featurestore.testing.clusters import loopback_client
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Executor]:
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as workers,
-        Client(workers) as client,
-    ):
+    with loopback_client() as client:
         yield Executor(client=client)
 
 

@@ -18,17 +18,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 2**20
 
 HELD = """
-import gc, json, os, sys, threading
-from pathlib import Path
-from featurestore.allocators import release_freed
+import json, os, sys, threading
 from featurestore.testing.datasets import numbered_part
+from featurestore.testing.held_memory import kept_bytes
 from training import Loader
-
-def held():
-    gc.collect()
-    release_freed()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 def things():
     maps = sum("/packs/" in line for line in open("/proc/self/maps"))
@@ -49,7 +42,7 @@ for epoch in range(int(sys.argv[2])):
     rows += sum(batch.rows for batch in Loader(part, 512, "global", cache=sys.argv[1]))
     assert rows == 2 * part.rows
     del train, batch
-    found.append([held(), *things()])
+    found.append([kept_bytes(), *things()])
 print(json.dumps(found))
 """
 )
@@ -66,7 +59,7 @@ model.compile("sgd", "binary_crossentropy")
 found = []
 for epoch in range(int(sys.argv[2])):
     model.fit(loader.keras(), validation_data=loader.keras(), verbose=0)
-    found.append([held(), *things()])
+    found.append([kept_bytes(), *things()])
 print(json.dumps(found))
 """
 )

@@ -23,17 +23,10 @@ BUILDS = 100
 MIB = 2**20
 
 SCRIPT = """
-import gc, json, os, sys, threading
-from pathlib import Path
+import json, os, sys, threading
 import narwhals as nw
 import featurestore as fs
-from featurestore.allocators import release_freed
-
-def held():
-    gc.collect()
-    release_freed()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+from featurestore.testing.held_memory import kept_bytes
 
 table = fs.FeatureStore.open(sys.argv[1], memory_limit="1GiB", workers=2).table("rows")
 found = []
@@ -47,7 +40,7 @@ for number in range(int(sys.argv[2])):
         fit_on="all",
     )
     table.drop("double", "mean", "x_std")
-    found.append([held(), len(os.listdir("/proc/self/fd")), threading.active_count()])
+    found.append([kept_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()])
 print(json.dumps(found))
 """
 

@@ -24,20 +24,14 @@ from featurestore.execution.events import StepFinished, TaskFinished, TaskStarte
 from featurestore.profiling.analysis import figures_of, headline, peak_of, rows_of, segments_of
 from featurestore.profiling.probe import children_of
 from featurestore.profiling.profile import profile
-from featurestore.profiling.sampler import Measurement, Sample, measure
+from featurestore.profiling.records import Phase, Sample, Span
+from featurestore.profiling.sampler import Measurement, measure
 from featurestore.profiling.sampling_process import SamplingProcess
-from featurestore.profiling.timeline import Phase, Span, Timeline
+from featurestore.profiling.timeline import Timeline
+from featurestore.testing.held_memory import MIB, touch
 from featurestore.testing.tables import observations
 
-MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-
-
-def touch(mebibytes: int) -> bytearray:
-    """Take memory. From 33 MiB on it is fresh, however much of other tests the allocator keeps."""
-    block = bytearray(mebibytes * MIB)
-    block[::4096] = b"x" * len(block[::4096])
-    return block
 
 
 def phase(timeline: Timeline, label: str) -> Phase:

@@ -18,10 +18,11 @@ from featurestore.profiling.canvas import Point, clean, cut, shortened, width_of
 from featurestore.profiling.drawing import as_svg
 from featurestore.profiling.picture import WIDTH, Picture
 from featurestore.profiling.profile import profile
-from featurestore.profiling.sampler import Measurement, Sample
+from featurestore.profiling.records import Phase, Sample, Span
+from featurestore.profiling.sampler import Measurement
 from featurestore.profiling.scales import Scale, byte_ticks, time_ticks
 from featurestore.profiling.text import as_text
-from featurestore.profiling.timeline import Child, Phase, Span, Timeline
+from featurestore.profiling.timeline import Child, Timeline
 
 MIB = 2**20
 HOSTILE = "<script>alert(1)</script> & \"'$x_1^2$ \x00\x1b[31m \ud800 ]]> %s \u00e9\u4e2d"

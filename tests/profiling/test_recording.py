@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import featurestore
 from featurestore.profiling import recording as module
 from featurestore.profiling.analysis import figures_of, peak_of
-from featurestore.profiling.recording import KILLED, MAX_CHILDREN, Recording, Row
+from featurestore.profiling.recording import KILLED, MAX_CHILDREN, Recording
+from featurestore.profiling.records import Sample
 from featurestore.profiling.timeline import Timeline
 
 MIB = 2**20
 HEAD = {"seconds": 9.0, "start_bytes": 1, "peak_bytes": 2, "method": "sampled", "memory_limit": 0}
 
 
-def row(seconds: float, anonymous: int, **more: int) -> Row:
+def row(seconds: float, anonymous: int, **more: int) -> Sample:
     fields = {"file_backed": 0, "shared": 0, "mapped": 0, "children": 0, "gpu": 0, **more}
-    return Row(seconds, anonymous, **fields)
+    return Sample(seconds, anonymous, **fields)
 
 
 def through_json(recording: Recording, seconds: float = 9.0) -> Timeline:
@@ -52,7 +57,7 @@ def test_thinning_keeps_the_highest_sample_and_the_peak_of_each_band(
     for one in rows:
         recording.add_sample(one)
     found = recording.to_json(float(count))
-    kept = [Row(*one) for one in found["samples"]]
+    kept = [Sample(*one) for one in found["samples"]]
     assert len(kept) <= 50
     assert len(kept) >= min(count, 25)
     assert set(kept) <= set(rows)
@@ -76,7 +81,7 @@ def test_thinning_is_even_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_kernel_can_take_back_is_not_held() -> None:
-    one = Row(0.0, 10, 20, 3, 15, 4, 7)
+    one = Sample(0.0, 10, 20, 3, 15, 4, 7)
     assert one.held == 10 + 20 + 3 - 15 + 4
 
 
@@ -180,3 +185,16 @@ def test_a_phase_that_is_dropped_leaves_nothing() -> None:
     begin(recording, 1, 0.0)
     end(recording, 1, 1.0)
     assert [one.label for one in through_json(recording).phases] == ["phase 1"]
+
+
+def test_the_sampling_process_loads_no_library() -> None:
+    code = (
+        "import sys; sys.path.append(sys.argv[1]); import featurestore.profiling.probe; "
+        "print(*sorted({one.partition('.')[0] for one in sys.modules}))"
+    )
+    root = str(Path(featurestore.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, root], capture_output=True, text=True, check=True
+    )
+    foreign = set(done.stdout.split()) - set(sys.stdlib_module_names)
+    assert foreign == {"__main__", "featurestore"}

@@ -9,7 +9,6 @@ import os
 import random
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,6 @@ from featurestore.errors import (
     NotFoundError,
 )
 from featurestore.storage import acknowledged, commit_log, fileset
-from featurestore.storage.backends import open_object_store
 from featurestore.storage.commit_log import Change, CommitLog
 from featurestore.storage.condemned import GONE_FILE
 from featurestore.storage.leases import Leases
@@ -38,18 +36,6 @@ from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.snapshot_file import is_let_go, snapshot_path
 
 NOW: dict[str, Any] = {"safety_age_seconds": 0.0, "keep_versions": 1}
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    if request.param == "local":
-        return LocalStore(tmp_path / "store")
-    return open_object_store(f"memory://{uuid.uuid4().hex}")
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "store")
 
 
 def _setting(key: str) -> Change:

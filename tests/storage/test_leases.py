@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,13 +38,6 @@ from featurestore.storage.sealed_json import seal, unseal
 from featurestore.storage.tags import Tag, Tags
 
 NOW: dict[str, Any] = {"safety_age_seconds": 0.0, "keep_versions": 1}
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    if request.param == "local":
-        return LocalStore(tmp_path / "store")
-    return open_object_store(f"memory://{uuid.uuid4().hex}")
 
 
 def _setting(key: str, value: Any) -> Change:
@@ -172,10 +164,6 @@ class TestTouching:
 
 class TestOldFiles:
     """Whoever takes a lease on a file that came of age renews it, and looks after the version."""
-
-    @pytest.fixture
-    def local(self, tmp_path: Path) -> LocalStore:
-        return LocalStore(tmp_path / "store")
 
     def _let_pass(self, store: LocalStore, seconds: float) -> None:
         for shared in leases._shared.values():

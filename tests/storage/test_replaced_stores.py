@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import featurestore as fs
 from featurestore.errors import ConflictError, CorruptionError
 from featurestore.storage import acknowledged
-from featurestore.storage.backends import open_object_store
 from featurestore.storage.commit_log import Change, CommitLog
 from featurestore.storage.fileset import write_fileset
 from featurestore.storage.head_search import find_newest_version, last_version
@@ -24,18 +22,6 @@ from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.sealed_json import seal, unseal
 from featurestore.storage.snapshot_file import SnapshotFile, read_commit, snapshot_path
 from featurestore.storage.verification import verify, verify_store
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    if request.param == "local":
-        return LocalStore(tmp_path / "store")
-    return open_object_store(f"memory://{uuid.uuid4().hex}")
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "store")
 
 
 def _setting(key: str) -> Change:

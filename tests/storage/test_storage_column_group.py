@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from featurestore.errors import (
 )
 from featurestore.schema import normalise_type, type_to_text
 from featurestore.storage import column_group, tensor_group
-from featurestore.storage.backends import open_object_store
 from featurestore.storage.column_group import (
     iter_columns,
     new_partition_id,
@@ -44,13 +42,6 @@ from featurestore.storage.tensor_group import read_tensor
 from featurestore.testing.arrow_tables import SIMPLE_TYPES, arrays, tables, types
 
 _PROVENANCE = Provenance("ingest", "inputs")
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    if request.param == "local":
-        return LocalStore(tmp_path / "store")
-    return open_object_store(f"memory://{uuid.uuid4().hex}")
 
 
 def _write(

@@ -71,11 +71,6 @@ def _memory() -> ObjectStore:
     return open_object_store(f"memory://{uuid.uuid4().hex}")
 
 
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    return LocalStore(tmp_path / "store") if request.param == "local" else _memory()
-
-
 def _put(key: str, value: object) -> Any:
     return lambda head: {key: {"value": value}}
 

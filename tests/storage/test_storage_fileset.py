@@ -47,13 +47,6 @@ from featurestore.testing.arrow_tables import tables
 from featurestore.testing.journals import journal_keys
 
 
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    if request.param == "local":
-        return LocalStore(tmp_path / "store")
-    return open_object_store(f"memory://{uuid.uuid4().hex}")
-
-
 def _files() -> st.SearchStrategy[StoredFile]:
     return st.builds(
         StoredFile,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from featurestore.errors import CorruptionError, DiskFullError
-from featurestore.storage.backends import open_object_store
 from featurestore.storage.column_group import write_partition
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.journal import Journal, read_journal_file
@@ -25,13 +23,6 @@ from featurestore.storage.sealed_json import seal
 from featurestore.testing.journals import journal_keys
 
 DAY = 86_400.0
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    if request.param == "local":
-        return LocalStore(tmp_path / "store")
-    return open_object_store(f"memory://{uuid.uuid4().hex}")
 
 
 def entry(store: ObjectStore, group: str, partition: str = "p1") -> PartitionEntry:

@@ -71,13 +71,6 @@ def _publish(log: CommitLog, group: str, entries: list[PartitionEntry]) -> Snaps
     return log.commit(f"publish {group}", change)
 
 
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    if request.param == "local":
-        return LocalStore(tmp_path / "store")
-    return open_object_store(f"memory://{uuid.uuid4().hex}")
-
-
 def _small_store(store: ObjectStore) -> CommitLog:
     """Two versions, two partitions, two groups, a tag, a state, a journal entry."""
     log = CommitLog.create(store)
@@ -209,11 +202,6 @@ def _age(store: ObjectStore, seconds: float, prefix: str = "") -> None:
 
 def _paths(store: ObjectStore) -> set[str]:
     return {info.path for info in store.list("")}
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "store")
 
 
 class TestGc:

@@ -25,7 +25,7 @@ def metadata(layout: TensorLayout = LAYOUT, change: Change = lambda content: Non
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint64", "float16", "float64"])
 @pytest.mark.parametrize("shape", [(0, 1), (1, 1), (7, 4), (4, 3, 2, 5)])
 def test_what_is_written_is_read(dtype: str, shape: tuple[int, ...]) -> None:
-    layout = tensor_layout("e", np.zeros(shape, dtype))
+    layout = tensor_layout("e", np.dtype(dtype), shape)
     assert TensorLayout.parse(layout.metadata("e"), "zarr.json") == layout
     assert TensorLayout.parse(metadata(layout), "zarr.json") == layout  # other white space
 
