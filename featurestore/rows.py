@@ -65,6 +65,7 @@ class RowSet:
         newest = max((one.time_max for one in files.base if one.time_max is not None), default=None)
         with (
             open_source(source, types=types, scratch=self.session.place.scratch) as opened,
+            self.session.all_memory() as reserved,
             ingest_progress(f"append to {self.table}", self.session.place.memory_limit) as report,
         ):
             entries = write_partitions(
@@ -74,7 +75,8 @@ class RowSet:
                 schema=base.fields,
                 after=newest,
                 first_sequence=len(files.base),
-                memory_limit=self.session.memory_left(),
+                memory_limit=self.session.place.memory_limit,
+                reserved=reserved,
                 on_progress=self.session.touching(report),
                 existing=files.base,
                 scratch=self.session.place.scratch,
@@ -176,17 +178,19 @@ class RowSet:
     ) -> list[PartitionEntry]:
         for one in touched.cut:
             require_intact(self.session.objects, one)
-        return write_partitions(
-            self.session.objects,
-            rows,
-            files.entry,
-            schema=files.groups[BASE_GROUP].fields,
-            after=None,
-            first_sequence=touched.position,
-            memory_limit=self.session.memory_left(),
-            on_progress=self.session.touching(report),
-            scratch=self.session.place.scratch,
-        )
+        with self.session.all_memory() as reserved:
+            return write_partitions(
+                self.session.objects,
+                rows,
+                files.entry,
+                schema=files.groups[BASE_GROUP].fields,
+                after=None,
+                first_sequence=touched.position,
+                memory_limit=self.session.place.memory_limit,
+                reserved=reserved,
+                on_progress=self.session.touching(report),
+                scratch=self.session.place.scratch,
+            )
 
     # --- delete --------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from featurestore.configuration import directory, load_configuration
 from featurestore.enforcement import enforced
 from featurestore.errors import InvalidInputError
+from featurestore.execution.budget import budget_of
 from featurestore.execution.dask import Executor
 from featurestore.execution.room import Need, require_room
 from featurestore.execution.sites import reserved_bytes
@@ -165,20 +166,22 @@ class Session:
         with Leases(self.objects).join(self.log.read(0)):
             return self.log.commit(operation, change, requires=files)
 
-    def memory_left(self) -> int:
-        """Return the bytes of the memory limit that are not reserved: see ``execution.budget``.
+    @contextmanager
+    def all_memory(self) -> Iterator[int]:
+        """Hold all that the memory limit leaves, as soon as no other work does; yield what is in use.
+
+        For work that makes use of whatever there is, as sorting does. See ``execution.budget``.
 
         Raises
         ------
         MemoryLimitError
             If nothing is left.
         """
-        place = self.place
-        reserved = reserved_bytes(place.engine)
-        require_room(
-            Need("any work", 1), place.memory_limit, reserved, "free what the process holds"
-        )
-        return place.memory_limit - reserved
+        place, budget = self.place, budget_of()
+        limit, reserved = place.memory_limit, reserved_bytes(place.engine)
+        require_room(Need("any work", 1), limit, reserved, "free what the process holds")
+        with budget.admit(limit - reserved, limit, waits=not budget.held_here):
+            yield reserved
 
     def files(self, table: str, snapshot: Snapshot | None = None) -> TableFiles:
         return load_table_files(self.objects, snapshot or self.snapshot(), table)

@@ -219,6 +219,7 @@ class FeatureStore:
         with (
             self._session.limited(memory_limit).writing_newest() as (session, _),
             open_source(source, types=types, scratch=session.place.scratch) as opened,
+            session.all_memory() as reserved,
             ingest_progress(f"ingest {name}", session.place.memory_limit) as report,
         ):
             entries = write_partitions(
@@ -228,7 +229,8 @@ class FeatureStore:
                 schema=None,
                 after=None,
                 first_sequence=0,
-                memory_limit=session.memory_left(),
+                memory_limit=session.place.memory_limit,
+                reserved=reserved,
                 scratch=session.place.scratch,
                 on_progress=session.touching(report),
             )

@@ -20,6 +20,7 @@ from typing import Final
 import pyarrow as pa
 
 from featurestore.errors import MemoryLimitError
+from featurestore.execution.room import smallest_limit
 from featurestore.units import format_bytes
 
 _LEAST: Final = 256 << 10
@@ -48,6 +49,8 @@ class IngestMemory:
         Number of columns.
     kept : int
         What allocators keep, see :func:`kept_bytes`.
+    reserved : int
+        Bytes that the process holds besides: what the caller calls the limit has them in it.
 
     Raises
     ------
@@ -60,17 +63,19 @@ class IngestMemory:
     reader: int = 0
     columns: int = 0
     kept: int = 0
+    reserved: int = 0
 
     def __post_init__(self) -> None:
-        least = self._fixed + 2 * self.partition + 3 * _LEAST
-        if least > self.limit:
+        rows = 2 * self.partition + 3 * _LEAST
+        if self._fixed + rows > self.limit:
+            least = self._least_for(rows)
             fitting = (self.limit - self._fixed) // 4
             smaller = f"lower partition_bytes to {fitting} ({format_bytes(fitting)}), or "
             raise MemoryLimitError(
                 f"ingest of partitions of {format_bytes(self.partition)} needs "
-                f"{format_bytes(least)}{self._reading()}; the memory limit is "
-                f"{format_bytes(self.limit)}",
-                f"{smaller if fitting >= _LEAST else ''}raise memory_limit to at least {least}",
+                f"{format_bytes(least)}{self._reading()}{_limit(self.limit, self.reserved)}",
+                f"{smaller if fitting >= _LEAST else ''}raise memory_limit to at least "
+                f"{smallest_limit(least, self.reserved)}",
             )
 
     def _reading(self) -> str:
@@ -79,7 +84,19 @@ class IngestMemory:
     @property
     def _fixed(self) -> int:
         """Bytes that are needed whatever the size of runs and partitions."""
-        return self.reader + _COLUMN * self.columns + self.kept + 4 * self.batch
+        return self._without_batches + 4 * self.batch
+
+    @property
+    def _without_batches(self) -> int:
+        return self.reader + _COLUMN * self.columns + self.kept
+
+    def _least_for(self, rows: int) -> int:
+        """Return the least limit that has room for so many bytes of runs and partitions.
+
+        Batches grow with the limit: they are a 64th of it, four times, so a 60th of the rest.
+        """
+        rest = self._without_batches + rows
+        return rest + 4 * min(_MOST_BATCH, max(_LEAST, -(-rest // 60)))
 
     @property
     def free(self) -> int:
@@ -111,13 +128,13 @@ class IngestMemory:
         ------
         MemoryLimitError
         """
-        peak = self._fixed + 3 * max(group, self.run) + 2 * (self.partition + group)
-        if group > self.run and peak > self.limit:
+        rows = 3 * group + 2 * (self.partition + group)
+        if group > self.run and self._fixed + rows > self.limit:
+            least = self._least_for(rows)
             raise MemoryLimitError(
-                f"{where} take {format_bytes(group)} and are kept together; sorting "
-                f"and writing them needs {format_bytes(peak)}{self._reading()}, the memory limit "
-                f"is {format_bytes(self.limit)}",
-                f"raise memory_limit to at least {peak}, or {remedy}",
+                f"{where} take {format_bytes(group)} and are kept together; sorting and writing them "
+                f"needs {format_bytes(least)}{self._reading()}{_limit(self.limit, self.reserved)}",
+                f"raise memory_limit to at least {smallest_limit(least, self.reserved)}, or {remedy}",
             )
 
 
@@ -135,7 +152,15 @@ def kept_bytes(size: int) -> int:
     return min(_KEPT.get(pa.default_memory_pool().backend_name, _KEPT_BY_OTHERS), size)
 
 
-def check_reading(limit: int, reader: int, columns: int, batch: int, source: str) -> None:
+def _limit(left: int, reserved: int) -> str:
+    """Return the end of a message: what the limit is, and how much of it is in use."""
+    beside = f" beside {format_bytes(reserved)} already in use" if reserved else ""
+    return f"{beside}; the memory limit is {format_bytes(left + reserved)}"
+
+
+def check_reading(
+    limit: int, reader: int, columns: int, batch: int, source: str, reserved: int = 0
+) -> None:
     """Refuse a source whose pages, blocks or stored batches alone do not fit the limit.
 
     Raises
@@ -147,8 +172,8 @@ def check_reading(limit: int, reader: int, columns: int, batch: int, source: str
     if needed > limit:
         raise MemoryLimitError(
             f"reading {source} takes up to {format_bytes(needed)}: its {columns} columns have "
-            f"pages, lines or batches of {format_bytes(reader)} that are read as a whole; the memory "
-            f"limit is {format_bytes(limit)}",
-            f"raise memory_limit, to at least {2 * needed} for the whole ingest, or write the source "
-            "in smaller pages or batches, without overlong texts",
+            f"pages, lines or batches of {format_bytes(reader)} that are read as a whole"
+            f"{_limit(limit, reserved)}",
+            f"raise memory_limit, to at least {smallest_limit(2 * needed, reserved)} for the whole "
+            "ingest, or write the source in smaller pages or batches, without overlong texts",
         )

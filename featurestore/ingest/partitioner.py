@@ -39,6 +39,7 @@ def write_partitions(
     after: int | None,
     first_sequence: int,
     memory_limit: int,
+    reserved: int = 0,
     on_progress: Progress | None = None,
     existing: Sequence[PartitionEntry] = (),
     scratch: Path | Scratch | None = None,
@@ -60,7 +61,9 @@ def write_partitions(
     first_sequence : int
         Number of the first new partition.
     memory_limit : int
-        Bytes to use above what the process holds after imports.
+        Bytes that the process may hold beyond its imports.
+    reserved : int
+        Bytes of them that it holds already, imports included where the limit counts them.
     on_progress : callable, optional
         ``on_progress(rows_done, rows_in_all_or_None, phase)``.
     existing : sequence of PartitionEntry
@@ -93,12 +96,11 @@ def write_partitions(
     columns = table_schema(source, entry)
     place = Scratch.of(scratch)
     # Small batches for the survey; how large a partition can be is known only after it.
-    least = IngestMemory(memory_limit, min(entry.partition_bytes, memory_limit // 4))
-    check_reading(
-        memory_limit, source.reading_bytes, len(columns.names), least.batch, source.files[0]
-    )
+    left, file = memory_limit - reserved, source.files[0]
+    least = IngestMemory(left, min(entry.partition_bytes, left // 4), reserved=reserved)
+    check_reading(left, source.reading_bytes, len(columns.names), least.batch, file, reserved)
     found = survey(source, columns, after, least.batch, on_progress)
-    memory = _memory(found, entry, memory_limit, source, columns)
+    memory = _memory(found, entry, left, reserved, source, columns)
     duplicates = Duplicates(columns, entry.duplicates)
     runs = Runs(source, columns, found, memory, place, on_progress)
     rows = _unique(store, runs, source, columns, found, memory, duplicates, existing, place)
@@ -119,12 +121,12 @@ def write_partitions(
 
 
 def _memory(
-    found: Survey, entry: TableEntry, limit: int, source: Source, schema: TableSchema
+    found: Survey, entry: TableEntry, left: int, reserved: int, source: Source, schema: TableSchema
 ) -> IngestMemory:
     """Return how the limit is shared out, or refuse rows that would not fit however it is."""
     partition = min(entry.partition_bytes, max(found.bytes, 1))
     memory = IngestMemory(
-        limit, partition, source.reading_bytes, len(schema.names), kept_bytes(found.bytes)
+        left, partition, source.reading_bytes, len(schema.names), kept_bytes(found.bytes), reserved
     )
     memory.check_group(
         found.widest, "the values of one row", "shorten or leave out its longest value"

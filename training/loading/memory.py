@@ -18,6 +18,7 @@ from typing import Final
 
 from featurestore.dataset.batch import DatasetPart, DatasetSchema
 from featurestore.errors import MemoryLimitError
+from featurestore.execution.room import smallest_limit
 from featurestore.units import format_bytes
 from training.loading.layout import pack_layout
 from training.loading.order import EpochOrder
@@ -94,7 +95,7 @@ class Projection:
             f"{self.activity} is projected to take {format_bytes(self.peak)} (this process held "
             f"{format_bytes(self.reserved)}; the largest term is {largest.what}, "
             f"{format_bytes(largest.bytes)}); the memory limit is {format_bytes(self.limit)}",
-            f"set memory_limit to at least {self.peak // 2**20 + 1}MiB"
+            f"set memory_limit to at least {smallest_limit(self.added, self.reserved)}"
             + (f", or {self.remedy}" if self.remedy else ""),
         )
 

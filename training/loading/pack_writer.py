@@ -97,10 +97,10 @@ def _fill(
             for key, one in layout.items()
             if one.rows
         }
-        done = 0
+        done, budget = 0, budget_of()
         for partition, rows in enumerate(part.partition_rows):
             before = done
-            with budget_of().admit(memory.added, memory.limit):
+            with budget.admit(memory.added, memory.limit, waits=not budget.held_here):
                 for batch in part.slices(partition, slice_bytes(memory)):
                     done += _write_rows(batch, layout, files)
                     advance(done)
