@@ -48,6 +48,7 @@ bench: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/add_feature.py --small
 	$(BIN)/python benchmarks/memory.py --small
 	$(BIN)/python benchmarks/commits.py --small
+	$(BIN)/python benchmarks/allocators.py --small
 
 clean:
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -74,22 +74,28 @@ def tree_bytes(path: Path) -> int:
     return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
 
 
-def run_case(script: str, case: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def run_case(
+    script: str, case: str, arguments: Mapping[str, Any], seconds: float | None = None
+) -> dict[str, Any]:
     """Run one case of a script in a fresh process and return its result.
 
-    A case that fails, also by running out of memory, gives ``{"error": ...}``.
+    A case that fails, also by running out of memory or of ``seconds``, gives ``{"error": ...}``.
     """
     with tempfile.NamedTemporaryFile(suffix=".json") as answer:
         command = [sys.executable, script, "--case", case, "--arguments", json.dumps(arguments)]
         root = str(Path(__file__).parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        done = subprocess.run(
-            [*command, "--answer", answer.name],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [*command, "--answer", answer.name],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            return {"error": f"stopped: it was not done after {seconds:.0f} seconds"}
         if done.returncode == -signal.SIGKILL:
             return {"error": "killed: it took more memory than the limit"}
         if done.returncode:

@@ -7,6 +7,7 @@ a program holds; resident memory adds pages of mapped files (a loader's pack), w
 when it needs them.
 
     python benchmarks/memory.py [--small] [--rows N] [--factors 1,4,16,64] [--steps ingest,rolling]
+                                [--patience SECONDS]
 
 Writes a table to the terminal, and ``memory.json`` and ``.png`` to ``benchmarks/out``.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,8 @@ def draw(results: Results, limit: int) -> Path:
     for axes in grid[len(steps) :]:
         axes.set_visible(False)
     grid[0].set_ylabel("peak memory (MiB)")
-    grid[0].legend(fontsize=7)
+    marks = grid[0].get_legend_handles_labels()
+    picture.legend(*marks, loc="outside lower center", ncols=4, fontsize=7)
     path = OUT / "memory.png"
     picture.savefig(path)
     return path
@@ -86,9 +89,25 @@ def small_cases() -> list[str]:
 
 
 def measure_all(
-    cases: list[str], rows: int, columns: int, factors: list[int], partition: str, limit: str
+    cases: list[str],
+    rows: int,
+    columns: int,
+    factors: list[int],
+    partition: str,
+    limit: str,
+    patience: float | None = None,
+    after_each: Callable[[Results], object] = lambda _: None,
 ) -> Results:
-    """Run every case at every size; the store's own in their order, on one store for each size."""
+    """Run every case at every size; the store's own in their order, on one store for each size.
+
+    Parameters
+    ----------
+    patience : float, optional
+        Seconds after which a case is ended. One that ended is not tried with more rows.
+    after_each : callable, optional
+        Gets the results so far after each size, so that a run that is stopped leaves them.
+    """
+    ended: set[str] = set()
     results: Results = []
     for factor in factors:
         with tempfile.TemporaryDirectory(prefix="memory-") as folder:
@@ -102,10 +121,15 @@ def measure_all(
             size = tree_bytes(source)
             for case in cases:
                 tool, step = case.split(" ", 1)
-                found = run_case(str(Path(__file__).resolve()), case, arguments)
+                found = {"error": "ended before: it did so with fewer rows"}
+                if case not in ended:
+                    found = run_case(str(Path(__file__).resolve()), case, arguments, patience)
+                if "error" in found:
+                    ended.add(case)
                 about = {"case": case, "tool": tool, "step": step, "factor": factor}
                 results.append({**about, "data_bytes": size, **found})
                 shutil.rmtree(f"{folder}/made.parquet.dask", ignore_errors=True)
+        after_each(results)
     return results
 
 
@@ -128,7 +152,7 @@ def report(results: Results, factors: list[int], limit: str, partition: str) -> 
 
 def _cell(result: dict[str, Any]) -> str:
     if "error" in result:
-        return "killed" if result["error"].startswith("killed") else "failed"
+        return result["error"].split(":")[0] if ":" in result["error"] else "failed"
     return f"{result['peak_bytes'] / MIB:,.0f} ({result['anonymous_bytes'] / MIB:,.0f})"
 
 
@@ -137,23 +161,31 @@ def _seconds(result: dict[str, Any]) -> str:
 
 
 def compare(
-    cases: list[str], rows: int, columns: int, factors: list[int], partition: str, limit: str
+    cases: list[str],
+    rows: int,
+    columns: int,
+    factors: list[int],
+    partition: str,
+    limit: str,
+    patience: float | None,
 ) -> None:
     from featurestore.units import parse_bytes
 
-    results = measure_all(cases, rows, columns, factors, partition, limit)
-    report(results, factors, limit, partition)
     configuration = {
         "rows": rows, "columns": columns, "factors": factors,
         "memory_limit": limit, "partition_bytes": partition,
     }  # fmt: skip
-    path = save("memory", configuration, results)
-    print(f"saved {path} and {draw(results, parse_bytes(limit))}")
+    results = measure_all(
+        cases, rows, columns, factors, partition, limit, patience,
+        after_each=lambda found: save("memory", configuration, found),
+    )  # fmt: skip
+    report(results, factors, limit, partition)
+    print(f"saved {OUT / 'memory.json'} and {draw(results, parse_bytes(limit))}")
     failed = [one for one in results if "error" in one]
     for one in failed:
         print(f"{one['case']} at {one['factor']}x: {one['error']}")
     if any(one["tool"] == "featurestore" for one in failed):
-        raise SystemExit("featurestore did not keep its limit")
+        raise SystemExit("featurestore did not do all steps within the limit")
 
 
 def main() -> None:
@@ -163,17 +195,21 @@ def main() -> None:
     parser.add_argument("--factors", default="1,4,16,64")
     parser.add_argument("--partition-bytes", default="32MiB")
     parser.add_argument("--memory-limit", default="1GiB")
+    parser.add_argument("--patience", type=float, help="end a case after so many seconds")
     parser.add_argument("--steps", default=",".join(STEPS))
     given = parse(parser, CASES, "50,000 rows x 16 columns, 1x and 4x, some steps")
     if given is None:
         return
     if given.small:
-        compare(small_cases(), 50_000, 16, [1, 4], "2MiB", given.memory_limit)
+        compare(small_cases(), 50_000, 16, [1, 4], "2MiB", given.memory_limit, given.patience)
         return
     steps = {"ingest", *given.steps.split(",")}  # without which there is no store
     cases = [case for case in CASES if case.split(" ", 1)[1] in steps]
     factors = sorted(int(one) for one in given.factors.split(","))
-    compare(cases, given.rows, given.columns, factors, given.partition_bytes, given.memory_limit)
+    compare(
+        cases, given.rows, given.columns, factors, given.partition_bytes, given.memory_limit,
+        given.patience,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

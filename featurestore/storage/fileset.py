@@ -15,10 +15,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
 
+from featurestore.allocators import release_freed
 from featurestore.errors import CorruptionError, NotFoundError
 from featurestore.fingerprint import Json, canonical_json, digest
 from featurestore.storage.arrow_bounds import read_arrow_file
@@ -36,6 +38,9 @@ from featurestore.storage.records import (
 FILESETS: Final = "filesets"
 MAX_BYTES: Final = 2**30
 _CACHED_PARTITIONS: Final = 200_000  # some 200 MB of records at most
+_WORTH_RELEASING: Final = 2**20
+_AT_ONCE: Final = 16
+"""Entries that are dictionaries at a time, on their way from and to Arrow: 250 kB each with 250 columns."""
 
 _FILE: Final = pa.struct(
     [
@@ -85,22 +90,26 @@ class _Content:
         self.definition: bytes = (table.schema.metadata or {}).get(_DEFINITION, b"")
         self.partitions = int(table.num_rows)
         self._path = path
-        self._table = table
-        self._entries: tuple[PartitionEntry, ...] | None = None
+        self._held: pa.Table | tuple[PartitionEntry, ...] = table
 
     def entries(self) -> tuple[PartitionEntry, ...]:
-        if self._entries is None:  # two threads at once decode the same
-            rows = self._table.to_pylist()
-            self._entries = read_as(
-                f"fileset in {self._path}", lambda: tuple(_from_row(row) for row in rows)
-            )
-        return self._entries
+        held = self._held
+        if isinstance(held, tuple):
+            return held
+        # Two threads at once decode the same.
+        self._held = entries = read_as(f"fileset in {self._path}", partial(_all_decoded, held))
+        worth_releasing = held.nbytes > _WORTH_RELEASING
+        del held
+        if worth_releasing:
+            release_freed()
+        return entries
 
     def provenance(self) -> dict[str, Provenance]:
-        if self._entries is not None:
-            return {one.partition: one.provenance for one in self._entries}
+        held = self._held
+        if isinstance(held, tuple):
+            return {one.partition: one.provenance for one in held}
         names = ("partition", "definition", "inputs", "state")
-        columns = [self._table[one] for one in names if one in self._table.column_names]
+        columns = [held[one] for one in names if one in held.column_names]
         if any(one.null_count for one in columns):
             raise CorruptionError(f"{self._path} lacks a partition's provenance", _REMEDY)
         rows = zip(*(one.to_pylist() for one in columns), strict=True)
@@ -169,11 +178,16 @@ def write_fileset(
     schema = _SCHEMA
     if definition is not None:
         schema = schema.with_metadata({_DEFINITION: canonical_json(definition)})
-    table = pa.Table.from_pylist([_to_row(entry) for entry in entries], schema=schema)
+    table = _encoded(entries, schema)
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    # In this thread, which alone can give back what it allocates.
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     with pa.ipc.new_file(sink, schema, options=options) as writer:
         writer.write_table(table)
+    worth_releasing = table.nbytes > _WORTH_RELEASING
+    del table
+    if worth_releasing:
+        release_freed()
     path = f"{FILESETS}/{secrets.token_hex(12)}.arrow"
     file = write_hashed(store, path, memoryview(sink.getvalue()))
     return FilesetRef(file, len(entries), sum(entry.rows for entry in entries))
@@ -332,6 +346,20 @@ def _fits(found: Any, wanted: Any) -> bool:
         else member.name not in names and member.name in _OPTIONAL
         for member in wanted
     )
+
+
+def _encoded(entries: Sequence[PartitionEntry], schema: pa.Schema) -> pa.Table:
+    blocks = [
+        pa.Table.from_pylist([_to_row(one) for one in entries[start : start + _AT_ONCE]], schema)
+        for start in range(0, len(entries), _AT_ONCE)
+    ]
+    return pa.concat_tables(blocks).combine_chunks() if blocks else schema.empty_table()
+
+
+def _all_decoded(table: pa.Table) -> tuple[PartitionEntry, ...]:
+    starts = range(0, table.num_rows, _AT_ONCE)
+    blocks = (table.slice(start, _AT_ONCE).to_pylist() for start in starts)
+    return tuple(_from_row(row) for rows in blocks for row in rows)
 
 
 def _to_row(entry: PartitionEntry) -> dict[str, Any]:

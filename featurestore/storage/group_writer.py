@@ -29,7 +29,7 @@ from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.parquet_footer import parquet_footer
 from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
 from featurestore.storage.row_width import widest_row
-from featurestore.storage.tensor_group import TensorLayout, TensorWriter, tensor_layout_of
+from featurestore.storage.tensor_group import TensorLayout, TensorWriter, tensor_layout
 
 DATA: Final = "data"
 ROW_GROUP_ROWS: Final = 65_536
@@ -196,7 +196,7 @@ class GroupWriter:
     def _begin(self, scalars: pa.Table, tensors: Tensors) -> None:
         """Open the files, now that columns and types are known."""
         layouts = {
-            name: tensor_layout_of(name, values.dtype, (self._rows, *values.shape[1:]))
+            name: tensor_layout(name, values.dtype, (self._rows, *values.shape[1:]))
             for name, values in tensors.items()
         }
         self._form = _Form(scalars.schema, layouts)

@@ -22,6 +22,7 @@ from typing import Any, Final
 from featurestore.errors import CorruptionError, NotFoundError
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import Field, TableSchema, check_name, type_from_text, type_to_text
+from featurestore.storage.counts import Counts
 from featurestore.storage.record_checks import count, counts, read_as, text, texts, whole
 
 FORMAT_VERSION: Final = 2
@@ -129,12 +130,15 @@ class PartitionEntry:
         check_name(self.partition, "partition")
         if self.rows < 0:
             raise CorruptionError(f"partition {self.partition} has {self.rows} rows")
+        object.__setattr__(self, "column_bytes", Counts(self.column_bytes))
+        object.__setattr__(self, "nulls", Counts(self.nulls))
 
     def all_files(self) -> tuple[StoredFile, ...]:
         return (*self.files, *(one for files in self.tensors.values() for one in files))
 
     def to_json(self) -> dict[str, Json]:
         """Return the entry as JSON values (the journal's form)."""
+        source = self.provenance
         return {
             "partition": self.partition,
             "rows": self.rows,
@@ -143,11 +147,7 @@ class PartitionEntry:
                 name: [[f.path, f.bytes, f.checksum, f.footer] for f in files]
                 for name, files in self.tensors.items()
             },
-            "provenance": [
-                self.provenance.definition,
-                self.provenance.inputs,
-                self.provenance.state,
-            ],
+            "provenance": [source.definition, source.inputs, source.state],
             "decoded_bytes": self.decoded_bytes,
             "column_bytes": dict(self.column_bytes),
             "widest_row": self.widest_row,

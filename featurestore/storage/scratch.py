@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from featurestore.errors import DiskFullError, LimitError
 from featurestore.units import format_bytes
@@ -50,6 +51,10 @@ class Scratch:
     def of(cls, place: Path | Scratch | None) -> Scratch:
         """Return scratch space in a folder, or the one that is given."""
         return place if isinstance(place, Scratch) else cls(place)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process has files of its own there."""
+        return Scratch, (self.folder, self.limit)
 
     @property
     def used(self) -> int:

@@ -141,36 +141,6 @@ class TensorLayout:
         return sorted(name for name in names if name not in own or given[name] != own[name])
 
 
-def write_tensor(
-    store: ObjectStore, directory: str, column: str, values: npt.NDArray[Any]
-) -> tuple[StoredFile, ...]:
-    """Write one column of one partition as a Zarr array; nothing is synced.
-
-    Parameters
-    ----------
-    store : ObjectStore
-    directory : str
-        The array's folder, ending in ``.zarr``; must not exist.
-    column : str
-        Its name, for people who open the array.
-    values : array of shape ``[rows, ...]``
-        Integers or floats of 1 to 8 bytes, in any memory order; ``rows`` may be 0.
-
-    Returns
-    -------
-    tuple of StoredFile
-        ``zarr.json``, then the chunks in order.
-
-    Raises
-    ------
-    SchemaError
-        If the element type or the shape cannot be stored.
-    """
-    writer = TensorWriter(store, directory, column, tensor_layout(column, values))
-    writer.write(values)
-    return writer.finish()
-
-
 class TensorWriter:
     """Writes one column of one partition as a Zarr array, in runs of rows; nothing is synced.
 
@@ -257,7 +227,7 @@ class TensorWriter:
         self._files.append(write_hashed(self._store, path, data))
 
 
-def tensor_layout(column: str, values: npt.NDArray[Any]) -> TensorLayout:
+def tensor_layout(column: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorLayout:
     """Return how an array is laid out: equal chunks of at most about 16 MiB, at least one row each.
 
     Raises
@@ -265,11 +235,6 @@ def tensor_layout(column: str, values: npt.NDArray[Any]) -> TensorLayout:
     SchemaError
         If it has no row dimension, an empty inner dimension, or elements that are not numbers.
     """
-    return tensor_layout_of(column, values.dtype, tuple(values.shape))
-
-
-def tensor_layout_of(column: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorLayout:
-    """Return how an array of that type and shape is laid out; see :func:`tensor_layout`."""
     dtype = dtype.newbyteorder("=")
     if dtype.name not in _TYPES:
         raise SchemaError(

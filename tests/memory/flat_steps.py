@@ -18,10 +18,14 @@ import narwhals as nw
 
 import featurestore as fs
 from featurestore.allocators import release_freed
+from featurestore.execution.sites import own_site
 from featurestore.transforms.base import Transformer
 from featurestore.watermark import watermark
 
+MIB = 2**20
 LIMIT = "600MiB"
+SORTING = 64 * MIB
+"""What is left of the limit where rows are sorted, which fills all that is left: the smaller table too."""
 READ_ROWS = 10_000
 
 Work = Callable[[fs.FeatureStore, Path, str], object]
@@ -55,6 +59,11 @@ def build(name: str) -> Work:
     return work
 
 
+def wide(store: fs.FeatureStore, folder: Path, size: str) -> object:
+    """A feature of a table of many columns and small partitions, with all that is known of each."""
+    return store.table(f"{size}_wide").add(fs.Expression(ratio=nw.col("x0") / nw.col("x1")))
+
+
 def fit(store: fs.FeatureStore, folder: Path, size: str) -> object:
     columns = [f"x{one}" for one in range(8)]
     pipeline = fs.Pipeline(fs.Standardize(columns), fs.Categorify("place"))
@@ -76,6 +85,16 @@ def verify(store: fs.FeatureStore, folder: Path, size: str) -> object:
     return report
 
 
+def pack(store: fs.FeatureStore, folder: Path, size: str) -> object:
+    """Learn a pipeline and write a pack; its pages are not mapped yet."""
+    import training
+
+    columns = [f"x{one}" for one in range(8)]
+    pipeline = fs.Pipeline(fs.Impute(columns), fs.Standardize(columns))
+    data = store.table(f"{size}_readings").dataset(columns, "label", pipeline=pipeline)
+    return training.Loader(data.all, 1024, "global", cache=folder / "packs").pack
+
+
 def compact(store: fs.FeatureStore, folder: Path, size: str) -> object:
     return store.table(f"{size}_readings").compact("6MiB")
 
@@ -85,15 +104,15 @@ def delete(store: fs.FeatureStore, folder: Path, size: str) -> object:
 
 
 def replace(store: fs.FeatureStore, folder: Path, size: str) -> object:
-    # All times, half of the rows: each second one is in the first half of the files.
-    files = sorted((folder / size).glob("readings-*.parquet"))
-    source = [str(one) for one in files[: len(files) // 2]]
-    return store.table(f"{size}_readings").replace(source, (None, None))
+    # All but the first file: every eighth row goes, and each partition gives way.
+    source = [str(one) for one in sorted((folder / size).glob("readings-*.parquet"))[1:]]
+    within = store.with_limit(own_site("polars", 2).reserved_bytes + SORTING)
+    return within.table(f"{size}_readings").replace(source, (None, None))
 
 
 OPERATIONS: dict[str, Work] = {
     **{name: build(name) for name in TRANSFORMERS},
-    **{one.__name__: one for one in (fit, read, verify, compact, delete, replace)},
+    **{one.__name__: one for one in (wide, fit, pack, read, verify, compact, delete, replace)},
 }
 
 

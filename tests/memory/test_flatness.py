@@ -1,9 +1,9 @@
 """Ten times the rows take no more memory: the peak of the whole process, for operations on tables.
 
 Each measurement runs in a fresh process, after the same operation on a small table. The smaller table
-already has more partitions than the limit and two workers let in at once, so what is seen is what
-grows with rows and partitions: entries, journals, states, graphs of tasks. Ingest and loaders have
-tests of their own.
+already has more partitions than the limit and two workers let in at once, and fills the buffers of what
+sorts, so what is seen is what grows with rows and partitions: entries, journals, states, graphs of
+tasks. Ingest and epochs have tests of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import featurestore as fs
@@ -29,7 +31,7 @@ MIB: Final = 2**20
 ROWS: Final = {"warm": 5_000, "one": 200_000, "ten": 2_000_000}
 MOST: Final = 1.05
 ATTEMPTS: Final = 3
-ALWAYS: Final = ("rolling", "fit", "verify", "delete")
+ALWAYS: Final = ("rolling", "fit", "pack", "verify", "delete")
 SLOW: Final = (
     "expression",
     "calendar",
@@ -45,12 +47,8 @@ SLOW: Final = (
     "compact",
     "replace",
 )
-
-
-def write_files(folder: Path) -> None:
-    for size, rows in ROWS.items():
-        write_readings(folder / size, rows, 8)
-        write_quotes(folder / size / "quotes.parquet", rows // SENSORS)
+WIDE: Final = {"warm": 1_000, "one": 5_000, "ten": 50_000}
+"""Rows of tables of 250 columns, in partitions of some 125 rows."""
 
 
 def make_store(files: Path, place: Path, sizes: Sequence[str], partition_bytes: str) -> Path:
@@ -59,17 +57,18 @@ def make_store(files: Path, place: Path, sizes: Sequence[str], partition_bytes: 
     weights = pl.DataFrame({"sensor": names, "weight": [float(len(one)) for one in names]})
     store.ingest("sensors", weights, key="sensor")
     for size in sizes:
-        for name in ("readings", "quotes"):
+        # Of quotes there are few: their partitions are full in the smaller table too.
+        for name, target in (("readings", partition_bytes), ("quotes", "128KiB")):
             source = str(files / size / f"{name}*.parquet")
             store.ingest(
-                f"{size}_{name}", source, key="sensor", time="time", partition_bytes=partition_bytes
+                f"{size}_{name}", source, key="sensor", time="time", partition_bytes=target
             )
     return place
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of all sizes, and a store of all of them in partitions of 3 MiB."""
+    """Files of all sizes, and a store of all of them in partitions of 3 MiB (128 KiB for quotes)."""
     folder = tmp_path_factory.mktemp("flatness")
     for size, rows in ROWS.items():
         write_readings(folder / size, rows, 8)
@@ -129,6 +128,26 @@ def require_flat(operation: str, files: Path, folder: Path) -> None:
 @pytest.mark.parametrize("operation", ALWAYS)
 def test_ten_times_the_rows_take_no_more(operation: str, files: Path, tmp_path: Path) -> None:
     require_flat(operation, files, tmp_path)
+
+
+@pytest.mark.slow
+def test_ten_times_the_partitions_of_a_wide_table_take_no_more(tmp_path: Path) -> None:
+    """What is known of a partition of 250 columns is little, though there are hundreds of them."""
+    files = tmp_path / "files"
+    store = fs.FeatureStore.create(files / "store", memory_limit="16GiB", workers=2)
+    for size, rows in WIDE.items():
+        (files / size).mkdir()
+        data = wide_rows(rows)
+        store.ingest(f"{size}_wide", data, key="k", time="time", partition_bytes="128KiB")
+    require_flat("wide", files, tmp_path)
+
+
+def wide_rows(rows: int) -> pa.Table:
+    values = np.random.default_rng(0).standard_normal((250, rows), dtype=np.float32)
+    times = pa.array(np.arange(rows) // 10).cast(pa.timestamp("s"))
+    return pa.table(
+        {"k": np.arange(rows), "time": times, **{f"x{at}": one for at, one in enumerate(values)}}
+    )
 
 
 @pytest.mark.slow
