@@ -210,6 +210,7 @@ class FeatureSet:
             engine_name=place.engine,
             memory_limit=place.memory_limit,
             executor=place.executor,
+            scratch=place.scratch,
             cardinalities=self.cardinalities(files, columns),
             lineage=lineage(files, self.session.sources(files), columns),
             lease=lease,

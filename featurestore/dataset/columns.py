@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from featurestore.dataset.assembly import dataset_schema
 from featurestore.errors import DefinitionError, MissingColumnError
@@ -39,6 +39,8 @@ class DatasetColumns:
         The columns a model is fed, in order: the features, then what the pipeline added. Features
         that have no form a model understands and that the pipeline turned into new columns (a time
         into its parts) are left out.
+    reads : tuple of str
+        Columns of the table that rows of the dataset are made of; follows from the others.
     """
 
     features: tuple[str, ...]
@@ -47,15 +49,15 @@ class DatasetColumns:
     inputs: TableSchema
     outputs: TableSchema
     model: tuple[str, ...]
+    # Once, not for each partition: it takes time in proportion to columns and steps.
+    reads: tuple[str, ...] = field(init=False, compare=False)
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Columns of the table that rows of the dataset are made of."""
+    def __post_init__(self) -> None:
         in_pipeline = self.pipeline.reads(self.inputs)
         wanted = [*self.features, *(name for one in in_pipeline for name in one)]
         if self.label is not None:
             wanted.append(self.label)
-        return tuple(dict.fromkeys(wanted))
+        object.__setattr__(self, "reads", tuple(dict.fromkeys(wanted)))
 
     @property
     def row_bytes(self) -> int:
@@ -137,11 +139,12 @@ def dataset_columns(
             )
         outputs = outputs.with_fields((schema[label],))
     added = [one.name for one in outputs if one.name not in inputs and one.name != label]
+    new = set(added)
     consumed = {
         name
         for step, before in zip(pipeline.steps, schemas[:-1], strict=True)
+        if any(one.name in new for one in step.outputs(before))
         for name in step.inputs(before)
-        if any(one.name in added for one in step.outputs(before))
     }
     model = tuple(
         name for name in names if name not in consumed or _feedable(name, outputs)

@@ -11,7 +11,7 @@ States are combined in table order, whichever partition finished first: equal da
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
@@ -23,17 +23,16 @@ from featurestore.dataset.memory import (
     learning_bytes,
     slice_limits,
     sliced_bytes,
-    state_bytes,
 )
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.engines.protocol import Engine
+from featurestore.execution.combining import CombineWork, learn
 from featurestore.execution.cutting import CutTask, Rows, slices
 from featurestore.execution.room import Need
 from featurestore.execution.task_costs import read_extent
 from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import Json, fingerprint
-from featurestore.plan.costs import combine_bytes
 from featurestore.plan.slicing import SliceLimits
 from featurestore.schema import TableSchema
 from featurestore.storage.states import StateLostError, StateStore
@@ -214,8 +213,7 @@ def _fit_level(
         if wanted:
             tasks.append(_task(wanted, fitted, view, i, within))
     _run(tasks, view, states)
-    for position, step in open_.items():
-        _combine(step, members[position], done[position].key, view, states)
+    _combine(open_, members, done, view, states)
     return done
 
 
@@ -255,13 +253,13 @@ def sized_task(task: SummarizeTask, states: StateStore, within: int) -> tuple[Su
     def needs(one: Extent) -> int:
         return learning_bytes(table, one, rows, steps, lessons)
 
-    limits = slice_limits(table, extent, work, needs, within)
-    size = sliced_bytes(table, extent, limits, needs)
-    if limits is not None:  # the state so far, one of the next slice, and both combined
-        size += 3 * sum(
-            one.step.transformer.state_bytes(one.step.before, _learnt(one, extent))
-            for one in lessons
-        )
+    # In slices: the state so far, one of the next slice, and both combined.
+    carried = 3 * sum(
+        one.step.transformer.state_bytes(one.step.before, _learnt(one, extent)) for one in lessons
+    )
+    whole = needs(extent) <= within
+    limits = None if whole else slice_limits(table, extent, work, needs, within - carried)
+    size = sliced_bytes(table, extent, limits, needs) + (0 if limits is None else carried)
     need = Need(f"learning {_kinds(lessons)}", size, source.partition)
     return replace(task, limits=limits), need
 
@@ -276,25 +274,34 @@ def _kinds(lessons: Sequence[Lesson]) -> str:
 
 
 def _combine(
-    step: Step, members: Sequence[str], key: str, view: TableView, states: StateStore
+    open_: Mapping[int, Step],
+    members: Mapping[int, Sequence[str]],
+    done: Mapping[int, FittedStep],
+    view: TableView,
+    states: StateStore,
 ) -> None:
-    """Combine what was learnt of the partitions, in their order, and keep the result.
+    """Combine what was learnt of the partitions, in their order, and keep the results.
 
     How large the states get is known by now, not before: a vocabulary may be the same everywhere.
     """
-    sizes = states.sizes(set(members))
-    state: State = EMPTY_STATE
-    for number, member in enumerate(members):
-        size = combine_bytes(state_bytes(state), sizes.get(member, 0))
-        need = Need(
-            f"combining what {type(step.transformer).__name__} learnt of {number + 1} partitions",
-            size,
+    if not open_:
+        return
+    reserved = view.reserved_bytes
+    room = max(0, view.memory_limit - reserved)
+    work = {
+        position: CombineWork.of(
+            step.transformer, members[position], states.sizes(set(members[position])), room
         )
+        for position, step in open_.items()
+    }
+    for one in work.values():
+        one.require(view.memory_limit, reserved, view.scratch)
+    for position, one in work.items():
+        need = Need(one.what, one.way.bytes)
         # What is small is not looked at: it would take longer than to combine it.
-        small = size <= _SMALL_STATES
+        small = one.way.bytes <= _SMALL_STATES
         with nullcontext() if small else view.holding(need, "learn from fewer columns"):
-            state = step.transformer.combine(state, states.require(member))
-    states.put(key, step.transformer.finish(state))
+            learn(one, done[position].key, states, view.memory_limit, view.scratch)
 
 
 def _summary_key(

@@ -15,7 +15,7 @@ from featurestore.dataset.assembly import dataset_schema
 from featurestore.dataset.batch import DatasetSchema
 from featurestore.dataset.columns import DatasetColumns
 from featurestore.dataset.fitting import fit_pipeline
-from featurestore.dataset.memory import StepCall, state_bytes
+from featurestore.dataset.memory import StepCall
 from featurestore.dataset.selection import Selection
 from featurestore.dataset.view import TableView
 from featurestore.transforms.base import Partition
@@ -64,10 +64,15 @@ class LearnedColumns:
 
     def calls(self) -> tuple[StepCall, ...]:
         """Return the steps of the fitted pipeline, to tell what applying them takes."""
+        with self._lock:
+            return self._calls
+
+    @cached_property
+    def _calls(self) -> tuple[StepCall, ...]:
         states, pipeline = self.pipeline.states, self.columns.pipeline
         befores = pipeline.schemas(self.columns.inputs)[:-1]
         return tuple(
-            StepCall(step, before, 0 if state is None else state_bytes(state))
+            StepCall.of(step, before, state)
             for step, before, state in zip(pipeline.steps, befores, states, strict=True)
         )
 

@@ -19,7 +19,7 @@ import numpy as np
 from featurestore.dataset.assembly import COLUMNS_AT_ONCE
 from featurestore.dataset.batch import DatasetSchema, Role
 from featurestore.dataset.selection import Selection
-from featurestore.plan.costs import keeping_bytes, reading_bytes
+from featurestore.plan.costs import keeping_bytes, lone_row_bytes, reading_bytes
 from featurestore.plan.slicing import MOST_SLICES, SliceLimits, row_limits, slice_extent
 from featurestore.schema import TableSchema
 from featurestore.storage.row_ranges import batch_bytes
@@ -36,11 +36,29 @@ _CHOOSING_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class StepCall:
-    """One transformer at its place in a pipeline, and the Arrow bytes of what it learnt."""
+    """One transformer at its place in a pipeline, and how much it learnt.
+
+    Parameters
+    ----------
+    transformer : Transformer
+    before : TableSchema
+    state_bytes : int
+        Arrow bytes of its state.
+    state_rows : int
+        The most rows of a table of its state; 0 if nobody knows.
+    """
 
     transformer: Transformer
     before: TableSchema
     state_bytes: int = 0
+    state_rows: int = 0
+
+    @classmethod
+    def of(cls, transformer: Transformer, before: TableSchema, state: State | None) -> StepCall:
+        """Return the step with the sizes of what it learnt."""
+        tables = [] if state is None else list(state.values())
+        rows = max((one.num_rows for one in tables), default=0)
+        return cls(transformer, before, sum(one.nbytes for one in tables), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +91,6 @@ def pipeline_bytes(steps: Sequence[StepCall], extent: Extent) -> PipelineBytes:
         made += outputs
         sizes.update(_shares(one, outputs, extent.rows))
     return PipelineBytes(working, made, sizes)
-
-
-def state_bytes(state: State) -> int:
-    """Return the Arrow bytes of what a transformer learnt."""
-    return sum(table.nbytes for table in state.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +249,9 @@ def sliced_bytes(
     if limits is None:
         return needs(extent)
     decoded = 2 * batch_bytes(extent.widest_row, extent.column_bytes)
-    return decoded + needs(slice_extent(table, extent, limits))
+    # A slice may be one row.
+    lone = _lone_bytes(table, extent)
+    return decoded + lone + needs(slice_extent(table, extent, limits))
 
 
 # --- terms -------------------------------------------------------------------------------------------
@@ -246,7 +261,12 @@ def _reading(table: TableSchema, extent: Extent) -> int:
     """Return what reading columns takes: of a tensor, the chunk that is being read too."""
     tensors = [size for name, size in extent.column_bytes.items() if table[name].is_tensor]
     chunk = min(CHUNK_BYTES, max(tensors, default=0))
-    return chunk + reading_bytes(table, extent.column_bytes, extent.rows)
+    read = reading_bytes(table, extent.column_bytes, extent.rows, extent.widest_row)
+    return chunk + read + (_lone_bytes(table, extent) if extent.rows == 1 else 0)
+
+
+def _lone_bytes(table: TableSchema, extent: Extent) -> int:
+    return lone_row_bytes(table, extent.column_bytes, extent.widest_row)
 
 
 def _after_cut(table: TableSchema, extent: Extent, kept: Kept) -> tuple[Extent, int]:
@@ -284,6 +304,7 @@ def _seen(
         {name: sizes.get(name, 0) for name in columns},
         extent.widest_row,
         step.state_bytes,
+        state_rows=step.state_rows,
     )
 
 

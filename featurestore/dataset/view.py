@@ -23,6 +23,7 @@ from featurestore.storage.backends import open_object_store
 from featurestore.storage.leases import NO_LEASE, Lease
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import Snapshot
+from featurestore.storage.scratch import Scratch
 from featurestore.transforms.base import Partition
 
 T = TypeVar("T")
@@ -74,6 +75,8 @@ class TableView:
         Fingerprint of what each column is computed from.
     executor : Executor
         Runs tasks over partitions; in this process by default.
+    scratch : Scratch
+        Where large steps put what does not fit in memory.
     lease : Lease
         Keeps the snapshot from gc as long as the view is used, in the process that made it.
     """
@@ -88,6 +91,7 @@ class TableView:
     executor: Executor = field(default_factory=Executor, compare=False)
     cardinalities: Mapping[str, int] = field(default_factory=dict)
     lineage: Mapping[str, str] = field(default_factory=dict)
+    scratch: Scratch = field(default_factory=Scratch, compare=False, repr=False)
     lease: Lease = field(default=NO_LEASE, compare=False, repr=False)
 
     @property

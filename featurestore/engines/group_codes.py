@@ -103,6 +103,8 @@ def _rank_codes(series: pl.Series) -> Codes:
     """Return codes by sorting: ranks begin at 1, so that 0 is left for nulls."""
     if series.dtype.is_float():
         series = series + 0.0  # -0.0 becomes 0.0
+    # In one piece, which copies no characters; ranking several pieces would.
+    series = series.rechunk()
     ranks: Codes = series.rank("dense").fill_null(0).to_numpy().astype(np.int64)
     if not series.null_count():
         ranks -= 1

@@ -25,6 +25,7 @@ from featurestore.engines.arrow import (
     read_arrow,
 )
 from featurestore.engines.group_codes import group_codes
+from featurestore.engines.list_rows import can_take, take_lists
 from featurestore.engines.protocol import Array, Frame, Series
 from featurestore.errors import InvalidInputError, UnsupportedError
 from featurestore.storage.object_store import ObjectStore
@@ -120,14 +121,25 @@ class PolarsEngine:
     def take(self, frame: Frame, positions: Array, valid: Array | None = None) -> Frame:
         """Return rows by position; where ``valid`` is False a row of nulls."""
         native = _unwrap(frame)
-        if valid is None or bool(valid.all()):
-            index = pl.Series("", positions, dtype=pl.Int64)
-        elif native.height == 0:
+        if valid is not None and bool(valid.all()):
+            valid = None
+        if valid is not None and native.height == 0:
             return _wrap(native.clear(n=len(positions)))
+        if valid is None:
+            index = pl.Series("", positions, dtype=pl.Int64)
         else:
             held = pa.array(positions.astype(np.int64, copy=False), mask=~valid)
             index = pl.Series("", pl.from_arrow(held), dtype=pl.Int64)
-        return _wrap(native.select(pl.all().gather(index)))
+        taken = {
+            name: _taken_lists(native[name], positions, valid)
+            for name, dtype in native.schema.items()
+            if isinstance(dtype, pl.List)
+        }
+        known = {name: one for name, one in taken.items() if one is not None}
+        rest = native.drop(*known).select(pl.all().gather(index))
+        if not known:
+            return _wrap(rest)
+        return _wrap(pl.DataFrame([known[n] if n in known else rest[n] for n in native.columns]))
 
     def strings(self, column: Series) -> tuple[Array, Array, Array]:
         """Return a string column's UTF-8: offsets ``[n + 1]``, bytes, validity."""
@@ -200,3 +212,14 @@ def _wrap(native: pl.DataFrame) -> Frame:
 def _unwrap(frame: Frame) -> pl.DataFrame:
     native: pl.DataFrame = frame.to_native()
     return native
+
+
+def _taken_lists(column: pl.Series, positions: Array, valid: Array | None) -> pl.Series | None:
+    """Return rows of a list column, None where items are not numbers."""
+    # Put together by Arrow, which sums up sizes first; Polars lets a list grow.
+    chunks = [one.to_arrow() for one in column.get_chunks()]
+    lists = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+    if not can_take(lists):
+        return None
+    made = pl.from_arrow(take_lists(lists, np.asarray(positions), valid))
+    return pl.Series(column.name, made, dtype=column.dtype)

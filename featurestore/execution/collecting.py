@@ -16,10 +16,12 @@ from featurestore.execution.importing import require
 from featurestore.execution.reading import PartitionSource
 from featurestore.execution.room import Need, holding
 from featurestore.execution.states import Workplace
-from featurestore.execution.task_costs import reading_cost
+from featurestore.execution.task_costs import part_extent
 from featurestore.execution.tasks import with_row_count
+from featurestore.plan.costs import lone_row_bytes, reading_bytes
 from featurestore.schema import TableSchema
 from featurestore.storage.backends import open_object_store
+from featurestore.storage.row_ranges import batch_bytes
 from featurestore.transforms.base import Partition
 
 KINDS: Final = ("polars", "pandas", "arrow", "narwhals", "cudf")
@@ -113,10 +115,14 @@ def _needed(
     """Return what bringing pieces together takes: all of them, and one as it is being read."""
     kept = reading = 0
     for source, first, last in pieces:
-        rows = max(source.rows, 1)
-        wanted = with_row_count(columns, schema)
-        kept += source.decoded_bytes(columns) * (last - first) // rows
-        reading = max(reading, reading_cost(source, wanted, schema) * (last - first) // rows)
+        part = part_extent(source, with_row_count(columns, schema), schema, last - first)
+        kept += part.bytes_of(columns)
+        read = reading_bytes(schema, part.column_bytes, part.rows, part.widest_row)
+        if part.rows < source.rows:
+            read += 2 * batch_bytes(part.widest_row, part.column_bytes)
+        if part.rows == 1:
+            read += lone_row_bytes(schema, part.column_bytes, part.widest_row)
+        reading = max(reading, read)
     shown = ", ".join(columns[:5]) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
     return Need(f"reading {shown}", copies * kept + reading)
 

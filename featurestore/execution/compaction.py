@@ -106,8 +106,6 @@ def merge_partitions(task: MergeTask) -> list[PartitionEntry]:
     Journal(store, task.table).record_all(
         (merge.key(piece), entry) for piece, entry in zip(merge.pieces, entries, strict=True)
     )
-    # Arrow's pool keeps what it frees unless told to give it back.
-    pa.default_memory_pool().release_unused()
     return entries
 
 

@@ -26,7 +26,14 @@ from featurestore.execution.cluster import ClusterRun
 from featurestore.execution.events import step
 from featurestore.execution.flight import Flight
 from featurestore.execution.judging import judged
-from featurestore.execution.sites import Site, client_sites, own_site, worker_processes
+from featurestore.execution.sites import (
+    Site,
+    client_sites,
+    own_site,
+    settled_bytes,
+    worker_processes,
+)
+from featurestore.plan.costs import THREAD_BYTES
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -125,6 +132,15 @@ class Executor:
         limit = self._memory_limit
         return None if limit is None else max(0, limit - self.reserved_bytes)
 
+    def room_for(self, size: int) -> int | None:
+        """Return the room; if it is less than ``size``, after waiting for what was freed to go back."""
+        room, limit = self.room, self._memory_limit
+        if room is None or limit is None or room >= size or self._client is not None:
+            return room
+        return max(
+            0, limit - THREAD_BYTES - settled_bytes(self._engine, limit - THREAD_BYTES - size)
+        )
+
     def require_shared(self, url: str, shared: bool) -> None:
         """Refuse a store that workers in other processes cannot see.
 
@@ -208,8 +224,7 @@ class Executor:
             sites = self.sites()
             projected = max(projected_peak(costs, site, limit) for site in sites)
             if self.in_process:
-                threads = min(sites[0].threads, len(costs))
-                around.enter_context(judged(label, projected, sites[0].reserved_bytes, threads))
+                around.enter_context(judged(label, projected, sites[0].own_bytes))
             advance = around.enter_context(
                 step(label, total, projected_bytes=projected, memory_limit=limit or 0)
             )
@@ -248,9 +263,10 @@ def projected_peak(costs: Sequence[int], site: Site, memory_limit: int | None) -
     """Return the most memory that tasks of these costs take at a site, together with what is reserved.
 
     As many as there are threads run at once, the largest ones in the worst case; the budget holds
-    them within the limit, or one alone.
+    them within the limit, or one alone. What the thread of one takes is reserved.
     """
-    together = sum(nlargest(site.threads, costs))
+    most = nlargest(site.threads, costs)
+    together = sum(most) + THREAD_BYTES * max(0, len(most) - 1)
     if memory_limit is not None and costs and site.threads:
         together = min(together, max(memory_limit - site.reserved_bytes, *nlargest(1, costs)))
     return site.reserved_bytes + together

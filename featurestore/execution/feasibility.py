@@ -14,6 +14,7 @@ from typing import Final
 from featurestore.execution.dask import Executor, projected_peak
 from featurestore.execution.room import Need, readable_bytes, remedy, require_room
 from featurestore.execution.sites import Site
+from featurestore.plan.costs import THREAD_BYTES
 from featurestore.plan.projection import COMBINE, Projection, StepProjection, project
 from featurestore.plan.staleness import Assessment
 from featurestore.plan.table_files import TableFiles
@@ -85,9 +86,10 @@ def _at_once(costs: Sequence[int], site: Site, memory_limit: int | None) -> int:
     largest = nlargest(site.threads, costs)
     if memory_limit is None:
         return len(largest)
-    count, room = 0, memory_limit - site.reserved_bytes
+    # What the first one's thread takes is reserved.
+    count, room = 0, memory_limit - site.reserved_bytes + THREAD_BYTES
     for cost in largest:
-        room -= cost
+        room -= cost + THREAD_BYTES
         if room < 0:
             break
         count += 1

@@ -12,11 +12,12 @@ from featurestore.allocators import release_freed
 from featurestore.execution.budget import THIS_HOST, Budget, budget_of
 from featurestore.execution.events import Step
 from featurestore.execution.sites import Site
+from featurestore.plan.costs import THREAD_BYTES
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-WORTH_TRIMMING: Final = 8 * 2**20
+WORTH_TRIMMING: Final = 2**20
 """A task that needs less leaves nothing behind that is worth the milliseconds."""
 
 
@@ -94,10 +95,13 @@ class Flight:
             return
         site = self.sites[0] if site is None else site
         # The budget of this host sees this process; what its workers hold is beside it.
-        beside = site.reserved_bytes - site.own_bytes
+        beside = site.reserved_bytes - site.own_bytes - THREAD_BYTES
         host, limit = site.host, sys.maxsize if self._limit is None else self._limit - beside
         with _budget(host).admit(
-            self._costs[index], limit, stopped=self._stopped.is_set, waits=self._waits
+            self._costs[index] + THREAD_BYTES,
+            limit,
+            stopped=self._stopped.is_set,
+            waits=self._waits,
         ):
             yield
 

@@ -7,8 +7,6 @@ no projection of a step can know is allowed for:
 * library code that runs for the first time: the file-backed pages that came during the step;
 * modules imported during the step, ``_MODULE_BYTES`` each (Polars, PyArrow and NumPy together have
   about a thousand of them in 93 MB);
-* ``_THREAD_BYTES`` for each thread that works: heap that allocators set up when a thread first uses them
-  and keep (7 to 12 MiB beyond its tasks were measured in a cold process, nothing in a warm one);
 * ``_SLACK`` for allocators' rounding, Python's own objects and what other threads do meanwhile.
 
 Work in flight of other steps at the same time is counted as they projected it.
@@ -30,12 +28,11 @@ from featurestore.watermark import watermark
 
 _STATUS: Final = Path("/proc/self/status")
 _MODULE_BYTES: Final = 128 * 2**10
-_THREAD_BYTES: Final = 8 * 2**20
 _SLACK: Final = 16 * 2**20
 
 
 @contextmanager
-def judged(label: str, projected: int, reserved: int, threads: int = 1) -> Iterator[None]:
+def judged(label: str, projected: int, reserved: int) -> Iterator[None]:
     """Warn if this process takes more memory inside the block than was projected.
 
     Nothing is judged where the kernel does not tell, or if the block raises.
@@ -48,8 +45,6 @@ def judged(label: str, projected: int, reserved: int, threads: int = 1) -> Itera
         Peak of this process, in bytes.
     reserved : int
         What it held before.
-    threads : int
-        How many of this process work at once.
 
     Warns
     -----
@@ -62,7 +57,7 @@ def judged(label: str, projected: int, reserved: int, threads: int = 1) -> Itera
         return
     allowed = max(projected, reserved + record.most_bytes)
     unforeseen = max(0, _file_backed() - files) + _MODULE_BYTES * max(0, len(sys.modules) - modules)
-    unforeseen += _THREAD_BYTES * threads + _SLACK
+    unforeseen += _SLACK
     if mark.peak_bytes > allowed + unforeseen:
         warnings.warn(
             f"step {label!r} took {format_bytes(mark.peak_bytes)} at its peak, "

@@ -68,11 +68,16 @@ class PartitionSource:
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """Return the bytes these columns take in memory, as recorded when they were written."""
-        return sum(
-            entry.column_bytes.get(name, 0)
-            for group, entry in self.groups
-            for name in set(columns).intersection(group.names)
-        )
+        return sum(self.column_bytes(columns).values())
+
+    def column_bytes(self, columns: Sequence[str]) -> dict[str, int]:
+        """Return the bytes of each of some columns, as recorded; 0 for those that are not here."""
+        found = dict.fromkeys(columns, 0)
+        for group, entry in self.groups:
+            for one in group.fields:
+                if one.name in found:
+                    found[one.name] += entry.column_bytes.get(one.name, 0)
+        return found
 
     def nulls(self, column: str) -> int:
         """Return how many nulls a column has here, as recorded; 0 for tensors."""
@@ -84,10 +89,11 @@ class PartitionSource:
         Equal for equal values however the table's other columns or partitions changed; the order
         of ``columns`` does not matter.
         """
-        return fingerprint(
-            "columns",
-            [[name, self._entry(name)[1].provenance.fingerprint] for name in sorted(set(columns))],
-        )
+        found = {name: entry for name, (_, entry) in self._entries(columns).items()}
+        # Of each entry once: hundreds of columns share one.
+        entries = {id(entry): entry for entry in found.values()}
+        known = {key: entry.provenance.fingerprint for key, entry in entries.items()}
+        return fingerprint("columns", [[name, known[id(found[name])]] for name in sorted(found)])
 
     def read(
         self,
@@ -128,7 +134,8 @@ class PartitionSource:
             raise InvalidInputError(
                 f"rows {start} to {stop} are not within partition {self.partition} of {self.rows}"
             )
-        scalars = [name for name in columns if not self._field_is_tensor(name)]
+        tensor_names = self._tensors(columns)
+        scalars = [name for name in columns if name not in tensor_names]
         frames = []
         for group, entry, names in self._reads(scalars):
             frame = engine.read_parquet(store, entry.files, names, entry, rows)
@@ -138,7 +145,7 @@ class PartitionSource:
         tensors = {
             name: self._read_tensor(store, engine, name, start, stop)
             for name in columns
-            if name not in scalars
+            if name in tensor_names
         }
         return Partition(_side_by_side(frames, engine).select(scalars), schema, tensors)
 
@@ -152,8 +159,7 @@ class PartitionSource:
         NotFoundError, CorruptionError
             As :meth:`read` does.
         """
-        for name in columns:
-            self._entry(name)
+        self._entries(columns)  # or refuse
         found = [
             _Blocks(iter_batches(store, entry, names)) for _, entry, names in self._reads(columns)
         ]
@@ -199,17 +205,30 @@ class PartitionSource:
         return engine.from_host(values)
 
     def _entry(self, column: str) -> tuple[GroupEntry, PartitionEntry]:
-        for group, entry in self.groups:
-            if column in group.names:
-                return group, entry
-        raise NotFoundError(
-            f"there is no column {column!r} in partition {self.partition}",
-            f"columns are {[name for group, _ in self.groups for name in group.names]}",
-        )
+        return self._entries((column,))[column]
 
-    def _field_is_tensor(self, column: str) -> bool:
-        group, _ = self._entry(column)
-        return next(one for one in group.fields if one.name == column).is_tensor
+    def _entries(self, columns: Sequence[str]) -> dict[str, tuple[GroupEntry, PartitionEntry]]:
+        """Return where each of some columns is, in one go through all there are."""
+        wanted = set(columns)
+        found = {
+            one.name: pair
+            for pair in reversed(self.groups)
+            for one in pair[0].fields
+            if one.name in wanted
+        }
+        for name in columns:
+            if name not in found:
+                raise NotFoundError(
+                    f"there is no column {name!r} in partition {self.partition}",
+                    f"columns are {[one for group, _ in self.groups for one in group.names]}",
+                )
+        return found
+
+    def _tensors(self, columns: Sequence[str]) -> set[str]:
+        """Return those of some columns that are tensors; refuse columns that are not here."""
+        wanted = self._entries(columns).keys()
+        fields = (one for group, _ in self.groups for one in group.fields)
+        return {one.name for one in fields if one.is_tensor and one.name in wanted}
 
     def _row_mismatch(self, group: GroupEntry, rows: int) -> CorruptionError:
         return CorruptionError(

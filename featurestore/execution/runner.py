@@ -90,6 +90,7 @@ class Build:
         self._stored = StoredValues(files, assessments, StateStore(place.store))
         self._reused: set[tuple[str, str]] = set()
         self._finished: dict[str, PartitionEntry] = {}
+        self._widest: dict[tuple[str, tuple[str, ...]], int] = {}
         self._resumed = 0
         self._computed = 0
 
@@ -244,14 +245,24 @@ class Build:
                 tuple(Available(source, {}).at(one, columns) for one in assessment.need.rows),
                 columns,
                 source.schema,
+                self._widest_row(source, columns),
             )
+        learner, _ = self._state_inputs(feature)
         return ApplyWork(
             feature,
             assessment.provenance,
             assessment.need.key,
             rows,
             self._journal_key(feature, position),
+            learnt_rows=learner.files.rows_between(*assessment.need.span),
         )
+
+    def _widest_row(self, source: TableFiles, columns: tuple[str, ...]) -> int:
+        """Return the most bytes of a row of any partition of another table, looked up once."""
+        key = source.name, columns
+        if key not in self._widest:
+            self._widest[key] = source.widest_row(columns)
+        return self._widest[key]
 
     def _apply_task(self, position: int, work: tuple[ApplyWork, ...]) -> ApplyTask:
         columns = [column for one in work for column in one.feature.inputs]

@@ -3,6 +3,9 @@
 Reserved memory is measured, not assumed: the modules, thread pools and library pages that an engine
 needs are loaded first, what was freed is given back, then resident memory is read. Workers of this
 host count together with this process, as one limit is for all of them; other hosts have their own.
+
+On top of it comes what a thread that works takes beside its task (``THREAD_BYTES``): for one thread it
+is reserved, each further task in flight brings its own.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +26,13 @@ import pyarrow as pa
 
 from featurestore.allocators import release_freed
 from featurestore.execution.budget import THIS_HOST, budget_of
+from featurestore.plan.costs import THREAD_BYTES
 
+_SETTLING: Final = 2.5
+"""Seconds until freed pages are given back: 1.5 were measured."""
+_DRIFT: Final = 8 * 2**20
+_least: Final[dict[int, int]] = {}
+"""By process: the least that it was found to hold."""
 _ROWS: Final = 5000
 _MODULES: Final = ("dask.threaded", "featurestore.execution.tasks")
 
@@ -38,11 +48,11 @@ class Site:
     threads : int
         Tasks it runs at once; 0 where only this process is, and its client's workers are elsewhere.
     reserved_bytes : int
-        What all processes there hold without work.
+        What all processes there hold without work, and what a thread takes beside its task.
     workers : tuple of str
         Addresses of a client's workers; empty if this process runs the tasks itself.
     own_bytes : int
-        The part of ``reserved_bytes`` that this process holds.
+        The part of ``reserved_bytes`` that this process holds now.
     """
 
     host: str
@@ -64,7 +74,7 @@ class _Process:
 def own_site(engine: str, threads: int) -> Site:
     """Return this process as the place where tasks run."""
     held = reserved_bytes(engine)
-    return Site(THIS_HOST, threads, held, (), held)
+    return Site(THIS_HOST, threads, held + THREAD_BYTES, (), held)
 
 
 def client_sites(client: Any, engine: str) -> tuple[Site, ...]:
@@ -87,7 +97,8 @@ def client_sites(client: Any, engine: str) -> tuple[Site, ...]:
             THIS_HOST if host == mine.host else host,
             sum(threads[one] for one in by_host[host]),
             # Several workers may live in one process, this one too.
-            _together([found[one] for one in by_host[host]] + [mine] * (host == mine.host)),
+            THREAD_BYTES
+            + _together([found[one] for one in by_host[host]] + [mine] * (host == mine.host)),
             tuple(by_host[host]),
             mine.reserved_bytes if host == mine.host else 0,
         )
@@ -119,11 +130,33 @@ def _whereabouts() -> tuple[str, int, int]:
 
 def reserved_bytes(engine: str) -> int:
     """Return what this process holds without work, once all that an engine needs is loaded."""
-    warm(engine, os.getpid())
-    budget = budget_of()
+    process, budget = os.getpid(), budget_of()
+    warm(engine, process)
     if not budget.in_flight:
         release_freed()
-    return budget.reserved
+    held = budget.reserved
+    _least[process] = min(held, _least.get(process, held))
+    return held
+
+
+def settled_bytes(engine: str, wanted: int) -> int:
+    """Return what this process holds without work, once what was freed has gone back to the system.
+
+    One allocator gives pages back only a second or two after they were freed, and cannot be asked. So this waits
+    a little while more than ``wanted`` is held, unless it never was so little, or work is in flight.
+
+    Parameters
+    ----------
+    engine : str
+    wanted : int
+        Bytes.
+    """
+    held, began = reserved_bytes(engine), monotonic()
+    wanted = max(wanted, _least[os.getpid()] + _DRIFT)
+    while held > wanted and not budget_of().in_flight and monotonic() - began < _SETTLING:
+        sleep(0.1)
+        held = reserved_bytes(engine)
+    return held
 
 
 @cache

@@ -14,20 +14,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from featurestore.allocators import release_freed
 from featurestore.enforcement import Enforcement
-from featurestore.execution.budget import budget_of
+from featurestore.execution.combining import CombineWork, folded, learn
 from featurestore.execution.dask import Executor
-from featurestore.execution.flight import WORTH_TRIMMING
 from featurestore.execution.reading import PartitionSource
-from featurestore.execution.room import Need, require_room
 from featurestore.execution.task_costs import packed_summaries
 from featurestore.execution.tasks import (
     SummarizeTask,
     SummaryWork,
     summarize_partition,
 )
-from featurestore.plan.costs import combine_bytes
 from featurestore.plan.learner_sizes import members_of
 from featurestore.plan.states import StateNeed, Summary
 from featurestore.plan.table_files import TableFiles
@@ -162,19 +158,16 @@ def _prepare(
 ) -> None:
     pending = [replace(one, needs=_pending(one.needs, is_kept)) for one in requests]
     _summarize(pending, place, executor, is_kept, planned)
-    states = StateStore(place.store)
-    work = [
-        (combination, need)
-        for combination in (_Combination(one, states, place.memory_limit) for one in pending)
-        for need in combination.needs
-    ]
-    if work:
-        executor.of_this_thread().run(
-            _combine,
-            work,
-            label="combine states",
-            costs=[combination.cost for combination, _ in work],
-        )
+    pending = [one for one in pending if one.needs]
+    if not pending:
+        return
+    here = executor.of_this_thread()
+    reserved = here.reserved_bytes
+    combinations = [_Combination(one, place, reserved) for one in pending]
+    for combination in combinations:
+        combination.require(reserved)
+    work = [(one, need) for one in combinations for need in one.needs]
+    here.run(_combine, work, label="combine states", costs=[one.cost for one, _ in work])
 
 
 def _summarize(
@@ -239,22 +232,38 @@ def _summarize_tasks(
 class _Combination:
     """The states of one request, put together one after the other.
 
-    Prefix states are made in table order, each from the one before it where possible. What it takes is
-    known only as states grow: so every combination is held against the limit before it is done.
+    Prefix states are made in table order, each from the one before it where possible.
     """
 
-    def __init__(self, request: StateRequest, states: StateStore, memory_limit: int) -> None:
+    def __init__(self, request: StateRequest, place: Workplace, reserved: int) -> None:
         self._transformer = request.transformer
-        self._states = states
-        self._limit = memory_limit
+        self._states = StateStore(place.store)
+        self._limit = place.memory_limit
+        self._scratch = place.scratch
         self._state: State = EMPTY_STATE
         self._done: StateNeed | None = None
         self.needs = list(request.needs)
         if request.transformer.scope is not Scope.FIT:
             self.needs.sort(key=lambda one: one.members[-1].partition)
-        self._sizes = states.sizes([one.key for one in members_of(self.needs)])
-        largest = max(self._sizes.values(), default=0)
-        self.cost = combine_bytes(largest, largest)
+        keys = [one.key for one in members_of(self.needs)]
+        # Of one fit scope; of prefixes, what any of them may take.
+        room = max(0, self._limit - reserved)
+        self._work = CombineWork.of(self._transformer, keys, self._states.sizes(keys), room)
+
+    @property
+    def cost(self) -> int:
+        return self._work.way.bytes
+
+    def require(self, reserved: int) -> None:
+        """Refuse what is known not to fit.
+
+        Raises
+        ------
+        MemoryLimitError
+        LimitError
+        DiskFullError
+        """
+        self._work.require(self._limit, reserved, self._scratch)
 
     def make(self, need: StateNeed) -> None:
         """Make one state, the next in order, and keep it.
@@ -265,35 +274,21 @@ class _Combination:
             Before a combination that does not fit.
         """
         if self._transformer.scope is Scope.FIT:
-            combined = self._combined(EMPTY_STATE, need.members)
-            self._states.put(need.key, self._transformer.finish(combined))
+            work = self._of(need.members)
+            learn(work, need.key, self._states, self._limit, self._scratch)
             return
+        new = need.members
         if self._done is not None and _continues(self._done, need):
             last = self._done.members[-1].partition
-            new = [one for one in need.members if one.partition > last]
-            self._state = self._combined(self._state, new)
+            new = tuple(one for one in need.members if one.partition > last)
         else:
             self._state = EMPTY_STATE  # the one before goes first
-            self._state = self._combined(EMPTY_STATE, need.members)
+        self._state = folded(self._of(new), self._state, self._states, self._limit)
         self._states.put(need.key, self._state)
         self._done = need
 
-    def _combined(self, state: State, members: Sequence[Summary]) -> State:
-        for one in members:
-            earlier = sum(table.nbytes for table in state.values())
-            needed = combine_bytes(earlier, self._sizes.get(one.key, 0))
-            budget = budget_of()
-            what = f"combining what {type(self._transformer).__name__} learnt"
-            # What this task was admitted with is in flight already.
-            held = min(needed, self.cost)
-            require_room(
-                Need(what, needed), self._limit, budget.reserved, "learn from fewer columns"
-            )
-            with budget.admit(needed - held, self._limit, waits=False):
-                state = self._transformer.combine(state, self._states.require(one.key))
-            if needed >= WORTH_TRIMMING:
-                release_freed()
-        return state
+    def _of(self, members: Sequence[Summary]) -> CombineWork:
+        return replace(self._work, keys=[one.key for one in members])
 
 
 def _combine(work: tuple[_Combination, StateNeed]) -> None:

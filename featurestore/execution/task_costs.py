@@ -7,6 +7,7 @@ where it is cut is looked up first (``cutting``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
@@ -20,6 +21,7 @@ from featurestore.plan.costs import reading_bytes
 from featurestore.plan.packing import Load, loads
 from featurestore.plan.slicing import Work, is_one_time
 from featurestore.schema import TableSchema
+from featurestore.transforms.base import row_width
 from featurestore.transforms.extent import Extent
 
 _LESS: Final = "ingest with a smaller partition_bytes"
@@ -29,7 +31,7 @@ Task = TypeVar("Task", SummarizeTask, ApplyTask)
 
 def column_bytes(source: PartitionSource, columns: Sequence[str]) -> dict[str, int]:
     """Return the recorded size of each of some columns of a partition."""
-    return {name: source.decoded_bytes((name,)) for name in dict.fromkeys(columns)}
+    return source.column_bytes(columns)
 
 
 def read_extent(source: PartitionSource, columns: Sequence[str]) -> Extent:
@@ -39,10 +41,28 @@ def read_extent(source: PartitionSource, columns: Sequence[str]) -> Extent:
     return Extent(source.rows, column_bytes(source, columns), widest)
 
 
+def part_extent(
+    source: PartitionSource, columns: Sequence[str], schema: TableSchema, rows: int
+) -> Extent:
+    """Return the most that columns of so many rows of a partition are, wherever its widest row lies."""
+    extent = read_extent(source, columns)
+    if rows >= extent.rows:
+        return extent
+    sizes = {
+        name: math.ceil(size * rows / extent.rows) for name, size in extent.column_bytes.items()
+    }
+    for name, share in sizes.items():
+        if row_width(schema[name]) is None:
+            # A row's bytes are recorded without its null mark, and a column has one offset more.
+            most = rows * (extent.widest_row + 1) + 8
+            sizes[name] = max(share, min(extent.column_bytes[name], most))
+    return replace(extent, rows=rows, column_bytes=sizes)
+
+
 def reading_cost(source: PartitionSource, columns: Sequence[str], schema: TableSchema) -> int:
     """Return what reading columns of a partition takes, the columns included."""
-    wanted = with_row_count(columns, schema)
-    return reading_bytes(schema, column_bytes(source, wanted), source.rows)
+    extent = read_extent(source, with_row_count(columns, schema))
+    return reading_bytes(schema, extent.column_bytes, extent.rows, extent.widest_row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +156,8 @@ def _extent(task: ApplyTask, work: ApplyWork, states: Mapping[str, int]) -> Exte
         state_bytes=states.get(work.state_key, 0),
         source_rows=sum(one.rows for one in rows),
         source_bytes=sum(one.decoded_bytes(columns) for one in rows),
+        source_widest_row=0 if work.rows is None else work.rows.widest_row,
+        state_rows=work.learnt_rows,
     )
 
 
@@ -147,7 +169,8 @@ def _time_bytes(task: SummarizeTask | ApplyTask) -> int:
 def _packed(
     tasks: Sequence[Task], works: Sequence[Sequence[Work]], executor: Executor, planned: bool
 ) -> Packed[Task]:
-    room = executor.room
+    # An earlier step of the same build may have just freed what was room when it was planned.
+    room = executor.room_for(max((one.whole_bytes for verbs in works for one in verbs), default=0))
     parts = [
         (task, load)
         for task, verbs in zip(tasks, works, strict=True)

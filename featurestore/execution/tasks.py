@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from featurestore.allocators import release_freed
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
 from featurestore.errors import DefinitionError
@@ -75,11 +76,15 @@ class SummarizeTask:
 
 @dataclass(frozen=True, slots=True)
 class SourceRows:
-    """The partitions of another table whose rows a source transformer is handed."""
+    """The partitions of another table whose rows a source transformer is handed.
+
+    ``widest_row`` is the most bytes of a row of any of that table's partitions, 0 if nobody knows.
+    """
 
     partitions: tuple[PartitionSource, ...]
     columns: tuple[str, ...]
     schema: TableSchema
+    widest_row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ class ApplyWork:
     slices : tuple of (int, int), optional
         The rows ``start <= row < stop`` that are in memory at a time, covering the partition in order;
         not given, all of them at once.
+    learnt_rows : int
+        The most rows that the state was learnt of, 0 if nobody knows.
     """
 
     feature: Feature
@@ -105,6 +112,7 @@ class ApplyWork:
     rows: SourceRows | None
     journal_key: str
     slices: tuple[Rows, ...] | None = None
+    learnt_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +171,7 @@ def _summary_of_slices(
         part = task.source.read(store, engine, columns, task.schema, rows)
         state = work.transformer.combine(state, _summary(work, part, engine))
         del part
-        pa.default_memory_pool().release_unused()
+        release_freed()
     return state
 
 
@@ -239,7 +247,7 @@ def _compute_in_slices(
             if carries_state(transformer) and rows[1] < source.rows:
                 state = transformer.combine(state, transformer.summarize(part, engine))
             del part
-            pa.default_memory_pool().release_unused()
+            release_freed()
         return writer.finish(work.provenance)
 
 

@@ -16,10 +16,9 @@ from featurestore.plan.definition import Feature
 from featurestore.plan.learner_sizes import LearnerSizes, members_of
 from featurestore.plan.slicing import Work, is_one_time
 from featurestore.plan.staleness import Assessment, Freshness
-from featurestore.plan.states import StateNeed
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.states import StateStore
-from featurestore.transforms.base import Scope, SourceTransformer, row_width
+from featurestore.transforms.base import SourceTransformer, row_width
 from featurestore.transforms.extent import Extent
 
 
@@ -52,7 +51,6 @@ class Extents:
         self._extents: dict[tuple[str, int], Extent] = {}
         self._learners: dict[str, LearnerSizes] = {}
         self._widest: dict[tuple[str, tuple[str, ...]], int] = {}
-        self._learnt_of: dict[str, int] = {}
         self._kept = states.sizes(self._keys())
 
     def _keys(self) -> set[str]:
@@ -148,7 +146,7 @@ class Extents:
             source_rows,
             source_bytes,
             widest,
-            self._learnt_rows(feature, need),
+            self.learner(feature)[0].rows_between(*need.span),
         )
 
     def _widest_source_row(self, source: TableFiles, names: tuple[str, ...]) -> int:
@@ -158,15 +156,6 @@ class Extents:
             found = (self._widest_row(source, one, names) for one in range(len(source.base)))
             self._widest[key] = max(found, default=0)
         return self._widest[key]
-
-    def _learnt_rows(self, feature: Feature, need: StateNeed) -> int:
-        """Return how many rows a fit state is of; 0 for prefixes, of which there are too many."""
-        if feature.transformer.scope is not Scope.FIT:
-            return 0
-        if need.key not in self._learnt_of:
-            base = self.learner(feature)[0].base
-            self._learnt_of[need.key] = sum(base[one.partition].rows for one in need.members)
-        return self._learnt_of[need.key]
 
     def work(self, feature: Feature, position: int) -> Work:
         """Return ``apply`` of a feature in a partition."""

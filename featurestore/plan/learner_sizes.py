@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
-from featurestore.plan.costs import combine_bytes
+from featurestore.plan.combining import Combining, combines_by_ranges, most_combining
 from featurestore.plan.states import StateNeed, Summary
 from featurestore.schema import TableSchema
 from featurestore.transforms.base import Transformer
@@ -72,10 +72,20 @@ class LearnerSizes:
             return kept
         return self.largest_summary if need.key and need.members else 0
 
-    @property
-    def combine_bytes(self) -> int:
-        """Return what combining is expected to take: the state so far, and one more summary."""
-        return combine_bytes(self.largest_summary, self.largest_summary)
+    def combining(self, need: StateNeed, room: int | None) -> Combining:
+        """Return how a state is combined, and what that is expected to take.
+
+        Parameters
+        ----------
+        need : StateNeed
+        room : int, optional
+            Bytes that it may take.
+        """
+        if not combines_by_ranges(self._transformer):
+            # The state so far, and one more summary.
+            return most_combining([self.largest_summary], room, by_ranges=False)
+        sizes = [self.summary_bytes(one) for one in need.members]
+        return most_combining(sizes, room, by_ranges=True)
 
 
 def members_of(needs: Iterable[StateNeed]) -> list[Summary]:

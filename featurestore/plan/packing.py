@@ -85,7 +85,8 @@ def _load(works: Sequence[Work], own: Sequence[int], verbs: Sequence[int]) -> Lo
     first = works[verbs[0]]
     sizes = with_counted(first.reads, columns, first.time_bytes)
     most = max(verbs, key=lambda verb: own[verb])
-    size = reading_bytes(first.reads, sizes, first.extent.rows) + own[most]
+    widest = max(works[verb].extent.widest_row for verb in verbs)
+    size = reading_bytes(first.reads, sizes, first.extent.rows, widest) + own[most]
     return Load(tuple(verbs), size, most, works[most].fixed_bytes, None, size)
 
 

@@ -48,6 +48,8 @@ class TaskCost:
         Decoded size of the partition's ingested columns; 0 if it cannot be cut.
     whole_bytes : int
         What it would need at once; more than ``bytes`` where the partition is processed in slices.
+    scratch_bytes : int
+        The most scratch space it needs.
     """
 
     partition: str
@@ -56,6 +58,7 @@ class TaskCost:
     feature: tuple[str, ...] = ()
     partition_bytes: int = 0
     whole_bytes: int = 0
+    scratch_bytes: int = 0
 
     def largest_partition(self, room: int) -> int:
         """Return how large a partition may be to need no more than ``room``; 0 if none is so small.
@@ -106,6 +109,11 @@ class StepProjection:
     def costs(self) -> tuple[int, ...]:
         """Bytes per task."""
         return tuple(one.bytes for one in self.tasks)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The most scratch space that is needed at once."""
+        return max((one.scratch_bytes for one in self.tasks), default=0)
 
     @property
     def partitions(self) -> int:
@@ -222,9 +230,13 @@ class _Level:
             files, _ = self.extents.learner(feature)
             sizes = self.extents.learnt(feature)
             for need in needs:
-                cost = sizes.combine_bytes
+                way = sizes.combining(need, self.room)
                 at = files.base[need.members[-1].partition].partition if need.members else ""
-                tasks.append(TaskCost(at, cost, cost, feature.names))
+                tasks.append(
+                    TaskCost(
+                        at, way.bytes, way.bytes, feature.names, scratch_bytes=way.scratch_bytes
+                    )
+                )
         return StepProjection(COMBINE, self.number, tuple(features), tuple(tasks), 0, 0)
 
     def apply(self) -> StepProjection:

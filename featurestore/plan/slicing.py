@@ -20,7 +20,15 @@ from typing import Final
 import pyarrow as pa
 
 from featurestore.errors import InvalidInputError
-from featurestore.plan.costs import feature_bytes, reading_bytes, summary_work_bytes, with_counted
+from featurestore.plan.costs import (
+    THREAD_BYTES,
+    carrying_bytes,
+    feature_bytes,
+    lone_row_bytes,
+    reading_bytes,
+    summary_work_bytes,
+    with_counted,
+)
 from featurestore.schema import TableSchema
 from featurestore.storage.group_writer import ROW_GROUP_BYTES, ROW_GROUP_ROWS
 from featurestore.storage.records import PartitionEntry
@@ -37,11 +45,11 @@ from featurestore.transforms.extent import Extent
 
 MOST_SLICES: Final = 10_000
 """Of one partition: each is a row group at least, and all of them are in the file's footer."""
+_MOST_CARRIED: Final = 200
+"""Where a tail is carried: it is put together anew for each slice, however small that is."""
 _SLACK: Final = 1.25
 """How far a column of varying width may exceed its average before a slice ends early."""
 
-_TURNOVER: Final = 12 * 2**20
-"""What a pass in slices takes whatever their size: freed memory that its allocators keep at hand."""
 _COLUMN_TURNOVER: Final = 2 * 2**20
 """The most that a column's decoder and the encoder of what is made of it take."""
 
@@ -143,12 +151,12 @@ class Work:
     @property
     def whole_bytes(self) -> int:
         """What it needs for all rows at once."""
-        return self._bytes(self.extent)
+        return self._bytes(self.extent) + (self._lone_bytes if self.extent.rows == 1 else 0)
 
     @property
     def own_bytes(self) -> int:
         """What it needs for all rows at once, beside what it reads."""
-        return self._own_bytes(self.extent)
+        return self._own_bytes(self.extent) + (self._lone_bytes if self.extent.rows == 1 else 0)
 
     @property
     def fixed_bytes(self) -> int:
@@ -171,11 +179,14 @@ class Work:
         transformer = self.transformer
         limits = slice_limits(transformer, self.reads, self.extent, rows)
         one = slice_extent(self.reads, self.extent, limits)
-        needed = _turnover(self.extent)
+        needed = _turnover(self.extent) + self._lone_bytes  # a slice may be one row
         needed += 2 * batch_bytes(self.extent.widest_row, self.extent.column_bytes)
         if self.summarizes:
-            # The slice's own is counted; the one so far, and both combined.
             carried = transformer.state_bytes(self.schema, self.extent)
+            if transformer.scope is Scope.PREFIX:
+                own = transformer.state_bytes(self.schema, one)
+                return Portions(needed + self._bytes(one) + carrying_bytes(carried, own), limits)
+            # The slice's own is counted; the one so far, and both combined.
             return Portions(needed + self._bytes(one) + 2 * carried, limits)
         needed += sum(
             min(CHUNK_BYTES, (row_width(field) or 0) * self.extent.rows)
@@ -184,19 +195,31 @@ class Work:
         )
         if carries_state(transformer):
             carried = transformer.state_bytes(self.schema, self.extent)
+            own = transformer.state_bytes(self.schema, one)
             one = replace(one, state_bytes=one.state_bytes + carried)
-            needed += one.state_bytes + transformer.summarize_memory(self.schema, one)
+            # Values are written by then.
+            summarized = own + transformer.summarize_memory(self.schema, one)
+            needed += max(summarized, carrying_bytes(one.state_bytes, own))
         return Portions(needed + self._bytes(one), limits)
 
     def _least_rows(self) -> int | None:
         """Return the rows of the smallest slices; None if the partition may not be cut."""
         uncut = self.one_time and self.transformer.slicing is Slicing.TIMES
-        return None if uncut else least_rows(self.transformer, self.extent)
+        least = None if uncut else least_rows(self.transformer, self.extent)
+        if least is None or self.transformer.scope is not Scope.PREFIX:
+            return least
+        return max(least, -(-self.extent.rows // _MOST_CARRIED))
 
     def _bytes(self, extent: Extent) -> int:
         share = -(-self.time_bytes * extent.rows // max(1, self.extent.rows))
         sizes = with_counted(self.reads, extent.column_bytes, share)
-        return reading_bytes(self.reads, sizes, extent.rows) + self._own_bytes(extent)
+        read = reading_bytes(self.reads, sizes, extent.rows, extent.widest_row)
+        return read + self._own_bytes(extent)
+
+    @property
+    def _lone_bytes(self) -> int:
+        extent = self.extent
+        return lone_row_bytes(self.reads, extent.column_bytes, extent.widest_row)
 
     def _own_bytes(self, extent: Extent) -> int:
         if self.summarizes:
@@ -205,8 +228,9 @@ class Work:
 
 
 def _turnover(extent: Extent) -> int:
-    """Return what many slices in a row keep in use, however small they are (measured)."""
-    return _TURNOVER + sum(min(_COLUMN_TURNOVER, size) for size in extent.column_bytes.values())
+    """Return what many slices in a row keep in use, however small they are, beyond any task's thread."""
+    columns = sum(min(_COLUMN_TURNOVER, size) for size in extent.column_bytes.values())
+    return max(0, columns - THREAD_BYTES)
 
 
 def slice_limits(

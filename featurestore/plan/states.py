@@ -67,6 +67,13 @@ class StateNeed:
     rows: tuple[int, ...] = ()
     since: int | None = None
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """Between which partitions its members lie: the first, and the one after the last."""
+        return (
+            (self.members[0].partition, self.members[-1].partition + 1) if self.members else (0, 0)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Learner:

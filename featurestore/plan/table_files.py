@@ -8,9 +8,10 @@ thousands costs what the column costs.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from featurestore.errors import CorruptionError
@@ -148,6 +149,7 @@ class TableFiles:
     _base: list[tuple[PartitionEntry, ...]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
+    _ends: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -163,6 +165,22 @@ class TableFiles:
     @property
     def rows(self) -> int:
         return sum(one.rows for one in self.base)
+
+    def rows_between(self, start: int, stop: int) -> int:
+        """Return how many rows the partitions ``start <= position < stop`` have together."""
+        if not self._ends:
+            self._ends.extend(accumulate((one.rows for one in self.base), initial=0))
+        return self._ends[stop] - self._ends[start]
+
+    def widest_row(self, columns: Iterable[str]) -> int:
+        """Return the most bytes of a row of any partition, as recorded of the files of these columns."""
+        groups = dict.fromkeys(self.graph.owners[name] for name in columns)
+        entries = [self.entries[group] for group in groups]
+        widths = (
+            sum(one[base.partition].widest_row for one in entries if base.partition in one)
+            for base in self.base
+        )
+        return max(widths, default=0)
 
     def provenance(self, group: str) -> Mapping[str, Provenance]:
         """Return what a group's values were computed from, by partition; cheaper than ``entries``."""

@@ -44,6 +44,8 @@ class PlanStep:
         Tasks that run side by side, at least.
     peak_bytes : int
         Of this process and its workers on one host, during the step.
+    scratch_bytes : int
+        The most scratch space that the step needs.
     """
 
     work: str
@@ -58,6 +60,7 @@ class PlanStep:
     task_bytes: int
     at_once: int
     peak_bytes: int
+    scratch_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,11 @@ class BuildPlan:
         """Whether ``build`` would run; what does not fit the memory limit is refused."""
         return not self.remedy
 
+    @property
+    def scratch_bytes(self) -> int:
+        """The most scratch space that a step needs."""
+        return max((one.scratch_bytes for one in self.steps), default=0)
+
     def _rows(self) -> list[tuple[object, ...]]:
         return [
             (
@@ -117,6 +125,8 @@ class BuildPlan:
             f"{format_bytes(self.peak_bytes)}, of a memory limit of "
             f"{format_bytes(self.memory_limit)}"
         )
+        if self.scratch_bytes:
+            said += f"; up to {format_bytes(self.scratch_bytes)} of scratch space"
         return said if self.fits else f"{said}: does not fit, {self.remedy}"
 
     def __str__(self) -> str:
@@ -170,6 +180,7 @@ def _plan_step(peak: StepPeak, assessments: Mapping[str, Sequence[Assessment]]) 
         task_bytes=step.largest.bytes,
         at_once=peak.at_once,
         peak_bytes=peak.peak_bytes,
+        scratch_bytes=step.scratch_bytes,
     )
 
 

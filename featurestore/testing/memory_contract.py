@@ -11,7 +11,6 @@ kept until the measurement ends.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from featurestore.allocators import release_freed
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
 from featurestore.errors import InvalidInputError
@@ -201,9 +201,7 @@ def _earlier(partition: Partition, engine: Engine) -> Any:
 def settle() -> None:
     """Give back what was freed, so that a measurement begins with what is in use."""
     gc.collect()
-    pa.default_memory_pool().release_unused()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    release_freed()
 
 
 def _measured(folder: Path) -> dict[str, Json]:

@@ -21,6 +21,7 @@ _STEP: Final = 1_000_000  # microseconds between times
 _ROWS_PER_TIME: Final = 4
 _TEXT: Final = 160
 _ITEMS: Final = 60
+_NAME: Final = "entity number {:09d}"
 
 Columns: TypeAlias = "dict[str, pa.Array]"
 
@@ -48,11 +49,12 @@ def shape_table(shape: str, rows: int, seed: int = 0, start: int = 0) -> pa.Tabl
     """
     if shape not in SHAPES:
         raise InvalidInputError(f"there is no shape {shape!r}", f"choose from {list(SHAPES)}")
-    random = np.random.default_rng(seed)
     keys, values = SHAPES[shape]
     when = (np.arange(start, start + rows) // _ROWS_PER_TIME) * _STEP
+    # Generators of their own, so that shapes that differ in their keys alone have the same values.
+    random, others = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     columns = {"k": keys(random, rows), "t": pa.array(when).cast(pa.timestamp("us"))}
-    return pa.table({**columns, **values(random, rows)})
+    return pa.table({**columns, **values(others, rows)})
 
 
 def shape_schema(shape: str, sources: Mapping[str, TableSchema] | None = None) -> TableSchema:
@@ -66,8 +68,14 @@ def _few(random: np.random.Generator, rows: int) -> pa.Array:
 
 
 def _few_texts(random: np.random.Generator, rows: int) -> pa.Array:
-    names = pa.array([f"entity number {one}" for one in range(KEYS)])
-    return names.take(pa.array(random.integers(0, KEYS, rows)))
+    names = pa.array([_NAME.format(one) for one in range(KEYS)])
+    taken = names.take(pa.array(random.integers(0, KEYS, rows)))
+    # Without null marks, as texts have that are not taken.
+    return pa.Array.from_buffers(pa.string(), rows, [None, *taken.buffers()[1:]])
+
+
+def _distinct_texts(random: np.random.Generator, rows: int) -> pa.Array:
+    return pa.array([_NAME.format(one) for one in random.permutation(rows).tolist()])
 
 
 def _skewed(random: np.random.Generator, rows: int) -> pa.Array:
@@ -122,5 +130,17 @@ SHAPES: Final[Mapping[str, tuple[_Maker, _Maker]]] = {
     "lists": (_few, _lists),
     "skewed": (_skewed, _numbers),
     "distinct": (_distinct, _numbers),
+    "distinct-wide": (_distinct, _wide),
+    "distinct-strings": (_distinct_texts, _texts),
+    "distinct-lists": (_distinct, _lists),
 }
 """How keys and values of each shape are made."""
+TWINS: Final[Mapping[str, str]] = {
+    "narrow": "distinct",
+    "skewed": "distinct",
+    "wide": "distinct-wide",
+    "strings": "distinct-strings",
+    "lists": "distinct-lists",
+}
+"""Shapes of few groups, and those in which every row is a group of its own: equal in rows, in the bytes of
+each column and in the widest row, which is all that a model is told."""

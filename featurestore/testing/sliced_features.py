@@ -16,6 +16,7 @@ from featurestore.transforms.base import Transformer
 from featurestore.transforms.expression import Expression
 from featurestore.transforms.function import Function
 from featurestore.transforms.scaling import Standardize
+from featurestore.transforms.window import Lag, Rolling
 
 
 def rows(counts: Sequence[int], wide: int, seed: int = 0) -> pa.Table:
@@ -50,6 +51,8 @@ FEATURES: Final[Mapping[str, Callable[[], Transformer]]] = {
     ),
     "tensor": lambda: Function(vector, ["x", "y", "z", "w"], "vector", shape=(4,)),
     "learnt": lambda: Standardize(["x", "y", "z"], prefix="s_"),
+    "lagged": lambda: Lag(["x", "y"], [1, 3], by=[]),
+    "rolled": lambda: Rolling("x", 4, ["sum"], by=[], closed="left"),
     "texts": lambda: Expression(length=nw.col("text").str.len_chars()),
 }
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {"learnt": {"fit_on": "all"}}

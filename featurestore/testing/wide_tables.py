@@ -14,10 +14,14 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
+from featurestore.execution.dask import Executor
 from featurestore.execution.publish import publish_features
+from featurestore.execution.states import Workplace
 from featurestore.plan.definition import Feature, FeatureDefinition, bind
 from featurestore.plan.staleness import Assessor
 from featurestore.session import Session
+from featurestore.storage.commit_log import CommitLog
+from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, StoredFile
 from featurestore.store import FeatureStore
 from featurestore.table import Table
@@ -30,6 +34,11 @@ from featurestore.transforms.window import Rolling
 def scaled(frame: Any, factor: float) -> Any:
     """Return ``x`` times a factor: the function of every fourth feature."""
     return frame["x"] * factor
+
+
+def session_of(store: ObjectStore) -> Session:
+    """Open what a store object holds, to work in one thread of this process."""
+    return Session(CommitLog.open(store), Workplace(store, "polars", Executor(1), 4 * 2**30))
 
 
 def narrow_table(store: FeatureStore, partitions: int, rows: int = 4) -> Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from featurestore.engines.joins import asof_positions, scale_times
 from featurestore.engines.protocol import Array, Engine, Frame
@@ -19,7 +19,7 @@ from featurestore.schema import TableSchema, time_steps
 from featurestore.transforms.base import Partition, SourceWindow, State, encode
 from featurestore.transforms.event_time import CommonUnit, frame_times
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import tail_memory
+from featurestore.transforms.footprint import is_text, tail_memory
 from featurestore.transforms.matching import (
     ROWS,
     MatchingTransformer,
@@ -34,6 +34,7 @@ from featurestore.transforms.selectors import Selection
 from featurestore.transforms.tails import TIME, Keep, combine_tails, summarize_tail
 from featurestore.units import Duration
 
+_TEXT_KEY: Final = 48  # bytes per row
 Age = str | dt.timedelta | Duration | int | None
 """A length of time (``"3h"``); an integer where both time columns are integers."""
 
@@ -200,7 +201,10 @@ class AsOfJoin(MatchingTransformer):
         source, matching = schema.source(self.source_table), self.matching(schema)
         by = source.key if self.by is None else matching.right
         state = self.state_bytes(schema, extent)
-        return tail_memory(source, by, matching.empty.types, state, extent.rows)
+        # Text keys are looked through for nulls first, and sorted in several threads.
+        texts = sum(is_text(source[name].type) for name in by)
+        tail = tail_memory(source, by, matching.empty.types, state, extent.rows)
+        return tail + _TEXT_KEY * texts * extent.rows
 
     def state_fingerprint(self) -> str:
         kept = "last" if self.max_age is None else "nothing"

@@ -24,9 +24,10 @@ import dataclasses
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import reduce
 from typing import Any, ClassVar, Final, TypeAlias
 
 import pyarrow as pa
@@ -36,7 +37,7 @@ from featurestore.errors import DefinitionError, FormatError
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.extent import Extent
-from featurestore.units import Duration
+from featurestore.transforms.parameters import decode, encode, register_codec
 
 State: TypeAlias = "Mapping[str, pa.Table]"
 """What a transformer learnt. The empty mapping is the identity of every ``combine``."""
@@ -195,6 +196,22 @@ class Transformer(ABC):
 
     def finish(self, state: State) -> State:
         """Return what ``apply`` wants of a combined ``fit`` state (a vocabulary of its counts)."""
+        return state
+
+    def state_order(self) -> tuple[str, ...]:
+        """Return the columns, if any, by ranges of which states can be combined where they are large.
+
+        Every table of a state is then in their order, ascending, nulls last, and ``combine`` treats each
+        table by itself and each of its keys by itself. None of them is a floating-point column.
+        """
+        return ()
+
+    def combine_all(self, states: Sequence[State]) -> State:
+        """Return what ``combine`` makes of adjacent runs of rows, from the first on."""
+        return reduce(self.combine, states, EMPTY_STATE)
+
+    def narrow(self, state: State) -> State:
+        """Return a range of a combined state without what ``finish`` drops whatever the others hold."""
         return state
 
     @abstractmethod
@@ -375,56 +392,6 @@ def row_width(field: Field) -> int | None:
 
 
 # --- specifications as JSON -----------------------------------------------------------------------
-
-Decoder: TypeAlias = Callable[[Any], Any]
-_DECODERS: Final[dict[str, Decoder]] = {"$duration": Duration.parse, "$float": float}
-_ENCODERS: Final[list[tuple[type, str, Callable[[Any], Json]]]] = [(Duration, "$duration", str)]
-
-
-def register_codec(type_: type, tag: str, encoder: Callable[[Any], Json], decoder: Decoder) -> None:
-    """Let values of ``type_`` be parameters of transformers, as ``{tag: encoder(value)}``."""
-    _ENCODERS.append((type_, tag, encoder))
-    _DECODERS[tag] = decoder
-
-
-def encode(value: Any) -> Json:
-    """Return a parameter as JSON; tuples and lists become arrays.
-
-    Raises
-    ------
-    DefinitionError
-        For values that have no JSON form, objects among them.
-    """
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"$float": repr(value)}
-    for type_, tag, encoder in _ENCODERS:
-        if isinstance(value, type_):
-            return {tag: encoder(value)}
-    if isinstance(value, list | tuple):
-        return [encode(one) for one in value]
-    if isinstance(value, Mapping):
-        if any(not isinstance(key, str) or key.startswith("$") for key in value):
-            raise DefinitionError(f"{value!r} cannot be a parameter", "use names as keys")
-        return {key: encode(one) for key, one in value.items()}
-    raise DefinitionError(
-        f"{value!r} of type {type(value).__name__} cannot be a parameter of a stored definition",
-        "use numbers, strings, lists, durations, selectors, Narwhals expressions or functions",
-    )
-
-
-def decode(value: Any) -> Any:
-    """Return a parameter from its JSON form; arrays become tuples."""
-    if isinstance(value, list):
-        return tuple(decode(one) for one in value)
-    if isinstance(value, Mapping):
-        if len(value) == 1:
-            tag, inner = next(iter(value.items()))
-            if tag in _DECODERS:
-                return _DECODERS[tag](inner)
-        return {key: decode(one) for key, one in value.items()}
-    return value
 
 
 def transformer_from_spec(spec: Mapping[str, Any]) -> Transformer:

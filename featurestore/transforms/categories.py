@@ -7,13 +7,12 @@ state holds every distinct value of the fit scope, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import narwhals as nw
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurestore.engines.protocol import Array, Engine
 from featurestore.errors import DefinitionError
@@ -30,11 +29,13 @@ from featurestore.transforms.footprint import (
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
 from featurestore.transforms.value_counts import (
+    ORDER,
     check_countable,
     combine_counts,
     counting_memory,
     counts_bytes,
     counts_fingerprint,
+    most_frequent,
     most_frequent_first,
     summarize_counts,
 )
@@ -43,6 +44,8 @@ NULL_CODE: Final = 0
 UNSEEN_CODE: Final = 1
 FIRST_CODE: Final = 2
 _STRINGS: Final = strings()
+_LEARNT_TEXT: Final = 24
+"""What a text of the vocabulary takes as the engine's own, beside its characters."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Categorify(Transformer):
     the fit scope gets code 1 only where ``max_size`` or ``min_count`` left its value out.
     Output: int32, never null, below ``cardinalities()``.
     Memory: 44 bytes (88 for strings) per row and per value of the vocabulary, for one column at a time. To
-    learn, 130 bytes per row (200 for strings), that column, and all counts.
+    learn, 120 bytes per row (200 for strings), that column, and its
+    counts; those of all partitions need not fit.
 
     Parameters
     ----------
@@ -128,7 +132,16 @@ class Categorify(Transformer):
         return summarize_counts(partition, self.inputs(partition.schema), engine)
 
     def combine(self, earlier: State, later: State) -> State:
-        return combine_counts(earlier, later)
+        return combine_counts((earlier, later))
+
+    def combine_all(self, states: Sequence[State]) -> State:
+        return combine_counts(states)
+
+    def state_order(self) -> tuple[str, ...]:
+        return ORDER
+
+    def narrow(self, state: State) -> State:
+        return most_frequent(state, self.max_size, self.min_count)
 
     def finish(self, state: State) -> State:
         """Return, per column, the learnt values in the order of their codes."""
@@ -139,10 +152,8 @@ class Categorify(Transformer):
             )
         out = {}
         for name, counts in state.items():
-            ranked = most_frequent_first(counts)
-            kept = ranked.filter(pc.greater_equal(ranked["count"], self.min_count))
-            values = kept["value"].slice(0, self.max_size).combine_chunks()
-            out[name] = pa.table({"value": values})
+            ranked = most_frequent_first(counts, self.min_count)
+            out[name] = pa.table({"value": ranked.slice(0, self.max_size).combine_chunks()})
         return out
 
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
@@ -159,8 +170,9 @@ class Categorify(Transformer):
 
     def _coding_bytes(self, schema: TableSchema, name: str, extent: Extent) -> int:
         """Return what encoding one column takes: it and its vocabulary, numbered together."""
-        together = extent.rows + state_rows(schema, [name], extent)
-        joined = (VIEW if is_text(schema[name].type) else 8) * together
+        learnt, text = state_rows(schema, [name], extent), is_text(schema[name].type)
+        together = extent.rows + learnt
+        joined = (VIEW if text else 8) * together + (_LEARNT_TEXT if text else 0) * learnt
         grouping = grouping_bytes(schema, [name], together)
         return joined + max(grouping, 12 * together + 5 * extent.rows)
 

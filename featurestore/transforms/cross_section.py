@@ -18,7 +18,7 @@ from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import fixed_bytes, grouping_bytes
+from featurestore.transforms.footprint import fixed_bytes, grouping_bytes, rounding_bytes
 from featurestore.transforms.grouping import By, normalise_by, require_time
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
@@ -149,7 +149,9 @@ class CrossSection(Transformer):
         return out
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        return max(grouping_bytes(schema, self._groups(schema), extent.rows), 120 * extent.rows)
+        rounding = rounding_bytes(self.outputs(schema), extent.rows)
+        grouping = grouping_bytes(schema, self._groups(schema), extent.rows)
+        return rounding + max(grouping, 120 * extent.rows)
 
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
         return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))

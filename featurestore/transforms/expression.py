@@ -23,7 +23,7 @@ from featurestore.schema import Field, TableSchema, normalise_type
 from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.expression_json import StoredExpression, check_single
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import VIEW, fixed_bytes, is_varying
+from featurestore.transforms.footprint import VIEW, fixed_bytes, is_varying, rounding_bytes
 
 _AT_ONCE: Final = 4096
 """Of more rows than this, one expression is evaluated after the other."""
@@ -112,6 +112,7 @@ class Expression(Transformer):
         # One intermediate column per operation, of the definition with the most.
         most = max(operations) if extent.rows > _AT_ONCE else sum(operations)
         needed = 8 * (1 + most) * extent.rows
+        needed += rounding_bytes(self.outputs(schema), extent.rows)
         texts = [name for name in self.inputs(schema) if is_varying(schema[name].type)]
         made = sum(is_varying(one.type) for one in self.outputs(schema))
         if made:  # the engine's own form of what is written

@@ -16,10 +16,15 @@ from featurestore.transforms.extent import Extent
 
 VIEW: Final = 16
 """What an engine holds for one text beside its characters."""
-_OFFSET: Final = 8
+_KEPT_TEXT: Final = (
+    28  # where it begins, in 64 bits, before it is said in 32, as it is put into one piece
+)
+_LIST: Final = 40  # where it begins and ends, here and there
 _POSITION: Final = 14  # 64 bits, and the engine's own 32
 _BUFFER: Final = 128
 """Arrow pads its buffers, and counts bits in whole bytes."""
+_ROUNDED: Final = 16 * 2**10
+"""What a column of its own takes beyond its bytes: each of its buffers is rounded up to whole pages."""
 
 
 def is_text(type_: pa.DataType) -> bool:
@@ -52,10 +57,45 @@ def fixed_bytes(field: Field, rows: int) -> int:
     return rows * (row_bits(field.type) + 1) // 8 + _BUFFER
 
 
+def rounding_bytes(fields: Iterable[Field], rows: int) -> int:
+    """Return what making columns takes beside their bytes; it counts where there are hundreds."""
+    return sum(min(_ROUNDED, fixed_bytes(one, rows)) for one in fields)
+
+
 def copied_bytes(schema: TableSchema, names: Sequence[str], extent: Extent) -> int:
     """Return the most Arrow bytes of a copy of columns, in which each may gain null marks."""
     marks = extent.rows // 8 + _BUFFER
     return sum(extent.bytes_of([name]) + marks for name in names)
+
+
+def kept_bytes(
+    schema: TableSchema, by: Sequence[str], names: Sequence[str], kept: int, extent: Extent
+) -> int:
+    """Return the most Arrow bytes of a copy of columns of the last ``kept`` rows of each group.
+
+    Fewer than all rows where no groups are named, or their types have few values: booleans and numbers of up to
+    16 bits. So a state that is carried through slices of rows is known to stay small.
+    """
+    whole, groups = copied_bytes(schema, names, extent), 1
+    for name in by:
+        type_ = schema[name].type
+        bits = int(type_.bit_width) if _has_few_values(type_) else 64
+        groups *= 2**bits + 1  # null is a group
+    rows = groups * kept
+    if rows >= extent.rows:
+        return whole
+    varying = sum(
+        min(extent.bytes_of([name]), rows * (extent.widest_row or extent.input_bytes))
+        for name in names
+        if is_varying(schema[name].type)
+    )
+    # Nested null marks of lists too, at most a byte where there is one of data.
+    return min(whole, sum(fixed_bytes(schema[name], rows) for name in names) + 2 * varying)
+
+
+def _has_few_values(type_: pa.DataType) -> bool:
+    whole = pa.types.is_boolean(type_) or pa.types.is_integer(type_)
+    return bool(whole and type_.bit_width <= 16)
 
 
 def grouping_bytes(schema: TableSchema, by: Iterable[str], rows: int) -> int:
@@ -67,13 +107,21 @@ def grouping_bytes(schema: TableSchema, by: Iterable[str], rows: int) -> int:
     plain = [is_varying(one) or pa.types.is_decimal(one) for one in kinds]
     if not kinds:
         return 8 * rows
-    return rows * ((72 if any(plain) else 36) + (16 if len(kinds) > 1 else 0))
+    return rows * ((68 if any(plain) else 36) + (16 if len(kinds) > 1 else 0))
 
 
 def taking_bytes(types: Iterable[pa.DataType], rows: int) -> int:
     """Return what taking rows of columns by position takes beside the rows as Arrow has them."""
-    views = sum(VIEW if is_text(one) else _OFFSET for one in types if is_varying(one))
+    views = sum(VIEW if is_text(one) else _LIST for one in types if is_varying(one))
     return (_POSITION + views) * rows
+
+
+def is_grown(type_: pa.DataType) -> bool:
+    """Whether what is taken of a type grows as it is taken, and may be copied as a whole meanwhile."""
+    if not pa.types.is_list(type_):
+        return False
+    item = type_.value_type
+    return not (pa.types.is_integer(item) or pa.types.is_floating(item))
 
 
 def state_rows(schema: TableSchema, names: Sequence[str], extent: Extent) -> int:
@@ -90,5 +138,5 @@ def tail_memory(
     return max(
         grouping_bytes(schema, by, rows),
         52 * rows,
-        12 * rows + taking_bytes(types, rows) + state,
+        (12 + _KEPT_TEXT * sum(map(is_text, types))) * rows + taking_bytes(types, rows) + state,
     )

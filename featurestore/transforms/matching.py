@@ -35,8 +35,10 @@ from featurestore.transforms.footprint import (
     copied_bytes,
     fixed_bytes,
     grouping_bytes,
+    is_grown,
     is_text,
     is_varying,
+    rounding_bytes,
     state_rows,
     taking_bytes,
 )
@@ -228,8 +230,10 @@ class MatchingTransformer(SourceTransformer):
         found = 8 * together + 58 * right + 25 * extent.rows
         taking = taking_bytes(types, extent.rows)
         return (
-            texts
+            rounding_bytes(self.outputs(schema), extent.rows)
+            + texts
             + keys
+            + (self._varying(schema, extent) if any(map(is_grown, types)) else 0)
             + max(
                 grouping_bytes(schema, matching.left, together) + 8 * together,
                 found,

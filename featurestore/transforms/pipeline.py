@@ -273,6 +273,7 @@ class FittedPipeline:
     # Derived once: resolving a schema can run an expression on an empty frame.
     _schemas: tuple[TableSchema, ...] = field(init=False, repr=False, compare=False)
     _needs: tuple[frozenset[int], ...] = field(init=False, repr=False, compare=False)
+    _reads: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.states) != len(self.pipeline.steps):
@@ -282,6 +283,8 @@ class FittedPipeline:
             )
         object.__setattr__(self, "_schemas", self.pipeline.schemas(self.schema_in))
         object.__setattr__(self, "_needs", self.pipeline.needs(self.schema_in))
+        reads = (name for one in self.pipeline.reads(self.schema_in) for name in one)
+        object.__setattr__(self, "_reads", tuple(dict.fromkeys(reads)))
 
     @property
     def schema_out(self) -> TableSchema:
@@ -328,7 +331,7 @@ class FittedPipeline:
         SchemaError
             If a column that it reads is missing or has another type than when it was fitted.
         """
-        _check_columns(partition, self.pipeline.reads(self.schema_in), self.schema_in)
+        _check_columns(partition, self._reads, self.schema_in)
         return self._run(range(len(self.states)), partition, engine)
 
     def _run(self, positions: Sequence[int], partition: Partition, engine: Engine) -> Partition:
@@ -446,12 +449,10 @@ def _refuse_codes(step: Transformer, codes: set[str]) -> None:
         )
 
 
-def _check_columns(
-    partition: Partition, reads: Sequence[Sequence[str]], schema: TableSchema
-) -> None:
-    for name in dict.fromkeys(name for one in reads for name in one):
-        held = name in partition.frame.columns or name in partition.tensors
-        if not held:
+def _check_columns(partition: Partition, reads: Sequence[str], schema: TableSchema) -> None:
+    held = {*partition.frame.columns, *partition.tensors}
+    for name in reads:
+        if name not in held:
             raise SchemaError(
                 f"the pipeline reads column {name!r}, which is not there",
                 f"columns are {[*partition.frame.columns, *partition.tensors]}",

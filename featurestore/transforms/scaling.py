@@ -7,7 +7,7 @@ exact one needs all values and a sketched one is not the same from run to run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -21,7 +21,7 @@ from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import VIEW, fixed_bytes, is_text
+from featurestore.transforms.footprint import VIEW, fixed_bytes, is_text, rounding_bytes
 from featurestore.transforms.moments import (
     Moments,
     combine_moments,
@@ -33,11 +33,13 @@ from featurestore.transforms.moments import (
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, numeric, resolve
 from featurestore.transforms.value_counts import (
+    ORDER,
     check_countable,
     combine_counts,
     counting_memory,
     counts_bytes,
     counts_fingerprint,
+    most_frequent,
     most_frequent_first,
     summarize_counts,
 )
@@ -164,7 +166,7 @@ class Standardize(Transformer):
         return Columns(_side_by_side(out))
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        return 16 * extent.rows
+        return 16 * extent.rows + rounding_bytes(self.outputs(schema), extent.rows)
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
         return moments_memory(self.inputs(schema), extent.rows)
@@ -189,7 +191,8 @@ class Impute(Transformer):
     distinct value for ``most_frequent``. Boundary rule: statistics of all rows of the fit scope.
     Output: the input's type; with ``"mean"`` float64 for integers, booleans and decimals.
     Memory: 24 bytes per row, for one column at a time, and 16 for each string column. To learn, 20 bytes
-    per row for the mean; for ``most_frequent`` 130 (200 for strings), that column, and all counts.
+    per row for the mean; for ``most_frequent`` 120 (200 for strings), that column, and its
+    counts; those of all partitions need not fit.
 
     Parameters
     ----------
@@ -287,8 +290,18 @@ class Impute(Transformer):
         return summarize(partition, columns, engine)
 
     def combine(self, earlier: State, later: State) -> State:
-        combine = combine_moments if self.strategy == "mean" else combine_counts
-        return combine(earlier, later)
+        if self.strategy == "mean":
+            return combine_moments(earlier, later)
+        return combine_counts((earlier, later))
+
+    def combine_all(self, states: Sequence[State]) -> State:
+        return super().combine_all(states) if self.strategy == "mean" else combine_counts(states)
+
+    def state_order(self) -> tuple[str, ...]:
+        return () if self.strategy == "mean" else ORDER
+
+    def narrow(self, state: State) -> State:
+        return state if self.strategy == "mean" else most_frequent(state, 1)
 
     def finish(self, state: State) -> State:
         """Return, per column, the one value to fill in."""
@@ -304,7 +317,7 @@ class Impute(Transformer):
                 )
         else:
             values = {
-                name: most_frequent_first(counts)["value"].slice(0, 1).combine_chunks()
+                name: most_frequent_first(counts).slice(0, 1).combine_chunks()
                 for name, counts in state.items()
             }
         empty = sorted(name for name, one in values.items() if len(one) == 0)
@@ -329,7 +342,8 @@ class Impute(Transformer):
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         # Filled texts are kept as the engine's until all columns are done.
         texts = sum(is_text(schema[name].type) for name in self.inputs(schema))
-        return (24 + VIEW * texts) * extent.rows
+        rounding = rounding_bytes(self.outputs(schema), extent.rows)
+        return (24 + VIEW * texts) * extent.rows + rounding
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
         columns = self.inputs(schema)

@@ -89,6 +89,9 @@ def arrow_codes(table: pa.Table, columns: Sequence[str]) -> HostArray:
             column = _float_bits(column)
         encoded = column.dictionary_encode(null_encoding="encode")
         indices = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        if name == columns[0]:  # dense already
+            codes = indices
+            continue
         wide = codes * max(len(encoded.dictionary), 1) + indices
         codes = np.unique(wide, return_inverse=True)[1].reshape(-1).astype(np.int64)
     return codes

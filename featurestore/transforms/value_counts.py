@@ -3,15 +3,17 @@
 One table per column, ``value`` and ``count``, in ascending order of value, nulls last if there are
 any. Always true: the counts are exact and do not depend on the partitioning. Trade-off: the state
 holds every distinct value (about 8 bytes plus the value), so it grows with the column's cardinality,
-not with the rows.
+not with the rows. As the tables are in order, states that do not fit memory together are combined a
+range of values at a time (``ORDER``), and ``most_frequent`` says what to keep of each range.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import narwhals as nw
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,6 +27,9 @@ from featurestore.transforms.footprint import copied_bytes, is_text
 from featurestore.transforms.selectors import Selection
 
 _COUNT: Final = "__fs_count"
+ORDER: Final = ("value",)
+"""By which the tables of a state are in order."""
+_BY_RANK: Final = [("count", "descending"), ("value", "ascending")]
 # Raise it whenever the counts of the same rows change: kept states are found by it.
 _VERSION: Final = 1
 
@@ -62,7 +67,7 @@ def counting_memory(schema: TableSchema, columns: Sequence[str], extent: Extent)
     """
     texts = any(is_text(schema[name].type) for name in columns)
     largest = max((extent.bytes_of([name]) for name in columns), default=0)
-    working = (200 if texts else 130) * extent.rows + largest
+    working = (200 if texts else 120) * extent.rows + largest
     return counts_bytes(schema, columns, extent) + working
 
 
@@ -82,30 +87,74 @@ def summarize_counts(partition: Partition, columns: Sequence[str], engine: Engin
     return state
 
 
-def combine_counts(earlier: State, later: State) -> State:
-    """Return the counts of two runs of rows; ``{}`` on either side returns the other."""
-    if not earlier or not later:
-        return earlier or later
-    if set(earlier) != set(later):
-        raise CorruptionError(
-            f"counts of columns {sorted(earlier)} and {sorted(later)} cannot be merged",
-            "build the statistics again",
-        )
-    return {name: _merge(earlier[name], later[name]) for name in earlier}
+def combine_counts(states: Sequence[State]) -> State:
+    """Return the counts of several runs of rows; empty states change nothing."""
+    states = [one for one in states if one]
+    if len(states) < 2:
+        return states[0] if states else {}
+    first = states[0]
+    for one in states[1:]:
+        if set(one) != set(first):
+            raise CorruptionError(
+                f"counts of columns {sorted(first)} and {sorted(one)} cannot be merged",
+                "build the statistics again",
+            )
+    return {name: _merged([one[name] for one in states]) for name in first}
 
 
-def most_frequent_first(counts: pa.Table) -> pa.Table:
-    """Return the counts of the values that are not null: most frequent first, then by value."""
-    known = counts.filter(pc.is_valid(counts["value"]))
-    return known.sort_by([("count", "descending"), ("value", "ascending")]).combine_chunks()
+def most_frequent_first(counts: pa.Table, least: int = 1) -> pa.ChunkedArray:
+    """Return the values that occur at least ``least`` times: most frequent first, then by value.
+
+    Null is none of them.
+    """
+    known = _known(counts, least)
+    return known["value"].take(pc.sort_indices(known, sort_keys=_BY_RANK))
 
 
-def _merge(earlier: pa.Table, later: pa.Table) -> pa.Table:
-    both = pa.concat_tables([earlier, later]).group_by("value", use_threads=False)
-    summed = both.aggregate([("count", "sum")])
-    return _ordered(pa.table({"value": summed["value"], "count": summed["count_sum"]}))
+def most_frequent(state: State, most: int | None, least: int = 1) -> State:
+    """Return the counts of at most ``most`` values that occur at least ``least`` times.
+
+    The most frequent ones, by value among equals, in any order; null is none of them. It does not
+    matter whether they are chosen at once or range by range.
+    """
+    chosen = {}
+    for name, counts in state.items():
+        known = _known(counts, least)
+        if most is not None and known.num_rows > most:
+            known = known.take(pc.select_k_unstable(known, most, sort_keys=_BY_RANK))
+        chosen[name] = known
+    return chosen
+
+
+def _known(counts: pa.Table, least: int = 1) -> pa.Table:
+    """Return counts without null and what occurs too seldom; the same if there is nothing of it."""
+    if least <= 1 and not counts["value"].null_count:
+        return counts
+    wanted = pc.and_(pc.is_valid(counts["value"]), pc.greater_equal(counts["count"], least))
+    return counts.filter(wanted)
+
+
+def _merged(parts: Sequence[pa.Table]) -> pa.Table:
+    """Return the counts of one column, those of equal values added."""
+    both = _ordered(pa.concat_tables(parts))
+    begins = np.flatnonzero(_differs_from_before(both["value"]))
+    if len(begins) == both.num_rows:
+        return both
+    counts = np.add.reduceat(both["count"].to_numpy(), begins)
+    return pa.table({"value": both["value"].take(pa.array(begins)), "count": counts})
 
 
 def _ordered(counts: pa.Table) -> pa.Table:
     order = pc.sort_indices(counts, sort_keys=[("value", "ascending")])
     return counts.take(order).combine_chunks()
+
+
+def _differs_from_before(values: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return for each of ascending values, nulls last, whether it is another than the one before."""
+    rows, known = len(values), len(values) - values.null_count
+    differs = np.ones(rows, dtype=np.bool_)
+    differs[known + 1 :] = False
+    if known > 1:
+        unequal = pc.not_equal(values.slice(1, known - 1), values.slice(0, known - 1))
+        differs[1:known] = unequal.to_numpy()
+    return differs

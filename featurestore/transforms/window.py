@@ -42,8 +42,11 @@ from featurestore.transforms.footprint import (
     copied_bytes,
     fixed_bytes,
     grouping_bytes,
+    is_grown,
     is_text,
     is_varying,
+    kept_bytes,
+    rounding_bytes,
     state_rows,
     tail_memory,
     taking_bytes,
@@ -294,11 +297,9 @@ class Rolling(Transformer):
         by = resolve_by(self.by, schema, "Rolling")
         together = extent.rows + state_rows(schema, self._state_columns(schema), extent)
         sorted_ = max(grouping_bytes(schema, by, together), 115 * together)
-        return (
-            sorted_
-            + 35 * extent.rows
-            + sum(VIEW * together for name in by if is_varying(schema[name].type))
-        )
+        made = 35 * extent.rows + rounding_bytes(self.outputs(schema), extent.rows)
+        varying = sum(is_varying(schema[name].type) for name in by)
+        return sorted_ + made + VIEW * together * varying
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
         by = resolve_by(self.by, schema, "Rolling")
@@ -306,7 +307,11 @@ class Rolling(Transformer):
         return tail_memory(schema, by, types, self.state_bytes(schema, extent), extent.rows)
 
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        return copied_bytes(schema, self._state_columns(schema), extent)
+        names = self._state_columns(schema)
+        if not isinstance(self.window, int):  # nobody knows how many rows a span of time has
+            return copied_bytes(schema, names, extent)
+        by = resolve_by(self.by, schema, "Rolling")
+        return kept_bytes(schema, by, names, sum(self._steps(None)), extent)
 
     def state_fingerprint(self) -> str:
         by = None if self.by is None else list(self.by)
@@ -445,16 +450,17 @@ class Lag(Transformer):
         sizes = [extent.bytes_of([name]) + extent.state_bytes for name in columns]
         taking = taking_bytes(types, extent.rows)
         views = VIEW * extent.rows * sum(map(is_text, types)) * (len(self._periods) - 1)
-        # Texts of both are put into one piece; lists are copied in any case.
+        # Texts and lists of both are put into one piece.
         joined = sum(
             size + VIEW * together * is_text(type_)
             for type_, size in zip(types, sizes, strict=True)
-            if is_varying(type_) and (earlier or not is_text(type_))
+            if is_varying(type_) and (earlier or is_grown(type_))
         )
         sorted_ = max(
             grouping_bytes(schema, by, together), 40 * together + 35 * extent.rows + taking
         )
-        return sorted_ + views + joined
+        rounding = rounding_bytes(self.outputs(schema), extent.rows)
+        return rounding + sorted_ + views + joined
 
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
         # A row's value may be lagged into one row per period at most, from these rows or the state.
@@ -472,7 +478,8 @@ class Lag(Transformer):
         return tail_memory(schema, by, types, self.state_bytes(schema, extent), extent.rows)
 
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        return copied_bytes(schema, self._state_columns(schema), extent)
+        by, names = resolve_by(self.by, schema, "Lag"), self._state_columns(schema)
+        return kept_bytes(schema, by, names, max(self._periods), extent)
 
     def state_fingerprint(self) -> str:
         by = None if self.by is None else list(self.by)

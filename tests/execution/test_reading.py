@@ -101,6 +101,17 @@ def test_provenance_is_of_values_not_of_position(tmp_path: Path) -> None:
     assert source.nulls("v") == 0
 
 
+def test_sizes_are_those_of_the_column_s_own_group(tmp_path: Path) -> None:
+    source = view(tmp_path).partitions[0]
+    sizes = {name: size for _, entry in source.groups for name, size in entry.column_bytes.items()}
+    assert sizes.keys() == {"k", "t", "x", "y", "v"}
+    assert source.column_bytes([*sizes, "k", "nobody"]) == {**sizes, "nobody": 0}
+    assert source.column_bytes([]) == {}
+    assert source.decoded_bytes(["v", "x", "x"]) == sizes["v"] + sizes["x"]
+    with pytest.raises(NotFoundError, match="nobody"):
+        source.provenance(["k", "nobody"])
+
+
 def test_source_travels(tmp_path: Path) -> None:
     one = view(tmp_path)
     source = pickle.loads(pickle.dumps(one.partitions[0]))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import featurestore as fs
 from featurestore.execution.events import Event, StepStarted, TaskStarted, observed_by
+from featurestore.plan.costs import COLUMN_BYTES
 from featurestore.plan.definition import FeatureDefinition
 from featurestore.plan.learner_sizes import LearnerSizes, members_of
 from featurestore.plan.packing import loads
@@ -204,7 +205,7 @@ def test_verbs_share_what_they_read() -> None:
     one, two = work(0, 1000, 0), work(1, 1000, 0)
     same = loads([one, one], None)[0].bytes
     other = loads([one, two], None)[0].bytes
-    assert other - same == 2 * 8 * 1000
+    assert other - same == 8 * 1000 + max(8 * 1000, COLUMN_BYTES)
 
 
 # --- what is learnt ------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ class TestPortions:
 
     def test_what_cannot_be_cut_small_enough_says_what_it_takes(self) -> None:
         one = work(NUMBERS, 20_000_000)
-        assert one.portions(2**20).bytes == one.whole_bytes
+        assert one.portions(2**14).bytes == one.whole_bytes
         least = one.least
         assert least.bytes < one.whole_bytes
         assert one.portions(least.bytes).bytes <= least.bytes

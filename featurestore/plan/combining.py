@@ -1,0 +1,133 @@
+"""How the summaries of a table become one state, and what that takes: said from their sizes.
+
+In memory they are combined one after the other, which takes several times all of them. Where that does
+not fit and the transformer allows it (``Transformer.state_order``), they are written to scratch space in
+order of their keys and combined range by range; if there are more than can be read side by side, in
+several passes. Both ways give the same state, bit for bit.
+
+Always true: the way depends on the sizes and on the room alone; what combining by ranges takes is bounded
+by the room, but for a row or key that is larger by itself, and the values that are kept in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from featurestore.plan.costs import combine_bytes
+from featurestore.transforms.base import Scope, Transformer
+
+LEAST_SEGMENT: Final = 64 * 2**10
+_MOST_SEGMENT: Final = 2 * 2**20
+_MERGING: Final = 6
+"""One and a half segments of each run, and the work on a range of them, as so many times a segment."""
+_RANGE: Final = 5
+_BESIDE: Final = 8 * 2**20
+"""What allocators keep of what is freed between one range and the next, whatever their size (measured)."""
+_READING: Final = 2
+_KEEPING: Final = 3
+_FINISHING: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Combining:
+    """How states are combined, and what it takes.
+
+    Parameters
+    ----------
+    bytes : int
+        Of memory. In memory: what is expected; by ranges: all but the values that are kept.
+    scratch_bytes : int
+        0 in memory.
+    fan_in : int
+        How many runs are read side by side; 0 in memory.
+    segment_bytes : int
+        How much of each run is read at a time.
+    """
+
+    bytes: int
+    scratch_bytes: int = 0
+    fan_in: int = 0
+    segment_bytes: int = 0
+
+    @property
+    def by_ranges(self) -> bool:
+        return self.fan_in > 0
+
+    def range_bytes(self, rows: int) -> int:
+        """Return what combining one range takes that has rows of so many bytes."""
+        return _BESIDE + _RANGE * rows
+
+    def keeping_bytes(self, kept: int) -> int:
+        """Return what combining range by range takes while values of so many bytes are kept."""
+        return _BESIDE + _MERGING * self.fan_in * self.segment_bytes + _KEEPING * kept
+
+
+def combines_by_ranges(transformer: Transformer) -> bool:
+    """Whether what a transformer learns can be combined by ranges of keys."""
+    return transformer.scope is Scope.FIT and bool(transformer.state_order())
+
+
+def finishing_bytes(kept: int) -> int:
+    """Return what it takes to make a state of the values that are kept, and to write it."""
+    return _FINISHING * kept
+
+
+def combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -> Combining:
+    """Return how states of some sizes are combined.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Arrow bytes of each.
+    room : int, optional
+        Bytes of memory that it may take; without, all is done in memory.
+    by_ranges : bool
+        Whether they may be combined by ranges of their keys.
+
+    Examples
+    --------
+    >>> combining([2**20] * 20, 2**30, by_ranges=True).by_ranges
+    False
+    >>> found = combining([2**20] * 20, 50 * 2**20, by_ranges=True)
+    >>> found.by_ranges, found.fan_in, found.bytes < 50 * 2**20
+    (True, 20, True)
+    """
+    largest, together = max(sizes, default=0), sum(sizes)
+    expected = combine_bytes(largest, largest)
+    in_memory = combine_bytes(together, 0)
+    if not by_ranges or room is None:
+        return Combining(expected)
+    external = _by_ranges(len(sizes), largest, together, room)
+    if in_memory <= max(room, external.bytes):
+        return Combining(min(expected, in_memory))
+    return external
+
+
+def most_combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -> Combining:
+    """Return the most that combining states takes of which no more than the largest sizes are known."""
+    found = combining(sizes, room, by_ranges=by_ranges)
+    if not found.by_ranges or room is None:
+        return found
+    # Smaller ones may fit memory, and then take up to all there is.
+    largest = max(sizes)
+    least = max(found.bytes, min(room, combine_bytes(largest, largest)))
+    return Combining(least, found.scratch_bytes, found.fan_in, found.segment_bytes)
+
+
+def _by_ranges(count: int, largest: int, together: int, room: int) -> Combining:
+    # A third is for merging; the rest for the values that are kept, which are not known yet.
+    segments = max(0, room - _BESIDE) // 3 // _MERGING
+    fan_in = max(2, min(count, segments // LEAST_SEGMENT))
+    segment = LEAST_SEGMENT
+    # Not larger than is of use: a dozen ranges cost no more than one.
+    beside_one = (room - _BESIDE - _READING * largest) // 2
+    most = min(_MOST_SEGMENT, largest // 8, segments // fan_in, beside_one)
+    while 2 * segment <= most:
+        segment *= 2
+    passes = 1 if count <= fan_in else 2  # of more than two, one is read while the next is written
+    # What a segment has beside its rows; of the first of each table the file has more.
+    scratch = passes * (together + together // 16)
+    work = max(_MERGING * fan_in * segment, _READING * largest + 2 * segment)
+    return Combining(_BESIDE + work, scratch, fan_in, segment)
