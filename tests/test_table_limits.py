@@ -260,7 +260,7 @@ def test_reading_beyond_the_limit_is_refused(store: fs.FeatureStore, still: int)
     with pytest.raises(MemoryLimitError, match=r"reading k, t.* needs.*\n.*rows=slice"):
         small.read()
     full = at_limit(store, still).table("rows")
-    with pytest.raises(MemoryLimitError, match=r"beside 1\.0 GiB already in use"):
+    with pytest.raises(MemoryLimitError, match=r"beside 1\.0 GiB in use or reserved"):
         full.append(observations(5, start=500))
 
 

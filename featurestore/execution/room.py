@@ -85,7 +85,7 @@ def require_room(need: Need, limit: int, reserved: int, instead: str) -> None:
     what_to_do = remedy(need, limit, reserved, instead)
     if what_to_do:
         raise MemoryLimitError(
-            f"{need} beside {format_bytes(reserved)} already in use, the memory limit is "
+            f"{need} beside {format_bytes(reserved)} in use or reserved, the memory limit is "
             f"{format_bytes(limit)}",
             what_to_do,
         )

@@ -15,7 +15,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,16 @@ from featurestore.testing.hostile_tables import (
 BATCH_ROWS: Final = 2048
 
 
+class Begun:
+    """Counts the tasks that began."""
+
+    def __init__(self) -> None:
+        self.tasks = 0
+
+    def __call__(self, event: Event) -> None:
+        self.tasks += isinstance(event, TaskStarted)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where work is done: on a set, in a folder, within a limit."""
@@ -46,6 +56,7 @@ class Place:
     name: str
     folder: Path
     limit: str
+    begun: Begun = field(default_factory=Begun)
 
     @property
     def table(self) -> fs.Table:
@@ -62,7 +73,10 @@ class Place:
         pipeline = fs.Pipeline(
             fs.Impute(numbers), fs.Standardize(numbers), fs.Categorify(categories)
         )
-        return self.table.dataset([*numbers, categories, "row"], pipeline=pipeline).all
+        part = self.table.dataset([*numbers, categories, "row"], pipeline=pipeline).all
+        assert part.schema.columns  # learns what is to be learnt
+        self.begun.tasks = 0  # which is work of its own, done or refused before any reading
+        return part
 
     def loader(self, shuffle: bool) -> Any:
         import training
@@ -142,27 +156,17 @@ WORK: Final[dict[str, Callable[[Place], dict[str, Any]]]] = {
 }
 
 
-class _Begun:
-    """Counts the tasks that began."""
-
-    def __init__(self) -> None:
-        self.tasks = 0
-
-    def __call__(self, event: Event) -> None:
-        self.tasks += isinstance(event, TaskStarted)
-
-
 def main() -> None:
     work, name, folder, limit = sys.argv[1:]
     if work == "write":
         write_set(name, Path(folder), None if limit == "-" else limit)
         return
-    place, begun, refused, values = Place(name, Path(folder), limit), _Begun(), "", {}
+    place, refused, values = Place(name, Path(folder), limit), "", {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("error")
         warnings.simplefilter("always", MemoryProjectionWarning)
         warnings.simplefilter("always", EnforcementWarning)
-        with fs.enforced(limit) as enforcement, observed_by(begun):
+        with fs.enforced(limit) as enforcement, observed_by(place.begun):
             mechanism = enforcement.mechanism
             try:
                 values = WORK[work](place)
@@ -171,7 +175,7 @@ def main() -> None:
     found = {
         "mechanism": mechanism,
         "refused": refused,
-        "tasks": begun.tasks,
+        "tasks": place.begun.tasks,
         "warnings": [str(one.message) for one in caught
                      if issubclass(one.category, MemoryProjectionWarning)],
         "values": values,

@@ -100,7 +100,10 @@ class Place:
         return found
 
     def files(self) -> list[tuple[str, int]]:
+        """Return all files and their sizes, but what was learnt before a dataset was read."""
         paths = [one for one in self.folder.rglob("*") if one.is_file()]
+        if self.work not in FAMILIES:
+            paths = [one for one in paths if one.parent.name != "states"]
         return sorted((str(one), one.stat().st_size) for one in paths)
 
     def require_values(self, oracle: Oracle, told: Mapping[str, Any]) -> None:
