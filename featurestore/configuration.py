@@ -116,8 +116,11 @@ def find_file(environment: Mapping[str, str]) -> Path | None:
             "let it name a configuration file, or unset it",
         )
     for folder in (Path(), *_user_folders(environment)):
-        if (folder / NAME).is_file():
-            return folder / NAME
+        try:
+            if (folder / NAME).is_file():
+                return folder / NAME
+        except PermissionError:  # a home that is somebody else's has nothing to say
+            continue
     return None
 
 

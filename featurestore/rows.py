@@ -15,7 +15,7 @@ from featurestore.dataset.selection import condition
 from featurestore.errors import InvalidInputError
 from featurestore.execution.deleting import Deleted, DeleteTask, delete_rows
 from featurestore.execution.publish import append_partitions, replace_partitions
-from featurestore.execution.room import require_each
+from featurestore.execution.room import all_room, require_each
 from featurestore.execution.states import Available
 from featurestore.features import FeatureSet
 from featurestore.ingest.partitioner import write_partitions
@@ -61,12 +61,12 @@ class RowSet:
             return RowSet(session, self.table)._append(files, source, types)
 
     def _append(self, files: TableFiles, source: Any, types: dict[str, str] | None) -> int:
-        base = files.groups[BASE_GROUP]
+        base, place = files.groups[BASE_GROUP], self.session.place
         newest = max((one.time_max for one in files.base if one.time_max is not None), default=None)
         with (
-            open_source(source, types=types, scratch=self.session.place.scratch) as opened,
-            self.session.all_memory() as reserved,
-            ingest_progress(f"append to {self.table}", self.session.place.memory_limit) as report,
+            open_source(source, types=types, scratch=place.scratch) as opened,
+            all_room(place.memory_limit, place.engine) as reserved,
+            ingest_progress(f"append to {self.table}", place.memory_limit) as report,
         ):
             entries = write_partitions(
                 self.session.objects,
@@ -75,11 +75,11 @@ class RowSet:
                 schema=base.fields,
                 after=newest,
                 first_sequence=len(files.base),
-                memory_limit=self.session.place.memory_limit,
+                memory_limit=place.memory_limit,
                 reserved=reserved,
                 on_progress=self.session.touching(report),
                 existing=files.base,
-                scratch=self.session.place.scratch,
+                scratch=place.scratch,
             )
         change = append_partitions(self.session.objects, files.entry, base, entries)
         self.session.commit(f"append to {self.table}", change, entries)
@@ -178,7 +178,8 @@ class RowSet:
     ) -> list[PartitionEntry]:
         for one in touched.cut:
             require_intact(self.session.objects, one)
-        with self.session.all_memory() as reserved:
+        place = self.session.place
+        with all_room(place.memory_limit, place.engine) as reserved:
             return write_partitions(
                 self.session.objects,
                 rows,
@@ -186,10 +187,10 @@ class RowSet:
                 schema=files.groups[BASE_GROUP].fields,
                 after=None,
                 first_sequence=touched.position,
-                memory_limit=self.session.place.memory_limit,
+                memory_limit=place.memory_limit,
                 reserved=reserved,
                 on_progress=self.session.touching(report),
-                scratch=self.session.place.scratch,
+                scratch=place.scratch,
             )
 
     # --- delete --------------------------------------------------------------------------------

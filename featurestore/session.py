@@ -11,10 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from featurestore.configuration import directory, load_configuration
 from featurestore.enforcement import enforced
 from featurestore.errors import InvalidInputError
-from featurestore.execution.budget import budget_of
 from featurestore.execution.dask import Executor
-from featurestore.execution.room import Need, require_room
-from featurestore.execution.sites import reserved_bytes
 from featurestore.execution.states import Workplace
 from featurestore.limits import memory_limit as resolve_memory_limit
 from featurestore.plan.staleness import Assessor
@@ -165,23 +162,6 @@ class Session:
         files = [file for entry in entries for file in entry.all_files()]
         with Leases(self.objects).join(self.log.read(0)):
             return self.log.commit(operation, change, requires=files)
-
-    @contextmanager
-    def all_memory(self) -> Iterator[int]:
-        """Hold all that the memory limit leaves, as soon as no other work does; yield what is in use.
-
-        For work that makes use of whatever there is, as sorting does. See ``execution.budget``.
-
-        Raises
-        ------
-        MemoryLimitError
-            If nothing is left.
-        """
-        place, budget = self.place, budget_of()
-        limit, reserved = place.memory_limit, reserved_bytes(place.engine)
-        require_room(Need("any work", 1), limit, reserved, "free what the process holds")
-        with budget.admit(limit - reserved, limit, waits=not budget.held_here):
-            yield reserved
 
     def files(self, table: str, snapshot: Snapshot | None = None) -> TableFiles:
         return load_table_files(self.objects, snapshot or self.snapshot(), table)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.arguments import column_names, shown, text, whole_number
 from featurestore.errors import InvalidInputError, NameTakenError
 from featurestore.execution.publish import create_table, drop_table
+from featurestore.execution.room import all_room
 from featurestore.ingest.partitioner import write_partitions
 from featurestore.ingest.sources import open_source
 from featurestore.plan.readers import readers
@@ -219,7 +220,7 @@ class FeatureStore:
         with (
             self._session.limited(memory_limit).writing_newest() as (session, _),
             open_source(source, types=types, scratch=session.place.scratch) as opened,
-            session.all_memory() as reserved,
+            all_room(session.place.memory_limit, session.place.engine) as reserved,
             ingest_progress(f"ingest {name}", session.place.memory_limit) as report,
         ):
             entries = write_partitions(

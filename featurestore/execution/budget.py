@@ -109,7 +109,7 @@ class Budget:
         limit: int,
         *,
         stopped: Callable[[], bool] | None = None,
-        waits: bool = True,
+        waits: bool | None = None,
     ) -> Iterator[None]:
         """Wait for room, and hold ``cost`` bytes inside the block.
 
@@ -121,9 +121,9 @@ class Budget:
             Of the memory of all processes that the budget is for.
         stopped : callable, optional
             Asked while it waits, after each change and after :meth:`wake`; True ends the wait.
-        waits : bool
+        waits : bool, optional
             False for work that other work in flight waits for: nobody could end its wait. Its bytes
-            are counted; see :attr:`held_here`.
+            are counted. If not given, whether this thread holds none yet (:attr:`held_here`).
 
         Raises
         ------
@@ -134,6 +134,7 @@ class Budget:
         """
         if cost < 0:
             raise InvalidInputError(f"work cannot need {cost} bytes", "give 0 or more")
+        waits = not self.held_here if waits is None else waits
         ticket = _Ticket(cost, limit, get_ident())
         try:
             self._start(ticket, stopped, waits)

@@ -36,7 +36,8 @@ _FEWER_COLUMNS: Final = "learn from fewer columns"
 _FEWER_VALUES: Final = (
     "keep fewer values (max_size=, min_count= where it has them), or learn from fewer columns"
 )
-_SETTLING: Final = 2**20
+_NARROWING: Final = 2**20
+"""Bytes: less is not worth narrowing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,9 @@ class CombineWork:
             If it needs more scratch space than its limit leaves.
         DiskFullError
         """
-        if self.way.by_ranges:
+        if combines_by_ranges(self.transformer):
             require_room(Need(self.what, self.way.bytes), limit, reserved, _FEWER_COLUMNS)
+        if self.way.by_ranges:
             scratch.require(self.way.scratch_bytes, self.what)
 
 
@@ -168,6 +170,7 @@ class _Holding:
 
     work: CombineWork
     limit: int
+    kept: int = 0  # bytes of what is kept of the ranges so far
     _bytes: int = 0
     _budget: Budget = field(default_factory=budget_of)
     _more: ExitStack = field(default_factory=ExitStack)
@@ -179,19 +182,16 @@ class _Holding:
         with self._more:
             yield self
 
-    @property
-    def reserved(self) -> int:
-        return self._budget.reserved
-
-    def fits(self, needed: int) -> bool:
-        """Hold so many bytes in all, if that fits the limit."""
+    def try_hold(self, needed: int) -> int | None:
+        """Hold so many bytes in all; if that does not fit, return what the process holds otherwise."""
         if needed > self._bytes:
-            if self.reserved + needed > self.limit:
-                return False
+            reserved = self._budget.reserved
+            if reserved + needed > self.limit:
+                return reserved
             admitted = self._budget.admit(needed - self._bytes, self.limit, waits=False)
             self._more.enter_context(admitted)
             self._bytes = needed
-        return True
+        return None
 
     def require(self, needed: int, instead: str) -> None:
         """Hold so many bytes in all.
@@ -200,9 +200,9 @@ class _Holding:
         ------
         MemoryLimitError
         """
-        if not self.fits(needed):
-            need = Need(self.work.what, needed)
-            require_room(need, self.limit, self.reserved, instead)
+        reserved = self.try_hold(needed)
+        if reserved is not None:
+            require_room(Need(self.work.what, needed), self.limit, reserved, instead)
 
 
 # --- by ranges ---------------------------------------------------------------------------------------
@@ -292,7 +292,8 @@ def _combined(
     """Yield the combination of runs of one table, range by range."""
     for parts in key_ranges(runs, work.transformer.state_order()):
         # Rows that are wider than a segment, or many of one key, take more than was foreseen.
-        holding.require(work.way.range_bytes(sum(one.nbytes for one in parts)), _FEWER_COLUMNS)
+        size = sum(one.nbytes for one in parts)
+        holding.require(work.way.range_bytes(size, holding.kept), _FEWER_COLUMNS)
         yield work.transformer.combine_all([{name: one} for one in parts])[name]
         parts.clear()
         release_freed()  # Arrow keeps many times what a range takes
@@ -324,14 +325,17 @@ class _Kept:
             parts.append(self._narrowed(name, one))
             size += parts[-1].nbytes
             if self._refused_beside is None and (
-                size > 2 * settled + _SETTLING or not self._fits(size)
+                size > 2 * settled + _NARROWING or self._try_hold(size) is not None
             ):
                 parts = [self._narrowed(name, pa.concat_tables(parts))]
                 size = settled = parts[0].nbytes
-                self._refused_beside = self._beside(size)
+                self._refused_beside = self._try_hold(size)
             if self._refused_beside is not None:
                 self._tables.clear()
                 parts = []
+                self._holding.kept = 0
+            else:
+                self._holding.kept = self._bytes + size
         self._bytes += size
         if self._refused_beside is None:
             self._tables[name] = pa.concat_tables(parts)
@@ -356,9 +360,5 @@ class _Kept:
         kept = self._bytes + more
         return max(self._work.way.keeping_bytes(kept), finishing_bytes(kept))
 
-    def _fits(self, more: int) -> bool:
-        return self._holding.fits(self._needed(more))
-
-    def _beside(self, more: int) -> int | None:
-        """Return what is held otherwise if so much more does not fit."""
-        return None if self._fits(more) else self._holding.reserved
+    def _try_hold(self, more: int) -> int | None:
+        return self._holding.try_hold(self._needed(more))

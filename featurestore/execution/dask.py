@@ -251,12 +251,15 @@ class Executor:
         with ThreadPoolExecutor(self.workers) as pool, Callback(posttask=posttask):
             try:
                 get(graph, list(graph), pool=pool)
-            except WorkStoppedError as stopped:
+            except WorkStoppedError:
                 # One that waited heard of the failure before this thread did.
-                raise flight.failure or stopped from None
+                if flight.failure is None:
+                    raise
             except BaseException:  # Ctrl-C too: those that wait for room are not to start any more
                 flight.stop()
                 raise
+        if flight.failure is not None:
+            raise flight.failure
 
 
 def projected_peak(costs: Sequence[int], site: Site, memory_limit: int | None) -> int:

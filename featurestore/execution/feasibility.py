@@ -149,7 +149,8 @@ def smaller_partitions(places: Sequence[tuple[StepProjection, Site]], limit: int
         for task in step.tasks
         if site.reserved_bytes + task.bytes > limit
     ]
-    smallest = min(sizes, default=0)
+    # Less than one and a half times the size asked for stays one partition: see ``ingest.cuts``.
+    smallest = 2 * min(sizes, default=0) // 3
     if smallest < _KIB:
         return ""
     return f"ingest with partition_bytes of at most {readable_bytes(smallest)}"

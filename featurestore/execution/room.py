@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from featurestore.allocators import release_freed
 from featurestore.errors import MemoryLimitError
-from featurestore.execution.budget import budget_of
+from featurestore.execution.budget import budget_of, resident_bytes_now
 from featurestore.execution.dask import Executor
 from featurestore.execution.sites import reserved_bytes
 from featurestore.units import format_bytes
 
 _KIB: Final = 2**10
 _MIB: Final = 2**20
+TURNS: Final = "turns"
+"""Name of the budget of those that take turns: one thing at a time, whatever it needs."""
 DRIFT: Final = 8 * _MIB
 """By how much a process's own memory differs between one call and the next: caches, modules."""
 
@@ -125,6 +128,34 @@ def holding(need: Need, limit: int, engine: str, instead: str) -> Iterator[None]
         Before anything is done.
     """
     require_room(need, limit, reserved_bytes(engine), instead)
-    budget = budget_of()
-    with budget.admit(need.bytes, limit, waits=not budget.held_here):
+    with budget_of().admit(need.bytes, limit):
         yield
+
+
+@contextmanager
+def all_room(limit: int, engine: str) -> Iterator[int]:
+    """Wait until no other work holds anything; yield what is in use without work.
+
+    For work that makes use of whatever a limit leaves, as sorting does: one at a time. It is not held
+    in the budget while the block runs: rows may come from a thread that reads the store, and would
+    then wait for who waits for it. Work that begins meanwhile sees what is resident by then.
+
+    Raises
+    ------
+    MemoryLimitError
+        If nothing is left.
+    """
+    any_work, instead = Need("any work", 1), "free what the process holds"
+    reserved = reserved_bytes(engine)
+    require_room(any_work, limit, reserved, instead)
+    with budget_of(TURNS, _nothing).admit(1, limit=1):
+        with budget_of().admit(limit - reserved, limit):
+            release_freed()
+            # While it waited, others may have come to hold more for good.
+            reserved = max(reserved, resident_bytes_now())
+        require_room(any_work, limit, reserved, instead)
+        yield reserved
+
+
+def _nothing() -> int:
+    return 0

@@ -254,7 +254,7 @@ class Build:
             assessment.need.key,
             rows,
             self._journal_key(feature, position),
-            learnt_rows=learner.files.rows_between(*assessment.need.span),
+            learnt_rows=learner.files.rows_between(*assessment.need.span(transformer.scope)),
         )
 
     def _widest_row(self, source: TableFiles, columns: tuple[str, ...]) -> int:

@@ -207,8 +207,7 @@ def _put(states: StateStore, key: str, move: _Move, parts: Sequence[str], place:
     if reserved_bytes(place.engine) + needed > place.memory_limit:
         _log.info("state %s is left to the next build: it takes %d bytes to move", key, needed)
         return
-    budget = budget_of()
-    with budget.admit(needed, place.memory_limit, waits=not budget.held_here):
+    with budget_of().admit(needed, place.memory_limit):
         try:
             states.put(key, _folded(states, move.learner.transformer, parts))
         except StateLostError:  # logged where it was found damaged; computed again when needed

@@ -18,6 +18,7 @@ from featurestore.enforcement import Enforcement
 from featurestore.execution.combining import CombineWork, folded, learn
 from featurestore.execution.dask import Executor
 from featurestore.execution.reading import PartitionSource
+from featurestore.execution.sites import Site
 from featurestore.execution.task_costs import packed_summaries
 from featurestore.execution.tasks import (
     SummarizeTask,
@@ -162,10 +163,10 @@ def _prepare(
     if not pending:
         return
     here = executor.of_this_thread()
-    reserved = here.reserved_bytes
-    combinations = [_Combination(one, place, reserved) for one in pending]
+    site = executor.sites()[0]  # what a client's workers on this host hold counts as well
+    combinations = [_Combination(one, place, site) for one in pending]
     for combination in combinations:
-        combination.require(reserved)
+        combination.require()
     work = [(one, need) for one in combinations for need in one.needs]
     here.run(_combine, work, label="combine states", costs=[one.cost for one, _ in work])
 
@@ -235,10 +236,12 @@ class _Combination:
     Prefix states are made in table order, each from the one before it where possible.
     """
 
-    def __init__(self, request: StateRequest, place: Workplace, reserved: int) -> None:
+    def __init__(self, request: StateRequest, place: Workplace, site: Site) -> None:
         self._transformer = request.transformer
         self._states = StateStore(place.store)
-        self._limit = place.memory_limit
+        # The budget of this host sees this process; what its workers hold is beside it.
+        self._limit = place.memory_limit - (site.reserved_bytes - site.own_bytes)
+        self._reserved = site.own_bytes
         self._scratch = place.scratch
         self._state: State = EMPTY_STATE
         self._done: StateNeed | None = None
@@ -247,14 +250,14 @@ class _Combination:
             self.needs.sort(key=lambda one: one.members[-1].partition)
         keys = [one.key for one in members_of(self.needs)]
         # Of one fit scope; of prefixes, what any of them may take.
-        room = max(0, self._limit - reserved)
+        room = max(0, self._limit - self._reserved)
         self._work = CombineWork.of(self._transformer, keys, self._states.sizes(keys), room)
 
     @property
     def cost(self) -> int:
         return self._work.way.bytes
 
-    def require(self, reserved: int) -> None:
+    def require(self) -> None:
         """Refuse what is known not to fit.
 
         Raises
@@ -263,7 +266,7 @@ class _Combination:
         LimitError
         DiskFullError
         """
-        self._work.require(self._limit, reserved, self._scratch)
+        self._work.require(self._limit, self._reserved, self._scratch)
 
     def make(self, need: StateNeed) -> None:
         """Make one state, the next in order, and keep it.

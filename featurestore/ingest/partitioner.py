@@ -61,9 +61,9 @@ def write_partitions(
     first_sequence : int
         Number of the first new partition.
     memory_limit : int
-        Bytes that the process may hold beyond its imports.
+        Bytes: the limit.
     reserved : int
-        Bytes of them that it holds already, imports included where the limit counts them.
+        Bytes of it that the process holds already; ingest takes no more than the rest.
     on_progress : callable, optional
         ``on_progress(rows_done, rows_in_all_or_None, phase)``.
     existing : sequence of PartitionEntry

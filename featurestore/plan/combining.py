@@ -37,7 +37,8 @@ class Combining:
     Parameters
     ----------
     bytes : int
-        Of memory. In memory: what is expected; by ranges: all but the values that are kept.
+        Of memory. In memory: all, or what is expected of a state whose size is known only as it
+        grows; by ranges: all but the values that are kept.
     scratch_bytes : int
         0 in memory.
     fan_in : int
@@ -55,9 +56,9 @@ class Combining:
     def by_ranges(self) -> bool:
         return self.fan_in > 0
 
-    def range_bytes(self, rows: int) -> int:
-        """Return what combining one range takes that has rows of so many bytes."""
-        return _BESIDE + _RANGE * rows
+    def range_bytes(self, rows: int, kept: int) -> int:
+        """Return what combining one range takes that has rows of so many bytes, beside those kept."""
+        return _BESIDE + _RANGE * rows + _KEEPING * kept
 
     def keeping_bytes(self, kept: int) -> int:
         """Return what combining range by range takes while values of so many bytes are kept."""
@@ -95,14 +96,13 @@ def combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -> Com
     (True, 20, True)
     """
     largest, together = max(sizes, default=0), sum(sizes)
-    expected = combine_bytes(largest, largest)
-    in_memory = combine_bytes(together, 0)
-    if not by_ranges or room is None:
-        return Combining(expected)
+    if not by_ranges:
+        return Combining(combine_bytes(largest, largest))
+    in_memory = Combining(combine_bytes(together, 0))
+    if room is None:
+        return in_memory
     external = _by_ranges(len(sizes), largest, together, room)
-    if in_memory <= max(room, external.bytes):
-        return Combining(min(expected, in_memory))
-    return external
+    return in_memory if in_memory.bytes <= max(room, external.bytes) else external
 
 
 def most_combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -> Combining:
@@ -111,9 +111,8 @@ def most_combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -
     if not found.by_ranges or room is None:
         return found
     # Smaller ones may fit memory, and then take up to all there is.
-    largest = max(sizes)
-    least = max(found.bytes, min(room, combine_bytes(largest, largest)))
-    return Combining(least, found.scratch_bytes, found.fan_in, found.segment_bytes)
+    most = max(found.bytes, room)
+    return Combining(most, found.scratch_bytes, found.fan_in, found.segment_bytes)
 
 
 def _by_ranges(count: int, largest: int, together: int, room: int) -> Combining:

@@ -32,7 +32,7 @@ THREAD_BYTES: Final = 16 * 2**20
 """What a thread takes beside its tasks: heaps at its first use, freed pages kept for the next one.
 
 In no task's bytes: it is counted where tasks run, once for each that is in flight. Measured over tasks of 8 to
-70 MiB in two threads: 8 to 18 MiB each in a new process, up to 12 later.
+70 MiB in two threads: 8 to 18 MiB each in a new process (more than 16 in one of them), up to 12 later.
 """
 COLUMN_BYTES: Final = 16 * 2**10
 """What reading a column takes whatever its rows: decoder, buffers, names (measured over 6,000 of them)."""

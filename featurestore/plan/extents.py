@@ -146,7 +146,7 @@ class Extents:
             source_rows,
             source_bytes,
             widest,
-            self.learner(feature)[0].rows_between(*need.span),
+            self.learner(feature)[0].rows_between(*need.span(feature.transformer.scope)),
         )
 
     def _widest_source_row(self, source: TableFiles, names: tuple[str, ...]) -> int:

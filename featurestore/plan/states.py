@@ -67,12 +67,15 @@ class StateNeed:
     rows: tuple[int, ...] = ()
     since: int | None = None
 
-    @property
-    def span(self) -> tuple[int, int]:
-        """Between which partitions its members lie: the first, and the one after the last."""
-        return (
-            (self.members[0].partition, self.members[-1].partition + 1) if self.members else (0, 0)
-        )
+    def span(self, scope: Scope) -> tuple[int, int]:
+        """Between which partitions the rows lie that it may hold: the first, and the one after the last.
+
+        A prefix state that is made from the one before may hold rows from before its members.
+        """
+        if not self.members:
+            return 0, 0
+        first = 0 if scope is Scope.PREFIX else self.members[0].partition
+        return first, self.members[-1].partition + 1
 
 
 @dataclass(frozen=True, slots=True)

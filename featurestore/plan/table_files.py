@@ -149,7 +149,9 @@ class TableFiles:
     _base: list[tuple[PartitionEntry, ...]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
-    _ends: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
+    _ends: list[tuple[int, ...]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     @property
     def name(self) -> str:
@@ -168,9 +170,9 @@ class TableFiles:
 
     def rows_between(self, start: int, stop: int) -> int:
         """Return how many rows the partitions ``start <= position < stop`` have together."""
-        if not self._ends:
-            self._ends.extend(accumulate((one.rows for one in self.base), initial=0))
-        return self._ends[stop] - self._ends[start]
+        if not self._ends:  # two threads at once put the same there
+            self._ends.append(tuple(accumulate((one.rows for one in self.base), initial=0)))
+        return self._ends[0][stop] - self._ends[0][start]
 
     def widest_row(self, columns: Iterable[str]) -> int:
         """Return the most bytes of a row of any partition, as recorded of the files of these columns."""

@@ -8,6 +8,7 @@ kept by the sampling process.
 from __future__ import annotations
 
 import json
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -192,12 +193,17 @@ def _ending(error: BaseException | None) -> str:
 
 
 def _writable(path: Path) -> Path:
-    """Return the absolute path of a file that can be written; nothing is left of the trial."""
-    path = path.absolute()
-    trial = path.with_name(f"{path.name}.trial")
+    """Return the absolute path of a file that can be written; nothing is left of the trial.
+
+    A link is followed: what it names is written anew, not the link.
+    """
+    path = path.resolve()
+    trial = path.with_name(f"{path.name}.{os.getpid()}.trial")
     try:
         if path.is_dir():
             raise IsADirectoryError(21, "it is a folder")
+        if path.exists() and not path.is_file():
+            raise OSError(22, "it is no file but a device, a pipe or a socket")
         trial.touch()
         trial.unlink()
     except OSError as error:

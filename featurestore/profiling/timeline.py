@@ -110,10 +110,19 @@ class Timeline:
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write the timeline as JSON: whole or not at all."""
-        unfinished = Path(f"{path}.{os.getpid()}")
+        """Write the timeline as JSON: whole or not at all.
+
+        Raises
+        ------
+        InvalidInputError
+            If something is there that is no file, as a device; it would be replaced.
+        """
+        place = Path(path).resolve()
+        if place.exists() and not place.is_file():
+            raise InvalidInputError(f"{path} is no file", "give the path of a file, or of none")
+        unfinished = Path(f"{place}.{os.getpid()}")
         unfinished.write_text(json.dumps(self.to_json()), encoding="utf-8")
-        unfinished.replace(path)
+        unfinished.replace(place)
 
     @classmethod
     def load(cls, path: str | Path) -> Timeline:

@@ -99,7 +99,10 @@ class BuildPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether ``build`` would run; what does not fit the memory limit is refused."""
+        """Whether ``build`` would begin; what does not fit the memory limit is refused.
+
+        ``scratch_bytes`` is held against the scratch limit and the disk when it is known exactly.
+        """
         return not self.remedy
 
     @property

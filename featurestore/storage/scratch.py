@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from featurestore.errors import DiskFullError, LimitError
+from featurestore.errors import DiskFullError, InvalidInputError, LimitError
 from featurestore.units import format_bytes
 
 _PLACES = "another directory (scratch=, FEATURESTORE_SCRATCH, or the variable TMPDIR)"
@@ -96,7 +96,8 @@ class Scratch:
                 f"raise scratch_limit to at least {needed + self._used}, or raise memory_limit, "
                 "so that less is put there",
             )
-        free = shutil.disk_usage(self.folder).free
+        with self.faults_as_errors():
+            free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise DiskFullError(
                 f"{what} needs {format_bytes(needed)} of scratch space, {self.folder} has "
@@ -128,10 +129,22 @@ class Scratch:
             self._used -= size
 
     @contextmanager
-    def full_as_error(self) -> Iterator[None]:
-        """Turn the system's *no space left* into :class:`DiskFullError`."""
+    def faults_as_errors(self) -> Iterator[None]:
+        """Turn what the system says of a full or unusable directory into an error of this package.
+
+        Raises
+        ------
+        DiskFullError
+        InvalidInputError
+            If the directory is gone, or is not to be written.
+        """
         try:
             yield
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise InvalidInputError(
+                f"the scratch directory {self.folder} cannot be used: {error.strerror}",
+                f"make it again or let it be written, or give {_PLACES}",
+            ) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

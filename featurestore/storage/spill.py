@@ -79,7 +79,7 @@ class SpillFile:
 
     def __init__(self, scratch: Scratch | None = None) -> None:
         self._scratch = Scratch() if scratch is None else scratch
-        with self._scratch.full_as_error():
+        with self._scratch.faults_as_errors():
             folder = self._scratch.folder
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._schema: pa.Schema | None = None
@@ -105,7 +105,7 @@ class SpillFile:
         batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
         data = memoryview(batch.serialize())
         segment = Segment(self._taken.bytes, len(data), table.num_rows)
-        with self._scratch.full_as_error():
+        with self._scratch.faults_as_errors():
             self._file.seek(segment.offset)
             self._taken.add(segment.length)
             while data:

@@ -98,9 +98,10 @@ class Categorify(Transformer):
         object.__setattr__(self, "columns", normalise_selection(self.columns))
         object.__setattr__(self, "rename", normalise_renaming(self.rename) or ())
         sizes = (1 if self.max_size is None else self.max_size, self.min_count)
-        if any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sizes):
+        if any(type(one) is not int or not 1 <= one < 2**63 for one in sizes):
             raise DefinitionError(
-                f"max_size={self.max_size!r} and min_count={self.min_count!r} must be at least 1",
+                f"max_size={self.max_size!r} and min_count={self.min_count!r} must be at least 1 "
+                "and below 2**63",
                 "leave max_size out for no limit",
             )
 

@@ -159,14 +159,11 @@ def test_any_number_of_passes_gives_the_same(tmp_path: Path, count: int, fan_in:
 def test_scratch_space_is_no_more_than_was_said(tmp_path: Path, rows: int, room: int) -> None:
     kept, scratch = Kept(Categorify("s", max_size=9), words(24, rows, rows // 2)), Scratch(tmp_path)
     sizes = [kept.sizes[key] for key in kept.keys]
-    way = combining([10 * one for one in sizes], room, by_ranges=True)
-    if not way.by_ranges:
-        way = replace(way, fan_in=2, segment_bytes=64 * KIB)
-    said = combining(sizes, 1, by_ranges=True) if way.fan_in < 24 else way
+    way = combining(sizes, room, by_ranges=True)
+    if not way.by_ranges:  # so small that nobody would
+        way = Combining(0, 2 * sum(sizes) * 17 // 16, fan_in=2, segment_bytes=64 * KIB)
     kept.found(way, scratch)
-    assert 0 < scratch.most <= max(said.scratch_bytes, 2 * sum(sizes) * 17 // 16)
-    if way.fan_in >= 24:
-        assert scratch.most <= sum(sizes) * 17 // 16
+    assert 0 < scratch.most <= way.scratch_bytes
 
 
 # --- which way, and what it takes --------------------------------------------------------------------

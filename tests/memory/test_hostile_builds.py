@@ -2,7 +2,7 @@
 
 Each piece of work runs in a new process, in a limit that the kernel keeps where it can, and ends in one of two ways:
 below the limit, with values that brute force over all rows gives in a sample; or refused before a task
-began, the store as it was, with a limit (or a size of partitions) that is then tried and does.
+began, the store as it was, with a limit that is then tried and does.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Sets:
         self._folder = folder
         self._oracles: dict[str, Oracle] = {}
 
-    def folder(self, name: str, partition_bytes: str = "-") -> Path:
-        place = self._folder / f"{name}{partition_bytes}"
+    def folder(self, name: str) -> Path:
+        place = self._folder / name
         if not place.exists():
             place.mkdir()
-            done = run("write", name, str(place), partition_bytes)
+            done = run("write", name, str(place), "-")
             assert done.returncode == 0, done.stderr
         return place
 
@@ -82,10 +82,9 @@ class Place:
     folder: Path
 
     @classmethod
-    def of(cls, sets: Sets, name: str, work: str, folder: Path, size: str = "-") -> Place:
-        folder.mkdir(exist_ok=True)
+    def of(cls, sets: Sets, name: str, work: str, folder: Path) -> Place:
         # Files of a store are written once, so that links will do.
-        shutil.copytree(sets.folder(name, size), folder / "work", copy_function=os.link)
+        shutil.copytree(sets.folder(name), folder / "work", copy_function=os.link)
         return cls(name, work, folder / "work")
 
     def done(self, limit: str) -> dict[str, Any]:
@@ -161,6 +160,14 @@ ALWAYS = [
     ("heavy_key", "rolling"),
     ("long_text", "expression"),
 ]
+FITTING = {
+    ("heavy_partition", "lag"),
+    ("heavy_partition", "epoch"),
+    ("heavy_partition", "feed"),
+    ("many_keys", "feed"),
+    ("heavy_key", "rolling"),
+}
+"""Work that was seen to end below the limit, so that a refusal is one too many."""
 CASES = [
     pytest.param(name, work, marks=() if (name, work) in ALWAYS else pytest.mark.slow)
     for name in SETS
@@ -172,4 +179,5 @@ CASES = [
 def test_hostile_tables_are_worked_on_below_the_limit_or_refused(
     sets: Sets, tmp_path: Path, name: str, work: str
 ) -> None:
-    checked(sets, tmp_path, name, work, LIMIT)
+    refused = checked(sets, tmp_path, name, work, LIMIT)
+    assert not (refused and (name, work) in FITTING), "what fits was refused"

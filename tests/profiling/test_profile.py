@@ -433,6 +433,22 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_block(
     assert not list(tmp_path.iterdir())
 
 
+def test_only_files_are_written_anew(tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link.json", tmp_path / "target.json"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidInputError, match="no file but a device"):
+        profile(pipe)
+    link.symlink_to(target)
+    with profile(link) as run:
+        pass
+    with pytest.raises(InvalidInputError, match="pipe is no file"):
+        run.timeline.save(pipe)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert Timeline.load(target).phases == run.timeline.phases
+    assert sorted(tmp_path.iterdir()) == [link, pipe, target]
+
+
 def test_a_profile_is_used_once_and_in_order() -> None:
     run = profile()
     with pytest.raises(InvalidInputError, match="no timeline"):

@@ -13,7 +13,7 @@ from collections import namedtuple
 import pyarrow as pa
 import pytest
 
-from featurestore.errors import DiskFullError, LimitError
+from featurestore.errors import DiskFullError, InvalidInputError, LimitError
 from featurestore.storage.scratch import Scratch
 from featurestore.storage.spill import Segment, Segments, SpillFile
 
@@ -101,3 +101,11 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - the names themselves
+
+
+def test_a_directory_that_is_gone_is_an_error_with_a_remedy(tmp_path):
+    scratch = Scratch(tmp_path / "gone")
+    with pytest.raises(InvalidInputError, match=r"gone cannot be used: No such file.*\n.*scratch="):
+        scratch.require(1, "sorting")
+    with pytest.raises(InvalidInputError, match="make it again"):
+        SpillFile(scratch)

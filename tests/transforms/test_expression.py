@@ -29,6 +29,7 @@ from featurestore.transforms.base import Scope, decode, transformer_from_spec
 from featurestore.transforms.expression import Expression
 from featurestore.transforms.expression_json import MAX_DEPTH, StoredExpression
 from featurestore.transforms.extent import Extent
+from featurestore.transforms.footprint import rounding_bytes
 
 TABLE = pa.table(
     {
@@ -204,7 +205,13 @@ def test_against_numpy(rows: list[tuple[float | None, float | None]], cuts: list
 
 def test_scope() -> None:
     assert Expression(x=nw.col("a")).scope is Scope.NONE
-    assert Expression(x=nw.col("a") + 1).memory(SCHEMA, Extent(5000, {"a": 40_000})) == 80_000
+
+
+def test_it_takes_what_its_operations_hold_at_once() -> None:
+    sum_ = Expression(x=nw.col("a") + 1)
+    rounding = rounding_bytes(sum_.outputs(SCHEMA), 5000)
+    assert 0 < rounding < 80_000
+    assert sum_.memory(SCHEMA, Extent(5000, {"a": 40_000})) == 80_000 + rounding
 
 
 # --- hostile definitions --------------------------------------------------------------------------

@@ -97,10 +97,10 @@ def _fill(
             for key, one in layout.items()
             if one.rows
         }
-        done, budget = 0, budget_of()
+        done = 0
         for partition, rows in enumerate(part.partition_rows):
             before = done
-            with budget.admit(memory.added, memory.limit, waits=not budget.held_here):
+            with budget_of().admit(memory.added, memory.limit):
                 for batch in part.slices(partition, slice_bytes(memory)):
                     done += _write_rows(batch, layout, files)
                     advance(done)
