@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from featurestore.testing.scripts import run_code
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,14 +32,6 @@ for few, many in (versions, features):
 
 
 def test_its_cases_run_and_show_a_flat_curve(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    assert "bytes/commit" in done.stdout
+    printed = run_code(SCRIPT, ROOT, str(tmp_path))
+    print(printed)
+    assert "bytes/commit" in printed

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from featurestore.testing.scripts import run_code
 
 pytest.importorskip("xgboost")
 pytest.importorskip("pandas")
@@ -31,14 +31,6 @@ for one in results:
 
 
 def test_every_case_of_the_small_variant_runs() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    assert "featurestore xgboost" in done.stdout
+    printed = run_code(SCRIPT, ROOT)
+    print(printed)
+    assert "featurestore xgboost" in printed

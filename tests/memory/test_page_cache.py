@@ -67,8 +67,8 @@ def group() -> Iterator[Path]:
     try:
         path.mkdir()
     except OSError as error:
-        # Only a group's limit takes cached pages away: without one there is nothing to be seen.
-        pytest.skip(f"no control group of version 1 can be made here: {error}")
+        why = "only a control group's limit takes cached pages away, and none can be made here"
+        pytest.skip(f"{why}: {error}")  # without one there is nothing to be seen
     try:
         (path / "memory.limit_in_bytes").write_text(str(LIMIT))
         yield path
