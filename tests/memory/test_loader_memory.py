@@ -233,4 +233,6 @@ def test_feeding_xgboost_ten_times_the_rows_takes_the_same(tmp_path: Path) -> No
     (one,) = fresh(TIMES, tmp_path, 250_000)
     (ten,) = fresh(TIMES, tmp_path, 2_500_000)
     print(f"pages: {one / MIB:.1f} and {ten / MIB:.1f} MiB")
-    assert ten <= 1.05 * one + 2 * MIB  # the far stricter comparison, as for epochs
+    # Of what feeding adds, a few MiB: what the heap keeps is allowed for, as for epochs. All rows are
+    # 50 MB, so holding even a tenth of them would be seen.
+    assert ten <= 1.05 * one + 4 * MIB
