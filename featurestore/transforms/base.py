@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -406,7 +407,7 @@ def transformer_from_spec(spec: Mapping[str, Any]) -> Transformer:
     if name not in _KINDS and name in _HOMES:
         importlib.import_module(f"featurestore.transforms.{_HOMES[name]}")
     kind = _KINDS.get(name)
-    if kind is None:
+    if kind is None or inspect.isabstract(kind):
         raise FormatError(
             f"the store has a transformer {spec.get('kind')!r} that this package does not know",
             "upgrade featurestore, or import the package that defines it",

@@ -9,25 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import narwhals as nw
 import pyarrow as pa
 
-from featurestore.engines.protocol import Array, Engine
+from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
+from featurestore.transforms.base import Partition, Scope, State
+from featurestore.transforms.columnwise import Columnwise
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import (
-    VIEW,
-    fixed_bytes,
-    grouping_bytes,
-    is_text,
-    state_rows,
-)
-from featurestore.transforms.naming import normalise_renaming, output_names
-from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
+from featurestore.transforms.footprint import VIEW, grouping_bytes, is_text, state_rows
+from featurestore.transforms.selectors import Selection, strings
 from featurestore.transforms.value_counts import (
     ORDER,
     check_countable,
@@ -49,7 +43,7 @@ _LEARNT_TEXT: Final = 24
 
 
 @dataclass(frozen=True)
-class Categorify(Transformer):
+class Categorify(Columnwise):
     """Replace strings, integers or booleans by codes for an embedding.
 
     Scope: fit. State: every distinct value with its count. Boundary rule: counts of all rows of the
@@ -90,13 +84,9 @@ class Categorify(Transformer):
     columns: Selection = _STRINGS
     max_size: int | None = None
     min_count: int = 1
-    prefix: str = ""
-    suffix: str = ""
-    rename: Any = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", normalise_selection(self.columns))
-        object.__setattr__(self, "rename", normalise_renaming(self.rename) or ())
+        super().__post_init__()
         sizes = (1 if self.max_size is None else self.max_size, self.min_count)
         if any(type(one) is not int or not 1 <= one < 2**63 for one in sizes):
             raise DefinitionError(
@@ -109,25 +99,17 @@ class Categorify(Transformer):
     def scope(self) -> Scope:
         return Scope.FIT
 
-    @property
-    def slicing(self) -> Slicing:
-        return Slicing.ROWS
+    def check(self, one: Field) -> None:
+        check_countable(one, "Categorify")
 
-    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
-        names = resolve(self.columns, schema)
-        for name in names:
-            check_countable(schema[name], "Categorify")
-        return names
-
-    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        return tuple(Field(name, pa.int32()) for name in self._names(self.inputs(schema)).values())
+    def type_of(self, one: Field) -> pa.DataType:
+        return pa.int32()
 
     def codes(self, schema: TableSchema) -> tuple[str, ...]:
         return tuple(one.name for one in self.outputs(schema))
 
-    def _names(self, columns: tuple[str, ...]) -> dict[str, str]:
-        names = output_names(columns, self.prefix, self.rename, "Categorify", self.suffix)
-        return dict(zip(columns, names, strict=True))
+    def quantities(self, schema: TableSchema) -> tuple[str, ...]:
+        return ()
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
         return summarize_counts(partition, self.inputs(partition.schema), engine)
@@ -157,12 +139,11 @@ class Categorify(Transformer):
             out[name] = pa.table({"value": ranked.slice(0, self.max_size).combine_chunks()})
         return out
 
-    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
-        columns = []
-        for one, name in self._names(self.inputs(partition.schema)).items():
-            codes = _encode(partition, one, state[one], engine)
-            columns.append(engine.column(name, codes, None, pa.int32()).to_frame())
-        return Columns(nw.concat(columns, how="horizontal") if columns else None)
+    def column(
+        self, values: Series, source: Field, target: Field, state: State, engine: Engine
+    ) -> Series:
+        codes = _encode(values, state[source.name], engine)
+        return engine.column(target.name, codes, None, pa.int32())
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         return max(
@@ -183,27 +164,24 @@ class Categorify(Transformer):
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
         return counts_bytes(schema, self.inputs(schema), extent)
 
-    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
-
     def cardinalities(self, state: State) -> Mapping[str, int]:
-        names = self._names(tuple(state))
+        names = self.names(tuple(state))
         return {names[one]: FIRST_CODE + state[one].num_rows for one in names}
 
     def state_fingerprint(self) -> str:
         return counts_fingerprint(self.columns)
 
 
-def _encode(partition: Partition, column: str, vocabulary: pa.Table, engine: Engine) -> Array:
+def _encode(column: Series, vocabulary: pa.Table, engine: Engine) -> Array:
     """Return the code of every row, by numbering vocabulary and column together."""
-    xp = engine.xp
+    xp, name = engine.xp, column.name
     size = vocabulary.num_rows
-    known = engine.from_arrow(vocabulary.rename_columns([column]))
-    both = nw.concat([known, partition.frame.select(column)], how="vertical")
-    groups = engine.codes(both, [column])
+    known = engine.from_arrow(vocabulary.rename_columns([name]))
+    both = nw.concat([known, column.to_frame()], how="vertical")
+    groups = engine.codes(both, [name])
     code_of_group = xp.full(len(both), UNSEEN_CODE, dtype=xp.int32)
     code_of_group[groups[:size]] = xp.arange(FIRST_CODE, FIRST_CODE + size, dtype=xp.int32)
     codes = code_of_group[groups[size:]]
-    missing, _ = engine.values(partition.frame[column].is_null())
+    missing, _ = engine.values(column.is_null())
     codes[missing] = NULL_CODE
     return codes

@@ -14,12 +14,14 @@ from typing import Any, Final, TypeAlias
 import narwhals as nw
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array, Engine, Series
-from featurestore.errors import DefinitionError, SchemaError
+from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
+from featurestore.transforms.base import Columns, Partition, Scope, State
+from featurestore.transforms.columnwise import Columnwise, side_by_side
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import VIEW, fixed_bytes, is_text, rounding_bytes
 from featurestore.transforms.moments import (
@@ -30,8 +32,6 @@ from featurestore.transforms.moments import (
     moments_memory,
     summarize_moments,
 )
-from featurestore.transforms.naming import normalise_renaming, output_names
-from featurestore.transforms.selectors import Selection, normalise_selection, numeric, resolve
 from featurestore.transforms.value_counts import (
     ORDER,
     check_countable,
@@ -46,12 +46,11 @@ from featurestore.transforms.value_counts import (
 
 STRATEGIES: Final = ("mean", "constant", "most_frequent")
 Value: TypeAlias = "bool | int | float | str"
-_NUMERIC: Final = numeric()
 _NO_ROWS: Final = "there is nothing to learn from: the fit scope has no partitions"
 
 
 @dataclass(frozen=True)
-class Standardize(Transformer):
+class Standardize(Columnwise):
     """Subtract a column's mean and divide by its standard deviation.
 
     Scope: fit. State: 88 bytes per column. Boundary rule: statistics of all rows of the fit scope.
@@ -89,37 +88,12 @@ class Standardize(Transformer):
     [-1.0, 1.0, None]
     """
 
-    columns: Selection = _NUMERIC
-    prefix: str = ""
-    suffix: str = ""
-    rename: Any = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", normalise_selection(self.columns))
-        object.__setattr__(self, "rename", normalise_renaming(self.rename) or ())
-
     @property
     def scope(self) -> Scope:
         return Scope.FIT
 
-    @property
-    def slicing(self) -> Slicing:
-        return Slicing.ROWS
-
-    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
-        return _numeric_columns(self.columns, schema, "Standardize")
-
-    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        names = self._names(schema)
-        return tuple(Field(names[one], _scaled_type(schema[one].type)) for one in names)
-
-    def quantities(self, schema: TableSchema) -> tuple[str, ...]:
-        return self.inputs(schema)
-
-    def _names(self, schema: TableSchema) -> dict[str, str]:
-        columns = self.inputs(schema)
-        names = output_names(columns, self.prefix, self.rename, type(self).__name__, self.suffix)
-        return dict(zip(columns, names, strict=True))
+    def type_of(self, one: Field) -> pa.DataType:
+        return _scaled_type(one.type)
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
         return summarize_moments(partition, self.inputs(partition.schema), engine)
@@ -152,18 +126,14 @@ class Standardize(Transformer):
         }
         return {"scales": pa.table(table)}
 
-    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
-        scales = {row["column"]: row for row in state["scales"].to_pylist()}
-        out = []
-        for one, field in zip(
-            self.inputs(partition.schema), self.outputs(partition.schema), strict=True
-        ):
-            values, valid = engine.values(partition.frame[one])
-            scaled, valid = _scale(
-                values, valid, scales[one], field.type.to_pandas_dtype(), engine.xp
-            )
-            out.append(engine.column(field.name, scaled, valid, field.type))
-        return Columns(_side_by_side(out))
+    def column(
+        self, values: Series, source: Field, target: Field, state: State, engine: Engine
+    ) -> Series:
+        scales = state["scales"]
+        (row,) = scales.filter(pc.equal(scales["column"], source.name)).to_pylist()
+        dtype = target.type.to_pandas_dtype()
+        scaled, valid = _scale(*engine.values(values), row, dtype, engine.xp)
+        return engine.column(target.name, scaled, valid, target.type)
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         return 16 * extent.rows + rounding_bytes(self.outputs(schema), extent.rows)
@@ -174,15 +144,12 @@ class Standardize(Transformer):
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
         return moments_bytes(self.inputs(schema))
 
-    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
-
     def state_fingerprint(self) -> str:
         return moments_fingerprint(self.columns)
 
 
 @dataclass(frozen=True)
-class Impute(Transformer):
+class Impute(Columnwise):
     """Fill missing values with one value per column.
 
     Missing is null and, in floating-point columns, NaN. Infinities are values: they stay, and do not
@@ -225,17 +192,12 @@ class Impute(Transformer):
     [1.0, 2.5, 4.0]
     """
 
-    columns: Selection = _NUMERIC
     strategy: str = "mean"
     value: Value | None = None
     indicator: bool = False
-    prefix: str = ""
-    suffix: str = ""
-    rename: Any = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", normalise_selection(self.columns))
-        object.__setattr__(self, "rename", normalise_renaming(self.rename) or ())
+        super().__post_init__()
         if self.strategy not in STRATEGIES:
             raise DefinitionError(
                 f"{self.strategy!r} is not a strategy of Impute", f"choose from {list(STRATEGIES)}"
@@ -250,39 +212,24 @@ class Impute(Transformer):
     def scope(self) -> Scope:
         return Scope.NONE if self.strategy == "constant" else Scope.FIT
 
-    @property
-    def slicing(self) -> Slicing:
-        return Slicing.ROWS
-
-    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+    def check(self, one: Field) -> None:
         if self.strategy == "mean":
-            return _numeric_columns(self.columns, schema, "Impute")
-        names = resolve(self.columns, schema)
-        for name in names:
-            if self.strategy == "most_frequent":
-                check_countable(schema[name], "Impute(strategy='most_frequent')")
-            else:
-                _check_constant(schema[name], self.value)
-        return names
+            super().check(one)
+        elif self.strategy == "most_frequent":
+            check_countable(one, "Impute(strategy='most_frequent')")
+        else:
+            _check_constant(one, self.value)
+
+    def type_of(self, one: Field) -> pa.DataType:
+        computed = self.strategy == "mean" and not pa.types.is_floating(one.type)
+        return pa.float64() if computed else one.type
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        fields: list[Field] = []
-        for one, name in self._names(schema).items():
-            type_ = schema[one].type
-            if self.strategy == "mean" and not pa.types.is_floating(type_):
-                type_ = pa.float64()
-            fields.append(Field(name, type_))
-            if self.indicator:
-                fields.append(Field(f"{name}_missing", pa.bool_()))
-        return tuple(fields)
-
-    def quantities(self, schema: TableSchema) -> tuple[str, ...]:
-        return self.inputs(schema)
-
-    def _names(self, schema: TableSchema) -> dict[str, str]:
-        columns = self.inputs(schema)
-        names = output_names(columns, self.prefix, self.rename, type(self).__name__, self.suffix)
-        return dict(zip(columns, names, strict=True))
+        filled = super().outputs(schema)
+        if not self.indicator:
+            return filled
+        marks = (Field(f"{one.name}_missing", pa.bool_()) for one in filled)
+        return tuple(one for pair in zip(filled, marks, strict=True) for one in pair)
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
         columns = self.inputs(partition.schema)
@@ -329,15 +276,21 @@ class Impute(Transformer):
         return {name: pa.table({"value": one}) for name, one in values.items()}
 
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
-        out = []
-        types = {field.name: field.type for field in self.outputs(partition.schema)}
-        for one, name in self._names(partition.schema).items():
-            fill = self.value if self.strategy == "constant" else state[one]["value"][0].as_py()
-            filled, missing = _fill(partition.frame[one], fill, name, types[name], engine)
-            out.append(filled)
+        schema, out = partition.schema, []
+        for source, target in zip(self.inputs(schema), super().outputs(schema), strict=True):
+            column = partition.frame[source]
+            out.append(self.column(column, schema[source], target, state, engine))
             if self.indicator:
-                out.append(engine.column(f"{name}_missing", missing, None, pa.bool_()))
-        return Columns(_side_by_side(out))
+                missing = _missing(column, engine)
+                out.append(engine.column(f"{target.name}_missing", missing, None, pa.bool_()))
+        return Columns(side_by_side(out))
+
+    def column(
+        self, values: Series, source: Field, target: Field, state: State, engine: Engine
+    ) -> Series:
+        constant = self.strategy == "constant"
+        fill = self.value if constant else state[source.name]["value"][0].as_py()
+        return _filled(values, fill, target, engine)
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         # Filled texts are kept as the engine's until all columns are done.
@@ -371,19 +324,6 @@ class Impute(Transformer):
         return counts_fingerprint(self.columns)
 
 
-def _numeric_columns(columns: Selection, schema: TableSchema, transformer: str) -> tuple[str, ...]:
-    names = resolve(columns, schema)
-    for name in names:
-        one = schema[name]
-        if not one.is_numeric:
-            kind = f"a tensor of {one.type}" if one.is_tensor else str(one.type)
-            raise SchemaError(
-                f"{transformer} takes numeric columns; {name!r} is {kind}",
-                "select with numeric(), or Categorify strings first",
-            )
-    return names
-
-
 def _scaled_type(type_: pa.DataType) -> pa.DataType:
     wide = pa.types.is_float64(type_) or pa.types.is_decimal(type_)
     return pa.float64() if wide else pa.float32()
@@ -407,28 +347,25 @@ def _scale(
     return out, valid
 
 
-def _fill(
-    column: Series, fill: Any, name: str, type_: pa.DataType, engine: Engine
-) -> tuple[Series, Array]:
-    """Return the filled column and where it was missing."""
-    if pa.types.is_string(type_):
+def _filled(column: Series, fill: Any, target: Field, engine: Engine) -> Series:
+    """Return the column with one value where it is missing."""
+    if target.is_string:
+        return column.fill_null(fill).alias(target.name)
+    values, _ = engine.values(column)
+    dtype = np.dtype(target.type.to_pandas_dtype())
+    full = engine.xp.where(
+        _missing(column, engine), dtype.type(fill), values.astype(dtype, copy=False)
+    )
+    return engine.column(target.name, full, None, target.type)
+
+
+def _missing(column: Series, engine: Engine) -> Array:
+    """Return where a column is null or NaN."""
+    if column.dtype == nw.String:
         missing, _ = engine.values(column.is_null())
-        return column.fill_null(fill).alias(name), missing
+        return missing
     values, valid = engine.values(column)
-    xp = engine.xp
-    missing = ~valid
-    if values.dtype.kind == "f":
-        missing = missing | xp.isnan(values)
-    dtype = np.dtype(type_.to_pandas_dtype())
-    return engine.column(
-        name, xp.where(missing, dtype.type(fill), values.astype(dtype, copy=False)), None, type_
-    ), missing
-
-
-def _side_by_side(columns: list[Series]) -> Any:
-    if not columns:
-        return None
-    return nw.concat([one.to_frame() for one in columns], how="horizontal")
+    return ~valid | engine.xp.isnan(values) if values.dtype.kind == "f" else ~valid
 
 
 def _check_constant(one: Field, value: Any) -> None:
