@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from featurestore.transforms.calendar import Calendar
     from featurestore.transforms.categories import Categorify
     from featurestore.transforms.cross_section import CrossSection
+    from featurestore.transforms.embed import Embed
     from featurestore.transforms.expression import Expression
+    from featurestore.transforms.forward import Forward
+    from featurestore.transforms.from_array import FromArray
     from featurestore.transforms.function import Function
     from featurestore.transforms.lookup import Lookup
     from featurestore.transforms.pipeline import Pipeline
@@ -52,9 +55,12 @@ _HOMES: Final = {
     "CrossSection": "transforms.cross_section",
     "Dataset": "dataset.dataset",
     "Duration": "units",
+    "Embed": "transforms.embed",
     "Expression": "transforms.expression",
     "FeatureStore": "store",
     "FeatureStoreError": "errors",
+    "Forward": "transforms.forward",
+    "FromArray": "transforms.from_array",
     "Function": "transforms.function",
     "HashSplit": "dataset.split",
     "Impute": "transforms.scaling",
@@ -97,9 +103,12 @@ __all__ = [
     "CrossSection",
     "Dataset",
     "Duration",
+    "Embed",
     "Expression",
     "FeatureStore",
     "FeatureStoreError",
+    "Forward",
+    "FromArray",
     "Function",
     "HashSplit",
     "Impute",

@@ -162,6 +162,7 @@ def prepare(case: Case, folder: Path) -> Extent:
     return Extent(
         table.num_rows,
         {name: table[name].nbytes for name in names},
+        widest_row=widest_row(table.select(names)),
         state_bytes=0 if sources else held,
         source_rows=case.source_rows if case.verb == "apply" else 0,
         source_bytes=source_bytes if case.verb == "apply" else 0,
@@ -218,9 +219,10 @@ def _measured(folder: Path) -> dict[str, Json]:
     if told["verb"] == "summarize":
         one.summarize(warm, engine)
     else:
-        made = one.apply(warm, _state(one, few, [few], schema, engine), engine).frame
-        assert made is not None
-        engine.to_arrow(made)
+        made = one.apply(warm, _state(one, few, [few], schema, engine), engine)
+        assert made.frame is not None or made.tensors
+        if made.frame is not None:
+            engine.to_arrow(made.frame)
     del few, warm
 
     with pa.ipc.open_file(str(folder / "table")) as file:

@@ -351,11 +351,9 @@ def _filled(column: Series, fill: Any, target: Field, engine: Engine) -> Series:
     """Return the column with one value where it is missing."""
     if target.is_string:
         return column.fill_null(fill).alias(target.name)
-    values, _ = engine.values(column)
-    dtype = np.dtype(target.type.to_pandas_dtype())
-    full = engine.xp.where(
-        _missing(column, engine), dtype.type(fill), values.astype(dtype, copy=False)
-    )
+    values, valid = engine.values(column)
+    dtype, missing = np.dtype(target.type.to_pandas_dtype()), _not_there(values, valid, engine.xp)
+    full = engine.xp.where(missing, dtype.type(fill), values.astype(dtype, copy=False))
     return engine.column(target.name, full, None, target.type)
 
 
@@ -364,8 +362,11 @@ def _missing(column: Series, engine: Engine) -> Array:
     if column.dtype == nw.String:
         missing, _ = engine.values(column.is_null())
         return missing
-    values, valid = engine.values(column)
-    return ~valid | engine.xp.isnan(values) if values.dtype.kind == "f" else ~valid
+    return _not_there(*engine.values(column), engine.xp)
+
+
+def _not_there(values: Array, valid: Array, xp: Any) -> Array:
+    return ~valid | xp.isnan(values) if values.dtype.kind == "f" else ~valid
 
 
 def _check_constant(one: Field, value: Any) -> None:

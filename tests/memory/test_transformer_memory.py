@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import narwhals as nw
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -94,6 +95,14 @@ def ratio_of(df: Any) -> Any:
     return above / below
 
 
+def measures(texts: Any) -> Any:
+    """Return eight numbers of each text: what an encoder gives, without what it takes."""
+    out = np.empty((len(texts), 8), dtype=np.float32)
+    for i, one in enumerate(texts):
+        out[i] = len(one)
+    return out
+
+
 WIDE: Final = matching("x[0-9]+")
 QUICK: Final = (
     Held(fs.Rolling("x", "1h", ["mean", "std", "count"]), "narrow"),
@@ -112,6 +121,7 @@ QUICK: Final = (
     Held(fs.Calendar("t", PARTS), "narrow"),
     Held(fs.Expression(a=nw.col("s").str.to_uppercase()), "strings"),
     Held(fs.Function(ratio_of, ["x", "n", "y"], "made", dtypes="float64"), "narrow"),
+    Held(fs.Embed("s", measures, 8, cache=False), "strings"),
 )
 FULL: Final = (
     *(

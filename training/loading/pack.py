@@ -28,6 +28,7 @@ import numpy as np
 
 from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema, HostArray
 from featurestore.errors import CorruptionError, FeatureStoreError, InvalidInputError
+from featurestore.storage.vector_cache import CACHE_VARIABLE
 from training.loading.buffers import aligned_empty
 from training.loading.layout import (
     LABEL_KEY,
@@ -40,8 +41,6 @@ from training.loading.layout import (
 from training.loading.memory import Projection
 from training.loading.order import Rows
 from training.loading.pack_writer import scratch_name, write_pack
-
-CACHE_VARIABLE: Final = "FEATURESTORE_CACHE"
 
 
 def cache_directory(cache: str | Path | None = None) -> Path:
