@@ -26,6 +26,7 @@ from featurestore.errors import (
     InvalidInputError,
     SchemaError,
 )
+from featurestore.storage.vector_cache import CACHE_VARIABLE
 from featurestore.testing.datasets import ArrayPart, numbered_part
 from training.loading import layout as layout_module
 from training.loading import pack as pack_module
@@ -365,10 +366,10 @@ def test_arrays_that_are_not_what_the_schema_says_are_refused(change: Any, cache
 
 
 def test_where_packs_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(pack_module.CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_directory() == tmp_path / ".cache/featurestore/packs"
-    monkeypatch.setenv(pack_module.CACHE_VARIABLE, str(tmp_path / "c"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "c"))
     assert cache_directory() == tmp_path / "c"
     assert cache_directory(tmp_path / "d") == tmp_path / "d"
 
