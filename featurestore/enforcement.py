@@ -27,6 +27,8 @@ from featurestore.limits import memory_limit
 from featurestore.units import format_bytes
 
 _lock: Final = RLock()
+_LEAST_ROOM: Final = 8 * 2**20
+"""With less than that to its limit, a process would be killed before it could say anything."""
 
 
 class Cage:
@@ -106,10 +108,11 @@ class Cage:
 
     def _require_room(self, limit: int, processes: Iterable[int]) -> None:
         held = sum(self._files.held(one) for one in {*processes, *self._admitted})
-        if held >= limit:
+        if held + _LEAST_ROOM > limit:
             raise MemoryLimitError(
                 f"{format_bytes(held)} are held already, the memory limit is {format_bytes(limit)}",
-                "raise memory_limit, or free what the process holds",
+                f"raise memory_limit to at least {held + _LEAST_ROOM} for anything to be done, or "
+                "free what the process holds",
             )
 
 
@@ -214,7 +217,7 @@ def enforced(limit: int | str | None = None, workers: Iterable[int] = ()) -> Enf
     Raises
     ------
     MemoryLimitError
-        If the processes hold more than that already.
+        If the processes hold so much already that less than 8 MiB are left.
 
     Examples
     --------

@@ -18,10 +18,10 @@ from featurestore.execution.publish import append_partitions, replace_partitions
 from featurestore.execution.room import all_room, require_each
 from featurestore.execution.states import Available
 from featurestore.features import FeatureSet
-from featurestore.ingest.partitioner import write_partitions
+from featurestore.ingest.partitioner import Report, write_partitions
 from featurestore.ingest.sources import Source, open_source
 from featurestore.ingest.stored_rows import StoredRows, rows_before
-from featurestore.ingest.survey import Progress, count_within
+from featurestore.ingest.survey import count_within
 from featurestore.plan.replacement import Replacement
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.progress import ingest_progress, progress_bars
@@ -174,7 +174,7 @@ class RowSet:
         return _Kept(count_before, before), _Kept(count_after, after)
 
     def _write(
-        self, files: TableFiles, touched: Replacement, rows: Source, report: Progress
+        self, files: TableFiles, touched: Replacement, rows: Source, report: Report
     ) -> list[PartitionEntry]:
         for one in touched.cut:
             require_intact(self.session.objects, one)

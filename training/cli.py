@@ -7,13 +7,18 @@ codes: 0 done, 1 the data, arguments or environment are wrong, 2 wrong usage, 13
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from featurestore.errors import FeatureStoreError
+from featurestore.enforcement import enforced
+from featurestore.errors import EnforcementWarning, FeatureStoreError
 from featurestore.profiling.command import ProfiledGroup
+from featurestore.units import format_bytes
 
 _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
@@ -29,15 +34,21 @@ def main(context: click.Context, traceback: bool) -> None:
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Run folder to make.")
+@click.option(
+    "--enforce", is_flag=True, help="Let the kernel keep the memory limit, for the framework too."
+)
 @click.pass_context
-def fit(context: click.Context, config: Path, output: Path | None) -> None:
+def fit(context: click.Context, config: Path, output: Path | None, enforce: bool) -> None:
     """Train what CONFIG (a train.toml) says and write a run folder.
 
     Example: python -m training fit train.toml --output runs/first
     """
-    with _Errors(context.obj):
+    with _Errors(context.obj), ExitStack() as during:
+        from training.config import RunConfig
         from training.run import fit as train
 
+        if enforce:
+            during.enter_context(_enforced(RunConfig.from_toml(config).data.memory_limit))
         click.echo(str(train(config, output)))
 
 
@@ -67,6 +78,17 @@ def predict(
         source: Any = rows[0] if len(rows) == 1 else list(rows)
         result = run_predict(run, source, output, store=store)
         click.echo(f"{len(result)} predictions in {output}")
+
+
+@contextmanager
+def _enforced(limit: int | str | None) -> Iterator[None]:
+    """Keep a memory limit, and say what keeps it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EnforcementWarning)  # the next lines say so
+        kept = enforced(limit)
+    with kept:
+        click.echo(f"memory limit {format_bytes(kept.limit)}, kept by {kept.mechanism}", err=True)
+        yield
 
 
 class _Errors:

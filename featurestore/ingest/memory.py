@@ -114,6 +114,11 @@ class IngestMemory:
         free = self.limit - self._fixed - 2 * self.partition
         return max(_LEAST, min(free // 3, self.partition))
 
+    @property
+    def projected(self) -> int:
+        """Bytes at the peak, what the process held before included."""
+        return self.reserved + self._fixed + 3 * self.run + 2 * self.partition
+
     def check_group(self, group: int, where: str, remedy: str) -> None:
         """Refuse rows that stay together and cannot be sorted and written within the limit.
 
@@ -160,8 +165,8 @@ def _limit(left: int, reserved: int) -> str:
 
 def check_reading(
     limit: int, reader: int, columns: int, batch: int, source: str, reserved: int = 0
-) -> None:
-    """Refuse a source whose pages, blocks or stored batches alone do not fit the limit.
+) -> int:
+    """Return what reading takes; refuse a source whose pages, blocks or batches alone do not fit.
 
     Raises
     ------
@@ -177,3 +182,4 @@ def check_reading(
             f"raise memory_limit, to at least {smallest_limit(2 * needed, reserved)} for the whole "
             "ingest, or write the source in smaller pages or batches, without overlong texts",
         )
+    return needed

@@ -8,9 +8,10 @@ tables without time keep the order of the source. Either all files are there and
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -29,6 +30,9 @@ from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, TableEntry
 from featurestore.storage.scratch import Scratch
 
+Report: TypeAlias = Callable[[int, "int | None", str, int], None]
+"""Called with rows done, rows in all (None while unknown), the phase, and the peak projected for it."""
+
 
 def write_partitions(
     store: ObjectStore,
@@ -40,7 +44,7 @@ def write_partitions(
     first_sequence: int,
     memory_limit: int,
     reserved: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: Report | None = None,
     existing: Sequence[PartitionEntry] = (),
     scratch: Path | Scratch | None = None,
 ) -> list[PartitionEntry]:
@@ -65,7 +69,7 @@ def write_partitions(
     reserved : int
         Bytes of it that the process holds already; ingest takes no more than the rest.
     on_progress : callable, optional
-        ``on_progress(rows_done, rows_in_all_or_None, phase)``.
+        ``on_progress(rows_done, rows_in_all_or_None, phase, bytes_projected)``.
     existing : sequence of PartitionEntry
         The table's partitions; needed to append to a table with a key and no time, whose keys must
         stay unique.
@@ -98,16 +102,20 @@ def write_partitions(
     # Small batches for the survey; how large a partition can be is known only after it.
     left, file = memory_limit - reserved, source.files[0]
     least = IngestMemory(left, min(entry.partition_bytes, left // 4), reserved=reserved)
-    check_reading(left, source.reading_bytes, len(columns.names), least.batch, file, reserved)
-    found = survey(source, columns, after, least.batch, on_progress)
+    reading = check_reading(
+        left, source.reading_bytes, len(columns.names), least.batch, file, reserved
+    )
+    surveyed = _phases(on_progress, reserved + reading + kept_bytes(left))
+    found = survey(source, columns, after, least.batch, surveyed)
     memory = _memory(found, entry, left, reserved, source, columns)
-    duplicates = Duplicates(columns, entry.duplicates)
-    runs = Runs(source, columns, found, memory, place, on_progress)
+    duplicates, phases = (
+        Duplicates(columns, entry.duplicates),
+        _phases(on_progress, memory.projected),
+    )
+    runs = Runs(source, columns, found, memory, place, phases)
     rows = _unique(store, runs, source, columns, found, memory, duplicates, existing, place)
     with (
-        PartitionWriter(
-            store, entry.name, columns, first_sequence, found.rows, on_progress
-        ) as writer,
+        PartitionWriter(store, entry.name, columns, first_sequence, found.rows, phases) as writer,
         # Closed before files are taken back: scratch space first.
         closing(cut(rows, columns, found.bytes, memory.partition)) as parts,
     ):
@@ -118,6 +126,13 @@ def write_partitions(
         if not duplicates.unique:
             raise duplicates.error(source)
         return writer.finish()
+
+
+def _phases(report: Report | None, projected: int) -> Progress | None:
+    """Return what phases report to, with what is projected for them."""
+    if report is None:
+        return None
+    return lambda done, rows, phase: report(done, rows, phase, projected)
 
 
 def _memory(

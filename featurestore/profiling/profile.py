@@ -36,6 +36,8 @@ class Profile:
         lines: Mapping[str, int] | None,
     ) -> None:
         SamplingProcess.check(interval)
+        if path is not None and not isinstance(path, str | Path):
+            raise InvalidInputError(f"{path!r} is no path", "give the file to write: 'run.json'")
         self._path = None if path is None else _writable(Path(path))
         self._interval, self._children = interval, children
         self._head = {
@@ -80,6 +82,8 @@ class Profile:
         >>> [one.label for one in run.timeline.phases if one.kind == "framework"]
         ['my own training loop']
         """
+        if not isinstance(label, str):
+            raise InvalidInputError(f"a phase cannot be called {label!r}", "give it a name")
         if kind not in (STORE, FRAMEWORK):
             raise InvalidInputError(
                 f"kind={kind!r} is no kind of phase", f"use {STORE!r} or {FRAMEWORK!r}"

@@ -91,19 +91,26 @@ def progress_bars() -> Iterator[None]:
 @contextmanager
 def ingest_progress(
     label: str, memory_limit: int = 0
-) -> Iterator[Callable[[int, int | None, str], None]]:
-    """Show progress of an ingest; yields the callback it reports to: rows done, total, phase.
+) -> Iterator[Callable[[int, int | None, str, int], None]]:
+    """Show progress of an ingest; yields the callback it reports to.
+
+    That is called with rows done, total, phase, and the bytes projected for it.
 
     Each phase is a step of its own, under the memory limit.
     """
     with progress_bars(), ExitStack() as running:
         current: tuple[str, Callable[[int], None]] | None = None
 
-        def report(done: int, total: int | None, phase: str) -> None:
+        def report(done: int, total: int | None, phase: str, projected: int) -> None:
             nonlocal current
             if current is None or current[0] != phase:
                 running.close()
-                announced = step(f"{label}: {phase}", total or 0, memory_limit=memory_limit)
+                announced = step(
+                    f"{label}: {phase}",
+                    total or 0,
+                    projected_bytes=projected,
+                    memory_limit=memory_limit,
+                )
                 entered = running.enter_context(announced)
                 current = (phase, entered)
             current[1](done)

@@ -114,7 +114,7 @@ from featurestore.ingest.sources import open_source
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.records import TableEntry
 
-def die(done, total, phase):
+def die(done, total, phase, projected):
     if phase == sys.argv[2]:
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -173,7 +173,7 @@ def test_sizes_are_near_the_target_and_there_is_no_tiny_last_one(ingest, ordered
         time="t",
         partition_bytes=target,
         memory_limit=8 << 20,
-        on_progress=lambda done, total, phase: phases.add(phase),
+        on_progress=lambda done, total, phase, projected: phases.add(phase),
     )
     assert sum(one.rows for one in entries) == count
     sizes = [one.rows * 24 for one in entries]

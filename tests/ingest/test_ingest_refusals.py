@@ -331,7 +331,7 @@ def test_a_failure_in_the_middle_takes_everything_back(
 def test_a_source_that_changes_between_the_passes(ingest, tmp_path):
     path = parquet(tmp_path / "x.parquet", t=[3, 1, 2])
 
-    def change(done, total, phase):
+    def change(done, total, phase, projected):
         if phase == "survey":
             parquet(path, t=[3, 1])
 

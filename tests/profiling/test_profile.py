@@ -171,6 +171,10 @@ def test_framework_phases_are_told_apart() -> None:
     assert kinds["write pack"] == "store"
     with pytest.raises(InvalidInputError, match="kind='other'"), run.phase("x", "other"):
         pass
+    with pytest.raises(InvalidInputError, match="cannot be called 5"), run.phase(5):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(InvalidInputError, match="5 is no path"):
+        profile(5)  # type: ignore[arg-type]
 
 
 @linux
@@ -189,7 +193,9 @@ def test_a_real_build_has_steps_projections_and_partitions(tmp_path: Path) -> No
     spans = [one for one in found.spans if found.phases[one.phase].label == "double"]
     assert sum(one.count for one in spans) == table.partitions > 2
     assert all(one.bytes > 0 for one in spans)
-    assert any(one.label.startswith("ingest rows") for one in found.phases)
+    ingested = [one for one in found.phases if one.label.startswith("ingest rows")]
+    assert len(ingested) > 1
+    assert all(one.projected_bytes > 0 for one in ingested)
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -327,6 +327,11 @@ def test_command_line_fits_and_predicts(store: Path, tmp_path: Path) -> None:
     done = run.invoke(main, ["fit", str(tmp_path / "train.toml"), "-o", str(folder)])
     assert done.exit_code == 0, done.output
     assert "valid: loss" in done.output
+    folder = tmp_path / "enforced"
+    asked = ["fit", str(tmp_path / "train.toml"), "--enforce", "-o", str(folder)]
+    done = run.invoke(main, asked)
+    assert done.exit_code == 0, done.output
+    assert ", kept by " in done.stderr
     out = tmp_path / "p.csv"
     done = run.invoke(main, ["predict", str(folder), str(tmp_path / "new.parquet"), "-o", str(out)])
     assert done.exit_code == 0, done.output
