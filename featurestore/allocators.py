@@ -17,8 +17,13 @@ import ctypes
 import sys
 from collections.abc import Callable
 from functools import cache
+from typing import Final
 
 import pyarrow as pa
+
+
+WORTH_RELEASING: Final = 2**20
+"""Bytes: to give back less takes longer than it is worth."""
 
 
 def release_freed() -> None:

@@ -271,6 +271,36 @@ def build(store: str, table: str, memory_limit: str | None) -> None:
 
 @main.command()
 @_store_argument
+@click.argument("table")
+@click.argument("columns", nargs=-1)
+@click.option("--sample", default=50, show_default=True, help="How many rows are drawn.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--known", multiple=True, metavar="TABLE=WHEN", help="Its time column, or a delay: 2h."
+)
+@_json_option
+def leakage(
+    store: str,
+    table: str,
+    columns: tuple[str, ...],
+    sample: int,
+    seed: int,
+    known: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Recompute rows of TABLE from what was known at their time; exits with 3 if features differ.
+
+    Example: featurestore leakage golden flights --known weather=2h
+    """  # fmt: skip
+    rules = dict(one.split("=", 1) if "=" in one else (one, "") for one in known)
+    report = _open(store).table(table).check_leakage(columns or None, sample, seed, rules)
+    click.echo(json.dumps(report.to_json()) if as_json else report)
+    if not report.ok:
+        sys.exit(EXIT_FAULTS)
+
+
+@main.command()
+@_store_argument
 @click.option("--last", default=20, show_default=True, help="How many versions.")
 def log(store: str, last: int) -> None:
     """Show the newest versions of STORE.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from featurestore.dataset.view import TableView
 from featurestore.errors import InvalidInputError, NotReadyError
@@ -35,7 +36,7 @@ from featurestore.storage.journal import Journal
 from featurestore.storage.leases import NO_LEASE, Lease
 from featurestore.storage.records import BASE_GROUP, Snapshot
 from featurestore.storage.states import StateStore
-from featurestore.transforms.base import EMPTY_STATE, Scope, State
+from featurestore.transforms.base import EMPTY_STATE, Scope, State, Transformer
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,14 @@ class FeatureSet:
         projection = projected(
             files, self.session.sources(files), assessments, StateStore(place.store), place.executor
         )
-        return build_plan(self.table, projection, assessments, place.executor, place.memory_limit)
+        return build_plan(
+            self.table,
+            projection,
+            assessments,
+            place.executor,
+            place.memory_limit,
+            place.scratch,
+        )
 
     def require_fresh(self, files: TableFiles, columns: Sequence[str]) -> None:
         """Refuse columns whose values are not all there and up to date.
@@ -186,6 +194,7 @@ class FeatureSet:
                 )
                 # Kept from the build, unless it was cleared away since.
                 state = prepared_state(request, self.session.place)
+            found.update(feature.transformer.code_counts(files.schema))
             found.update(feature.transformer.cardinalities(state))
         return {name: count for name, count in found.items() if name in columns}
 
@@ -295,6 +304,35 @@ class _Change:
     features: tuple[Feature, ...]
     new: frozenset[str]
     removed: frozenset[str]
+
+
+def definitions_of(transformers: Sequence[Any], fit_on: Any) -> list[FeatureDefinition]:
+    """Return what ``add`` was asked to define.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none, one is no transformer, or none learns and ``fit_on`` says from what.
+    """
+    if not transformers:
+        raise InvalidInputError("add was given no transformer", "pass at least one")
+    for one in transformers:
+        if not isinstance(one, Transformer):
+            raise InvalidInputError(
+                f"{one!r} is no transformer",
+                "pass fs.Expression(...), fs.Rolling(...) and the like; use "
+                "@table.feature(...) for a plain function",
+            )
+    fitted = [one.scope is Scope.FIT for one in transformers]
+    if fit_on is not None and not any(fitted):
+        raise InvalidInputError(
+            f"fit_on={fit_on!r} was given and none of the transformers learns anything",
+            "leave fit_on out",
+        )
+    return [
+        FeatureDefinition(one, fit_on if learns else None)
+        for one, learns in zip(transformers, fitted, strict=True)
+    ]
 
 
 def _check_readers_stay(

@@ -33,7 +33,8 @@ from featurestore.storage.faults import VerifyReport
 from featurestore.storage.intact_copies import IntactCopy, intact_copies
 from featurestore.storage.journal import Journal
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import PartitionEntry, Provenance, Snapshot
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry, Snapshot
 from featurestore.storage.states import STATES, StateStore
 
 

@@ -7,21 +7,23 @@ unless the store is a checkout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from featurestore.arguments import column_names
 from featurestore.compaction import compact
 from featurestore.dataset.dataset import Dataset
-from featurestore.errors import InvalidInputError, SchemaError
+from featurestore.errors import SchemaError
 from featurestore.execution.collecting import collect_rows, dask_frame
 from featurestore.execution.serving import compute_features
-from featurestore.features import FeatureSet
+from featurestore.features import FeatureSet, definitions_of
 from featurestore.ingest.sources import open_source
+from featurestore.leakage import check_leakage
 from featurestore.plan.definition import FeatureDefinition
 from featurestore.plan.lineage import lineage
 from featurestore.plan.table_files import TableFiles
+from featurestore.report.leakage import LeakReport
 from featurestore.report.plans import BuildPlan
 from featurestore.report.summary import summary_of
 from featurestore.report.tables import (
@@ -34,7 +36,7 @@ from featurestore.report.tables import (
 from featurestore.rows import RowSet
 from featurestore.schema import TableSchema
 from featurestore.session import Session
-from featurestore.transforms.base import Scope, Transformer
+from featurestore.transforms.base import Transformer
 from featurestore.transforms.function import feature_from
 
 if TYPE_CHECKING:
@@ -343,26 +345,7 @@ class Table:
         MemoryLimitError
             Before anything is computed.
         """
-        if not transformers:
-            raise InvalidInputError("add was given no transformer", "pass at least one")
-        for one in transformers:
-            if not isinstance(one, Transformer):
-                raise InvalidInputError(
-                    f"{one!r} is no transformer",
-                    "pass fs.Expression(...), fs.Rolling(...) and the like; use "
-                    "@table.feature(...) for a plain function",
-                )
-        fitted = [one.scope is Scope.FIT for one in transformers]
-        if fit_on is not None and not any(fitted):
-            raise InvalidInputError(
-                f"fit_on={fit_on!r} was given and none of the transformers learns anything",
-                "leave fit_on out",
-            )
-        definitions = [
-            FeatureDefinition(one, fit_on if learns else None)
-            for one, learns in zip(transformers, fitted, strict=True)
-        ]
-        return self._limited(memory_limit).add(definitions, replace)
+        return self._limited(memory_limit).add(definitions_of(transformers, fit_on), replace)
 
     def feature(
         self,
@@ -415,6 +398,27 @@ class Table:
     def cardinalities(self, *columns: str) -> dict[str, int]:
         """Return for each column that holds codes of a stored vocabulary how many there may be."""
         return self._features.cardinalities(self._files(), column_names(columns))
+
+    def check_leakage(
+        self,
+        features: str | Sequence[str] | None = None,
+        sample: int = 50,
+        seed: int = 0,
+        known: Mapping[str, Any] | None = None,
+    ) -> LeakReport:
+        """Recompute rows from what was known at their time, and report the features that differ.
+
+        Parameters
+        ----------
+        features : str or sequence of str, optional
+            All but labels, and what is computed from them, if not given.
+        sample, seed : int
+            How many rows are drawn; all rows of their times are compared.
+        known : mapping of str to str, timedelta or int, optional
+            For tables that joins read: the column that says when a row became known, or how long
+            after its time that was. By default a column ``available``; see ``featurestore.leakage``.
+        """
+        return check_leakage(self._session, self._name, features, sample, seed, known or {})
 
     def lineage(self, *columns: str) -> dict[str, str]:
         """Return for each column the fingerprint of its definition and of all that it reads.
@@ -474,14 +478,9 @@ class Table:
         snapshot, lease = self._session.newest_held()
         files = self._session.files(self._name, snapshot)
         return Dataset(
-            partial(self._features.view, files, lease=lease),
-            files.schema,
-            features,
-            label,
-            where=where,
-            split=split,
-            pipeline=pipeline,
-        )
+            partial(self._features.view, files, lease=lease), files.schema, features, label,
+            where=where, split=split, pipeline=pipeline,
+        )  # fmt: skip
 
     # --- pieces --------------------------------------------------------------------------------
 

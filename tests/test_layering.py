@@ -35,7 +35,7 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"session"},
     {"features", "compaction"},
-    {"diff", "repair"},
+    {"diff", "leakage", "repair"},
     {"rows"},
     {"table"},
     {"store"},

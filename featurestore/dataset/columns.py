@@ -7,7 +7,7 @@ not asked for, so ``fs.numeric()`` inside it means "the numeric features".
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featurestore.dataset.assembly import dataset_schema
@@ -189,23 +189,35 @@ def refuse_future(columns: Sequence[str], snapshot: Snapshot, table: str) -> Non
     ------
     DefinitionError
     """
-    owners = {name: group for group in snapshot.groups(table) for name in group.names}
     for column in columns:
-        waiting, visited = [column], set()
-        while waiting:
-            name = waiting.pop()
-            if name in visited:
-                continue
-            visited.add(name)
-            group = owners.get(name)
-            if group is None:
-                continue
-            if _looks_ahead(group):
-                raise DefinitionError(
-                    f"feature {column!r} looks into the future (through {group.kind} {name!r})",
-                    "use it as the label only",
-                )
-            waiting += group.inputs
+        through = looks_ahead_through(column, snapshot, table)
+        if through:
+            raise DefinitionError(
+                f"feature {column!r} looks into the future (through {through})",
+                "use it as the label only, and leave it out of the features",
+            )
+
+
+def looks_ahead_through(column: str, snapshot: Snapshot, table: str) -> str:
+    """Return what of a column looks into the future, its inputs in all tables included; or nothing."""
+    owners: dict[str, Mapping[str, GroupEntry]] = {}
+    waiting, visited = [(table, column)], set()
+    while waiting:
+        at = waiting.pop()
+        if at in visited:
+            continue
+        visited.add(at)
+        of, name = at
+        if of not in owners:
+            owners[of] = {one: group for group in snapshot.groups(of) for one in group.names}
+        group = owners[of].get(name)
+        if group is None:
+            continue
+        if _looks_ahead(group):
+            return f"{group.kind} {name!r}" + ("" if of == table else f" of table {of!r}")
+        waiting += [(of, one) for one in group.inputs]
+        waiting += [(source, one) for source, names in group.reads.items() for one in names]
+    return ""
 
 
 def _looks_ahead(group: GroupEntry) -> bool:

@@ -27,8 +27,9 @@ from featurestore.dataset.memory import (
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.engines.protocol import Engine
-from featurestore.execution.combining import CombineWork, learn
+from featurestore.execution.combining import learn
 from featurestore.execution.cutting import CutTask, Rows, slices
+from featurestore.execution.merging import CombineWork
 from featurestore.execution.room import Need
 from featurestore.execution.task_costs import read_extent
 from featurestore.execution.tasks import with_row_count
@@ -205,13 +206,14 @@ def _fit_level(
     open_ = {position: step for position, step in batch.items() if not is_kept(done[position].key)}
     tasks = []
     for number, (i, within) in enumerate(parts):
-        wanted = tuple(
-            Summary(position, step, members[position][number])
+        # Steps whose states are the same (mean and deviation, smallest and largest) learn it once.
+        wanted = {
+            members[position][number]: Summary(position, step, members[position][number])
             for position, step in open_.items()
             if not is_kept(members[position][number])
-        )
+        }
         if wanted:
-            tasks.append(_task(wanted, fitted, view, i, within))
+            tasks.append(_task(tuple(wanted.values()), fitted, view, i, within))
     _run(tasks, view, states)
     _combine(open_, members, done, view, states)
     return done
@@ -365,6 +367,8 @@ def _summaries(
     """Yield what each wanted step learns of some rows, with its position."""
     engine = task.source.engine
     partition, mask = cut(task.source.read(task.columns, rows), task.selection, engine)
+    # What another step learns from these rows, it learns from what they are in the training part.
+    partition = replace(partition, learnt_from=True)
     earlier, wanted = dict(task.earlier), {one.position: one for one in task.wanted}
     for position in sorted({*earlier, *wanted}):
         if position in wanted:
@@ -382,6 +386,6 @@ def _summaries(
 
 def apply_step(step: Step, state: State, partition: Partition, engine: Engine) -> Partition:
     """Return the partition after one step."""
-    seen = Partition(partition.frame, step.before, partition.tensors)
+    seen = replace(partition, schema=step.before)
     columns = step.transformer.apply(seen, state, engine)
     return seen.replace(columns, step.after)

@@ -76,9 +76,13 @@ class LearnedColumns:
             for step, before, state in zip(pipeline.steps, befores, states, strict=True)
         )
 
-    def transform(self, partition: Partition) -> Partition:
-        """Return rows of the table after the fitted pipeline; other columns stay as they are."""
-        seen = Partition(partition.frame, self.columns.inputs, partition.tensors)
+    def transform(self, partition: Partition, part: Selection) -> Partition:
+        """Return rows of a part after the fitted pipeline; other columns stay as they are.
+
+        Parts are the one it was learnt from, and others that share no row with it.
+        """
+        learnt = part == self._learnt_from
+        seen = Partition(partition.frame, self.columns.inputs, partition.tensors, learnt)
         after = self.pipeline.apply(seen, self._view.engine)
         return Partition(after.frame, self.columns.outputs, after.tensors)
 

@@ -23,7 +23,6 @@ from featurestore.plan.costs import keeping_bytes, lone_row_bytes, reading_bytes
 from featurestore.plan.slicing import MOST_SLICES, SliceLimits, row_limits, slice_extent
 from featurestore.schema import TableSchema
 from featurestore.storage.row_ranges import batch_bytes
-from featurestore.storage.tensor_group import CHUNK_BYTES
 from featurestore.transforms.base import Slicing, State, Transformer, row_width
 from featurestore.transforms.extent import Extent
 
@@ -258,11 +257,9 @@ def sliced_bytes(
 
 
 def _reading(table: TableSchema, extent: Extent) -> int:
-    """Return what reading columns takes: of a tensor, the chunk that is being read too."""
-    tensors = [size for name, size in extent.column_bytes.items() if table[name].is_tensor]
-    chunk = min(CHUNK_BYTES, max(tensors, default=0))
+    """Return what reading columns takes."""
     read = reading_bytes(table, extent.column_bytes, extent.rows, extent.widest_row)
-    return chunk + read + (_lone_bytes(table, extent) if extent.rows == 1 else 0)
+    return read + (_lone_bytes(table, extent) if extent.rows == 1 else 0)
 
 
 def _lone_bytes(table: TableSchema, extent: Extent) -> int:

@@ -227,7 +227,7 @@ class Part:
         read = view.read(piece.position, self._wanted(piece), rows)
         kept, mask = cut(read, piece.selection, view.engine)
         del read
-        return self._learned.transform(kept), mask
+        return self._learned.transform(kept, self._selection), mask
 
     def frames(self) -> Iterator[Partition]:
         """Yield the processed rows, one partition at a time."""

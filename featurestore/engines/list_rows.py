@@ -19,10 +19,10 @@ _ITEMS: Final = 2**18
 """Copied at once, with 8 bytes each to say where they are."""
 
 
-def can_take(lists: pa.Array) -> bool:
-    """Whether items are numbers."""
-    type_ = lists.type.value_type
-    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
+def can_take(type_: pa.DataType) -> bool:
+    """Whether the items of a type of lists are numbers."""
+    item = type_.value_type
+    return bool(pa.types.is_integer(item) or pa.types.is_floating(item))
 
 
 def take_lists(

@@ -219,7 +219,7 @@ def _taken_lists(column: pl.Series, positions: Array, valid: Array | None) -> pl
     # Put together by Arrow, which sums up sizes first; Polars lets a list grow.
     chunks = [one.to_arrow() for one in column.get_chunks()]
     lists = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
-    if not can_take(lists):
+    if not can_take(lists.type):
         return None
     made = pl.from_arrow(take_lists(lists, np.asarray(positions), valid))
     return pl.Series(column.name, made, dtype=column.dtype)

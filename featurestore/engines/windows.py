@@ -22,6 +22,7 @@ import numpy as np
 
 from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array
+from featurestore.engines.quantiles import level_of, quantiles
 from featurestore.errors import InvalidInputError
 
 STATISTICS: Final = ("mean", "std", "sum", "min", "max", "count", "first", "last")
@@ -121,20 +122,40 @@ def time_windows(
     start, end : Array
         ``int64 [n]`` per sorted position: the window is ``[start, end)``.
     """
-    check_time_order(xp, times)
-    fresh = changes(xp, times)
-    unique = times[fresh]
-    rank = numbered(xp, fresh)[groups.order]
-    # Ranks instead of times: group * stride + rank stays far inside int64 whatever the times are.
-    stride = unique.shape[0] + 1
-    keys = groups.number * stride
-    keys += rank
+    unique, rank = ranked(xp, groups, times)
     lower, below = subtract_floor(xp, unique, lag + width)
     first = xp.searchsorted(unique, lower, side="left" if closed in ("left", "both") else "right")
     first = xp.where(below, 0, first)
     upper, below = subtract_floor(xp, unique, lag)
     last = xp.searchsorted(unique, upper, side="right" if closed in ("right", "both") else "left")
     last = xp.where(below, 0, last)
+    return runs_of_ranks(xp, groups, rank, first, last)
+
+
+def ranked(xp: Any, groups: Groups, times: Array) -> tuple[Array, Array]:
+    """Return the different times, ascending, and which of them each sorted position has.
+
+    Raises
+    ------
+    InvalidInputError
+        If times are not in ascending order.
+    """
+    check_time_order(xp, times)
+    fresh = changes(xp, times)
+    return times[fresh], numbered(xp, fresh)[groups.order]
+
+
+def runs_of_ranks(
+    xp: Any, groups: Groups, rank: Array, first: Array, last: Array
+) -> tuple[Array, Array]:
+    """Return the run of each position's group whose times are from the ``first`` to before the ``last``.
+
+    Both are given per different time, as a number of different times.
+    """
+    # Ranks instead of times: group * stride + rank stays far inside int64 whatever the times are.
+    stride = first.shape[0] + 1
+    keys = groups.number * stride
+    keys += rank
     start, end = xp.empty_like(rank), xp.empty_like(rank)
     for where in blocks(rank.shape[0], xp):
         base, at = groups.number[where] * stride, rank[where]
@@ -347,6 +368,10 @@ class Windows:
             values = values + values.dtype.type(0)  # -0.0 and 0.0 are equal: which one is chance
         return self._fold((values,), merge)[0]
 
+    def quantile(self, level: float) -> Array:
+        """Return quantiles, as float64 (:mod:`quantiles`)."""
+        return quantiles(self.xp, self.values, self.begin, self.end, level)
+
     def first(self) -> Array:
         return self._at(self.begin)
 
@@ -360,7 +385,7 @@ class Windows:
         return self.values[xp.clip(positions, 0, self.values.shape[0] - 1)]
 
     def statistic(self, name: str, min_count: int) -> tuple[Array, Array]:
-        """Return one of ``STATISTICS`` per window and where it is not null.
+        """Return one of ``STATISTICS``, or a quantile, per window and where it is not null.
 
         Null are: everything but ``count`` in windows of fewer than ``min_count`` values, and
         ``std`` of fewer than two.
@@ -369,7 +394,9 @@ class Windows:
         if name == "count":
             return count, xp.ones(count.shape[0], dtype=xp.bool_)
         valid = count >= max(min_count, 2 if name == "std" else 1)
-        return canonical(xp, getattr(self, name)(), valid), valid
+        level = level_of(name)
+        made = getattr(self, name)() if level is None else self.quantile(level)
+        return canonical(xp, made, valid), valid
 
 
 def canonical(xp: Any, values: Array, valid: Array) -> Array:

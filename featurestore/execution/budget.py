@@ -6,7 +6,8 @@ says what it needs at most and which limit it was given; it starts when
     reserved + bytes in flight + its own <= limit
 
 or when nothing is in flight, so that nothing waits for ever: whether it fits at all is decided before
-(see ``room``). ``reserved`` is what the process holds without work. It is measured whenever nothing
+(see ``room``). What work that has just ended freed may take a moment to go back to the system; work that
+does not fit beside it waits that long. ``reserved`` is what the process holds without work. It is measured whenever nothing
 is in flight, and is never taken for less than what is resident now beyond the bytes in flight.
 
 Always true: work starts in order of arrival, so a wide partition is not overtaken for ever by narrow
@@ -24,12 +25,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition, get_ident
+from time import monotonic
 from typing import Final
 
 from featurestore.errors import InvalidInputError
 from featurestore.limits import resident_bytes
 
 THIS_HOST: Final = ""
+DRIFT: Final = 8 * 2**20
+"""By how much a process's own memory differs between one call and the next: caches, modules."""
+SETTLING_SECONDS: Final = 2.5
+"""Until freed pages are given back: 1.5 were measured. The allocator that takes so long cannot be asked."""
 _LOOK_AGAIN: Final = 0.5
 """Seconds: memory that others free is announced by nobody, and a signal may just miss a wait."""
 
@@ -80,6 +86,9 @@ class Budget:
         self._flying: dict[_Ticket, None] = {}
         self._records: list[FlightRecord] = []
         self._idle: int | None = None
+        # What was held when work began after there was none, and when the last ended.
+        self._before = 0
+        self._ended = -SETTLING_SECONDS
 
     @property
     def in_flight(self) -> int:
@@ -170,6 +179,8 @@ class Budget:
                     self._changed.wait(_LOOK_AGAIN)
             if stopped is not None and stopped():
                 raise WorkStoppedError
+            if not self._flying:
+                self._before = self._reserved()
             self._flying[ticket] = None
             self._waiting.pop(ticket, None)
             for record in self._records:
@@ -180,12 +191,21 @@ class Budget:
         if next(iter(self._waiting)) is not ticket:
             return False
         reserved, flying = self._reserved(), self.in_flight
-        return not self._flying or reserved + flying + ticket.bytes <= ticket.limit
+        if reserved + flying + ticket.bytes <= ticket.limit:
+            return True
+        return not self._flying and not self._settles(ticket, reserved)
+
+    def _settles(self, ticket: _Ticket, reserved: int) -> bool:
+        """Whether it would fit without what was freed a moment ago, which may be on its way back."""
+        fits = self._before + ticket.bytes <= ticket.limit and reserved > self._before + DRIFT
+        return fits and monotonic() - self._ended < SETTLING_SECONDS
 
     def _end(self, ticket: _Ticket) -> None:
         with self._changed:
             self._waiting.pop(ticket, None)
-            self._flying.pop(ticket, None)
+            if ticket in self._flying:
+                self._flying.pop(ticket)
+                self._ended = monotonic()
             self._changed.notify_all()
 
     def _reserved(self) -> int:

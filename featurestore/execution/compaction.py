@@ -31,10 +31,10 @@ from featurestore.storage.column_group import (
 from featurestore.storage.fileset import with_partitions
 from featurestore.storage.journal import Journal
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.provenance import Provenance
 from featurestore.storage.records import (
     BASE_GROUP,
     PartitionEntry,
-    Provenance,
     Snapshot,
     StoredFile,
     group_key,

@@ -27,7 +27,8 @@ from featurestore.storage.column_group import (
     write_partition,
 )
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import BASE_GROUP, PartitionEntry
 from featurestore.storage.tensor_group import read_tensor
 from featurestore.transforms.base import EMPTY_STATE
 from featurestore.transforms.expression import Expression

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from heapq import nlargest
 from typing import Final
 
+from featurestore.errors import DiskFullError, LimitError
 from featurestore.execution.dask import Executor, projected_peak
 from featurestore.execution.room import Need, readable_bytes, remedy, require_room
 from featurestore.execution.sites import Site
@@ -18,6 +19,7 @@ from featurestore.plan.costs import THREAD_BYTES
 from featurestore.plan.projection import COMBINE, Projection, StepProjection, project
 from featurestore.plan.staleness import Assessment
 from featurestore.plan.table_files import TableFiles
+from featurestore.storage.scratch import Scratch
 from featurestore.storage.states import StateStore
 
 _KIB: Final = 2**10
@@ -96,14 +98,16 @@ def _at_once(costs: Sequence[int], site: Site, memory_limit: int | None) -> int:
     return max(count, 1)
 
 
-def require_feasible(projection: Projection, executor: Executor) -> None:
-    """Refuse a build of which a task does not fit.
+def require_feasible(projection: Projection, executor: Executor, scratch: Scratch) -> None:
+    """Refuse a build of which a task does not fit memory, or scratch space.
 
     Raises
     ------
     MemoryLimitError
         Which feature, which partition, how many bytes; the smallest limit and the largest
         ``partition_bytes`` that would do.
+    LimitError, DiskFullError
+        If a step may need more scratch space than there is.
     """
     limit = executor.memory_limit
     if limit is None or not projection.steps:
@@ -112,16 +116,36 @@ def require_feasible(projection: Projection, executor: Executor) -> None:
     if places:
         need, site = _worst(places)
         require_room(need, limit, site.reserved_bytes, smaller_partitions(places, limit))
+    _require_scratch(projection, scratch)
 
 
-def what_would_do(projection: Projection, sites: Sequence[Site], memory_limit: int) -> str:
+def what_would_do(
+    projection: Projection, sites: Sequence[Site], memory_limit: int, scratch: Scratch
+) -> str:
     """Return what would make a build fit; ``""`` if it does."""
     places = _all_places(projection, sites)
-    if not places:
-        return ""
-    need, site = _worst(places)
-    instead = smaller_partitions(places, memory_limit)
-    return remedy(need, memory_limit, site.reserved_bytes, instead)
+    if places:
+        need, site = _worst(places)
+        instead = smaller_partitions(places, memory_limit)
+        found = remedy(need, memory_limit, site.reserved_bytes, instead)
+        if found:
+            return found
+    try:
+        _require_scratch(projection, scratch)
+    except (LimitError, DiskFullError) as refusal:
+        return refusal.remedy
+    return ""
+
+
+def _require_scratch(projection: Projection, scratch: Scratch) -> None:
+    """Refuse a build that may need more scratch space than there is.
+
+    Of states that are not made yet it is known only how large they are at most.
+    """
+    tasks = [(step, task) for step in projection.steps for task in step.tasks]
+    step, task = max(tasks, key=lambda one: one[1].scratch_bytes, default=(None, None))
+    if step is not None and task is not None and task.scratch_bytes:
+        scratch.require(task.scratch_bytes, f"{', '.join(task.feature)} ({step.work})")
 
 
 def _all_places(projection: Projection, sites: Sequence[Site]) -> list[tuple[StepProjection, Site]]:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from featurestore.allocators import release_freed
+from featurestore.allocators import WORTH_RELEASING, release_freed
 from featurestore.execution.budget import THIS_HOST, Budget, budget_of
 from featurestore.execution.events import Step
 from featurestore.execution.sites import Site
@@ -16,9 +16,6 @@ from featurestore.plan.costs import THREAD_BYTES
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-WORTH_TRIMMING: Final = 2**20
-"""A task that needs less leaves nothing behind that is worth the milliseconds."""
 
 
 class Flight:
@@ -121,7 +118,7 @@ def called(function: Callable[[T], R], task: T, cost: int) -> R:
     try:
         return function(task)
     finally:
-        if cost >= WORTH_TRIMMING:
+        if cost >= WORTH_RELEASING:
             release_freed()
 
 

@@ -22,7 +22,8 @@ from featurestore.plan.definition import Feature
 from featurestore.plan.staleness import Assessment, Freshness, columns_print
 from featurestore.plan.states import prefix_key
 from featurestore.plan.table_files import TableFiles
-from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import BASE_GROUP, PartitionEntry
 from featurestore.storage.states import StateStore
 
 
@@ -64,6 +65,8 @@ class StoredValues:
             and self._same_inputs(feature, position, stored.provenance, reused)
             and self._same_state(stored.provenance, assessment)
         ):
+            kept = stored.provenance  # the same state looked until the same time
+            wanted = replace(wanted, until=kept.until, seen=kept.seen)
             return replace(stored, provenance=wanted)
         return None
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from featurestore.allocators import release_freed
 from featurestore.errors import MemoryLimitError
-from featurestore.execution.budget import budget_of, resident_bytes_now
+from featurestore.execution.budget import DRIFT, budget_of, resident_bytes_now
 from featurestore.execution.dask import Executor
 from featurestore.execution.sites import reserved_bytes
 from featurestore.units import format_bytes
@@ -22,8 +22,6 @@ _KIB: Final = 2**10
 _MIB: Final = 2**20
 TURNS: Final = "turns"
 """Name of the budget of those that take turns: one thing at a time, whatever it needs."""
-DRIFT: Final = 8 * _MIB
-"""By how much a process's own memory differs between one call and the next: caches, modules."""
 
 
 @dataclass(frozen=True, slots=True)

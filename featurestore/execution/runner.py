@@ -103,7 +103,7 @@ class Build:
             Before any work, if a partition does not fit the memory limit.
         """
         executor = self._place.executor
-        require_feasible(projection, executor)
+        require_feasible(projection, executor, self._place.scratch)
         keys = frozenset(
             self._journal_key(feature, position)
             for level in self._files.graph.levels
@@ -247,7 +247,7 @@ class Build:
                 source.schema,
                 self._widest_row(source, columns),
             )
-        learner, _ = self._state_inputs(feature)
+        learner, names = self._state_inputs(feature)
         return ApplyWork(
             feature,
             assessment.provenance,
@@ -255,7 +255,15 @@ class Build:
             rows,
             self._journal_key(feature, position),
             learnt_rows=learner.files.rows_between(*assessment.need.span(transformer.scope)),
+            widest_row=self._widest_of(learner, names) if transformer.is_keyed else 0,
         )
+
+    def _widest_of(self, table: Available, columns: tuple[str, ...]) -> int:
+        """Return the most bytes of a row of any partition of this table, looked up once."""
+        key = table.files.name, columns
+        if key not in self._widest:
+            self._widest[key] = table.widest_row(columns)
+        return self._widest[key]
 
     def _widest_row(self, source: TableFiles, columns: tuple[str, ...]) -> int:
         """Return the most bytes of a row of any partition of another table, looked up once."""

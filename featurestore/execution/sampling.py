@@ -155,7 +155,7 @@ class _Trial:
         """Return the feature's columns on the sample; nulls where they need more than the sample."""
         transformer = feature.transformer
         if isinstance(transformer, SourceTransformer) or transformer.scope is Scope.FIT:
-            return _null_columns(feature.outputs, sample.rows, self.engine)
+            return null_columns(feature.outputs, sample.rows, self.engine)
         columns = transformer.apply(sample, EMPTY_STATE, self.engine)
         checked_columns(feature.outputs, columns, sample.rows, self.engine, "a sample of the table")
         return columns
@@ -175,7 +175,7 @@ class _Trial:
         """Read the sample's rows of stored columns; of features that are not built, nulls."""
         if self.position is None:
             fields = [self.schema[name] for name in with_row_count(columns, self.schema)]
-            empty = _null_columns(fields, 0, self.engine)
+            empty = null_columns(fields, 0, self.engine)
             assert empty.frame is not None
             return Partition(empty.frame, self.schema, empty.tensors)
         entry = self.files.base[self.position]
@@ -189,14 +189,15 @@ class _Trial:
         rows = min(source.rows, SAMPLE_ROWS)
         part = source.read(self.place.store, self.engine, wanted, self.schema, (0, rows))
         unbuilt = [self.schema[name] for name in columns if name not in wanted]
-        return part.replace(_null_columns(unbuilt, rows, self.engine), self.schema)
+        return part.replace(null_columns(unbuilt, rows, self.engine), self.schema)
 
 
 def _joined(sample: Partition, more: Partition) -> Partition:
     return sample.replace(Columns(more.frame, more.tensors), sample.schema)
 
 
-def _null_columns(fields: Sequence[Field], rows: int, engine: Engine) -> Columns:
+def null_columns(fields: Sequence[Field], rows: int, engine: Engine) -> Columns:
+    """Return columns of nulls; tensors, which have none, of zeros."""
     scalars = [one for one in fields if not one.is_tensor]
     table = pa.table({one.name: pa.nulls(rows, one.type) for one in scalars})
     tensors = {

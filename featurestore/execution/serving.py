@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError, MemoryLimitError, SchemaError
+from featurestore.execution.applying import apply_feature
 from featurestore.execution.collecting import convert, empty_table, to_arrow
 from featurestore.execution.states import Available, StateRequest, Workplace, prepared_state
 from featurestore.execution.tasks import SourceRows, source_parts, with_row_count
@@ -33,7 +34,8 @@ from featurestore.plan.states import (
 )
 from featurestore.plan.table_files import TableFiles
 from featurestore.schema import Field
-from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import BASE_GROUP, PartitionEntry
 from featurestore.transforms.base import (
     EMPTY_STATE,
     Partition,
@@ -84,6 +86,7 @@ def compute_features(
 
     engine = get_engine(place.engine)
     features = _needed(files, columns)
+    _refuse_labels(features)
     shown = tuple(dict.fromkeys((*files.entry.key, *_time(files), *columns)))
     # What a feature only learns from, a label say, new rows need not have.
     read = [name for one in features for name in one.transformer.inputs(files.schema)]
@@ -98,7 +101,7 @@ def compute_features(
     serving = Serving(place, files, sources, partition, engine)
     for feature in features:
         state = serving.state(feature)
-        made = feature.transformer.apply(partition, state, engine)
+        made = apply_feature(feature, partition, state, engine)
         partition = partition.replace(made, files.schema)
     result = to_arrow(partition, shown, engine)
     back = np.empty_like(order)
@@ -111,6 +114,22 @@ def _needed(files: TableFiles, columns: Sequence[str]) -> list[Feature]:
     for name in columns:
         files.schema[name]
     return list(files.graph.needed(files.graph.groups_of(columns)))
+
+
+def _refuse_labels(features: Sequence[Feature]) -> None:
+    """Refuse columns that look at later rows.
+
+    Raises
+    ------
+    DefinitionError
+    """
+    for one in features:
+        if one.transformer.scope is Scope.SUFFIX:
+            raise DefinitionError(
+                f"{list(one.names)} look into the future ({one.definition.kind}): nobody knows what "
+                "comes after new rows",
+                "ask for features only; labels are computed when later rows were appended",
+            )
 
 
 def _own_source_columns(feature: Feature, files: TableFiles) -> tuple[str, ...]:
@@ -216,15 +235,22 @@ class Serving:
         transformer = feature.transformer
         if isinstance(transformer, SourceTransformer):
             return self._source_state(feature, transformer)
-        if transformer.scope is Scope.NONE:
-            return EMPTY_STATE
+        return self._prepared(self.need(feature), transformer, self._files, feature.inputs)
+
+    def need(self, feature: Feature) -> StateNeed:
+        """Return the state that a feature's ``apply`` gets, if it is of its own table."""
+        scope = feature.transformer.scope
+        if scope is Scope.NONE:
+            return StateNeed()
         inputs = self._assessor.prints(self._files.name, feature.inputs)
-        if transformer.scope is Scope.FIT:
-            need = fit_needs(feature, self._files, inputs)
+        if scope is Scope.FIT:
+            need = self._fit_need(feature, inputs)
             require_fit_rows(feature, need)
-        else:
-            need = self._prefix_need(feature, inputs)
-        return self._prepared(need, transformer, self._files, feature.inputs)
+            return need
+        return self._prefix_need(feature, inputs)
+
+    def _fit_need(self, feature: Feature, inputs: Sequence[str]) -> StateNeed:
+        return fit_needs(feature, self._files, inputs)
 
     def _prefix_need(self, feature: Feature, inputs: Sequence[str]) -> StateNeed:
         """Return the summaries of all rows older than the new ones, as far back as matters."""
@@ -252,7 +278,7 @@ class Serving:
         need = source_need(
             transformer,
             self._files.schema,
-            _virtual_entry(self._partition.rows, self._span),
+            virtual_entry(self._partition.rows, self._span),
             SourceSummaries.of(Learner(transformer, source.schema, columns), source.base, prints),
         )
         self._assessor.require_built(source.name, columns, need.rows)
@@ -292,10 +318,17 @@ class Serving:
         request = StateRequest(
             transformer, self._files.schema, Available(files, {}), columns, [need]
         )
-        return prepared_state(request, self._place)
+        return prepared_state(request, self._place, self._keys(transformer))
+
+    def _keys(self, transformer: Transformer) -> pa.Table | None:
+        """Return the keys of the new rows, which are all that a keyed state is needed of."""
+        known = set(transformer.inputs(self._files.schema)) <= set(self._partition.frame.columns)
+        if not transformer.is_keyed or not known:  # by a feature that is computed meanwhile
+            return None
+        return transformer.keys(self._partition, self._engine)
 
 
-def _virtual_entry(rows: int, span: tuple[int, int] | None) -> PartitionEntry:
+def virtual_entry(rows: int, span: tuple[int, int] | None) -> PartitionEntry:
     start, stop = span if span is not None else (None, None)
     return PartitionEntry(
         partition=_SERVED,

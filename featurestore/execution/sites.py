@@ -25,12 +25,9 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.allocators import release_freed
-from featurestore.execution.budget import THIS_HOST, budget_of
+from featurestore.execution.budget import DRIFT, SETTLING_SECONDS, THIS_HOST, budget_of
 from featurestore.plan.costs import THREAD_BYTES
 
-_SETTLING: Final = 2.5
-"""Seconds until freed pages are given back: 1.5 were measured."""
-_DRIFT: Final = 8 * 2**20
 _least: Final[dict[int, int]] = {}
 """By process: the least that it was found to hold."""
 _ROWS: Final = 5000
@@ -152,8 +149,8 @@ def settled_bytes(engine: str, wanted: int) -> int:
         Bytes.
     """
     held, began = reserved_bytes(engine), monotonic()
-    wanted = max(wanted, _least[os.getpid()] + _DRIFT)
-    while held > wanted and not budget_of().in_flight and monotonic() - began < _SETTLING:
+    wanted = max(wanted, _least[os.getpid()] + DRIFT)
+    while held > wanted and not budget_of().in_flight and monotonic() - began < SETTLING_SECONDS:
         sleep(0.1)
         held = reserved_bytes(engine)
     return held

@@ -172,7 +172,9 @@ def _combined_pairs(
         if one.need.members
     }
     origins = _origins(relayout, table, summarised.name)
-    found = {}
+    found: dict[str, str] = {}
+    if feature.transformer.scope is Scope.SUFFIX:  # of some keys only, those of one partition
+        return found
     for one in relayout.wanted.group(name, feature.group):
         if one.need.members:
             first, last = (origins[one.need.members[at].partition] for at in (0, -1))

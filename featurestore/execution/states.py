@@ -10,13 +10,20 @@ is computed again.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+import pyarrow as pa
+
 from featurestore.enforcement import Enforcement
-from featurestore.execution.combining import CombineWork, folded, learn
+from featurestore.execution.chaining import Chain
+from featurestore.execution.combining import folded, learn
 from featurestore.execution.dask import Executor
+from featurestore.execution.handing import state_among
+from featurestore.execution.merging import CombineWork
 from featurestore.execution.reading import PartitionSource
 from featurestore.execution.sites import Site
 from featurestore.execution.task_costs import packed_summaries
@@ -25,6 +32,8 @@ from featurestore.execution.tasks import (
     SummaryWork,
     summarize_partition,
 )
+from featurestore.plan.ahead import SETTLED, settled_table
+from featurestore.plan.combining import chains_by_ranges
 from featurestore.plan.learner_sizes import members_of
 from featurestore.plan.states import StateNeed, Summary
 from featurestore.plan.table_files import TableFiles
@@ -69,6 +78,18 @@ class Available:
             entry = self.files.entries[group][base.partition] if entry is None else entry
             groups.append((self.files.groups[group], entry))
         return PartitionSource(base, tuple(groups))
+
+    def widest_row(self, columns: Sequence[str]) -> int:
+        """Return the most bytes of a row of any partition, as recorded of the files of these columns."""
+        widest = 0
+        for base in self.files.base:
+            width = 0
+            for group in self.files.groups_of(tuple(columns)):
+                entry = self.built.get(group, {}).get(base.partition)
+                entry = self.files.entries[group].get(base.partition) if entry is None else entry
+                width += 0 if entry is None else entry.widest_row
+            widest = max(widest, width)
+        return widest
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +157,26 @@ def prepare_summaries(
     _summarize(requests, place, executor, StateStore(place.store).has, planned=False)
 
 
-def prepared_state(request: StateRequest, place: Workplace) -> State:
-    """Return the one state that a request needs, computed if it is not kept."""
+def prepared_state(request: StateRequest, place: Workplace, keys: pa.Table | None = None) -> State:
+    """Return the one state that a request needs, computed if it is not kept.
+
+    Parameters
+    ----------
+    request : StateRequest
+    place : Workplace
+    keys : pyarrow.Table, optional
+        Of a keyed state, only the rows of these are returned.
+    """
     (need,) = request.needs
     if not need.key:
         return EMPTY_STATE
     states = StateStore(place.store)
     prepare_states([request], place, place.executor)
-    state = states.get(need.key)
-    if state is None:
+    try:
+        return state_among(states, need.key, keys)
+    except StateLostError:  # logged when it was found; gone now
         prepare_states([request], place, place.executor, check=True)
-        state = states.require(need.key)
-    return state
+        return state_among(states, need.key, keys)
 
 
 def _prepare(
@@ -165,10 +194,12 @@ def _prepare(
     here = executor.of_this_thread()
     site = executor.sites()[0]  # what a client's workers on this host hold counts as well
     combinations = [_Combination(one, place, site) for one in pending]
-    for combination in combinations:
-        combination.require()
-    work = [(one, need) for one in combinations for need in one.needs]
-    here.run(_combine, work, label="combine states", costs=[one.cost for one, _ in work])
+    with ExitStack() as files:
+        for combination in combinations:
+            combination.require()
+            files.callback(combination.close)
+        work = [(one, need) for one in combinations for need in one.needs]
+        here.run(_combine, work, label="combine states", costs=[one.cost for one, _ in work])
 
 
 def _summarize(
@@ -233,7 +264,8 @@ def _summarize_tasks(
 class _Combination:
     """The states of one request, put together one after the other.
 
-    Prefix states are made in table order, each from the one before it where possible.
+    Prefix states are made in table order, each from the one before it where possible; suffix states in
+    the opposite order, each from the one after it.
     """
 
     def __init__(self, request: StateRequest, place: Workplace, site: Site) -> None:
@@ -243,15 +275,19 @@ class _Combination:
         self._limit = place.memory_limit - (site.reserved_bytes - site.own_bytes)
         self._reserved = site.own_bytes
         self._scratch = place.scratch
+        self._base = request.table.files.base
         self._state: State = EMPTY_STATE
         self._done: StateNeed | None = None
         self.needs = list(request.needs)
-        if request.transformer.scope is not Scope.FIT:
+        if request.transformer.scope is Scope.SUFFIX:
+            self.needs.sort(key=_begin, reverse=True)
+        elif request.transformer.scope is not Scope.FIT:
             self.needs.sort(key=lambda one: one.members[-1].partition)
         keys = [one.key for one in members_of(self.needs)]
         # Of one fit scope; of prefixes, what any of them may take.
         room = max(0, self._limit - self._reserved)
         self._work = CombineWork.of(self._transformer, keys, self._states.sizes(keys), room)
+        self._chain = Chain(self._work, self._states, self._limit, room, self._scratch)
 
     @property
     def cost(self) -> int:
@@ -280,15 +316,42 @@ class _Combination:
             work = self._of(need.members)
             learn(work, need.key, self._states, self._limit, self._scratch)
             return
+        if self._transformer.scope is Scope.SUFFIX:
+            self._make_ahead(need)
+            return
         new = need.members
         if self._done is not None and _continues(self._done, need):
             last = self._done.members[-1].partition
             new = tuple(one for one in need.members if one.partition > last)
         else:
             self._state = EMPTY_STATE  # the one before goes first
-        self._state = folded(self._of(new), self._state, self._states, self._limit)
-        self._states.put(need.key, self._state)
+            self._chain.restart()
+        if chains_by_ranges(self._transformer):
+            keys = [one.key for one in new]
+            self._chain.extend(keys, need.key, last=need is self.needs[-1])
+        else:
+            self._state = folded(self._of(new), self._state, self._states, self._limit)
+            self._states.put(need.key, self._state)
         self._done = need
+
+    def close(self) -> None:
+        """Give back what lies in scratch space."""
+        self._chain.restart()
+
+    def _make_ahead(self, need: StateNeed) -> None:
+        """Make a suffix state: of the rows after a partition, what it needs of them."""
+        new = need.members
+        if self._done is not None and _precedes(need, self._done):
+            new = tuple(one for one in new if one.partition < _begin(self._done))
+        else:
+            self._state = EMPTY_STATE
+        self._state = folded(self._of(new), self._state, self._states, self._limit, backwards=True)
+        own = EMPTY_STATE if need.own is None else self._states.require(need.own.key)
+        state, until = self._transformer.look_ahead(self._state, own, need.horizon)
+        if until is not None:
+            state = {**state, SETTLED: settled_table(need, self._base, until)}
+        self._states.put(need.key, state)
+        self._done = need if need.members else None
 
     def _of(self, members: Sequence[Summary]) -> CombineWork:
         return replace(self._work, keys=[one.key for one in members])
@@ -307,3 +370,16 @@ def _continues(done: StateNeed, need: StateNeed) -> bool:
     """
     last = done.members[-1]
     return last in need.members or need.members[0].partition == last.partition + 1
+
+
+def _begin(need: StateNeed) -> int:
+    """Return where a suffix state begins; one of no rows at all needs no other, and comes first."""
+    return need.members[0].partition if need.members else sys.maxsize
+
+
+def _precedes(need: StateNeed, done: StateNeed) -> bool:
+    """Whether ``need`` is ``done`` with further summaries before it (some at its end may go)."""
+    if not need.members:
+        return False
+    first = done.members[0]
+    return first in need.members or need.members[-1].partition == first.partition - 1

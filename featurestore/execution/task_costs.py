@@ -10,13 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
+from featurestore.execution.budget import DRIFT
 from featurestore.execution.cutting import CutTask, Rows, cut_partition
 from featurestore.execution.dask import Executor
 from featurestore.execution.reading import PartitionSource
-from featurestore.execution.room import DRIFT, require_each
-from featurestore.execution.tasks import ApplyTask, ApplyWork, SummarizeTask, with_row_count
+from featurestore.execution.room import require_each
+from featurestore.execution.tasks import (
+    ApplyTask,
+    ApplyWork,
+    SummarizeTask,
+    with_row_count,
+)
 from featurestore.plan.costs import reading_bytes
 from featurestore.plan.packing import Load, loads
 from featurestore.plan.slicing import Work, is_one_time
@@ -38,7 +44,13 @@ def read_extent(source: PartitionSource, columns: Sequence[str]) -> Extent:
     """Return how much columns of a partition are."""
     wanted = set(columns)
     widest = sum(entry.widest_row for group, entry in source.groups if wanted & set(group.names))
-    return Extent(source.rows, column_bytes(source, columns), widest)
+    nulls = {
+        name: entry.nulls[name]
+        for group, entry in source.groups
+        for name in wanted.intersection(group.names)
+        if name in entry.nulls
+    }
+    return Extent(source.rows, column_bytes(source, columns), widest, nulls=nulls)
 
 
 def part_extent(
@@ -156,7 +168,7 @@ def _extent(task: ApplyTask, work: ApplyWork, states: Mapping[str, int]) -> Exte
         state_bytes=states.get(work.state_key, 0),
         source_rows=sum(one.rows for one in rows),
         source_bytes=sum(one.decoded_bytes(columns) for one in rows),
-        source_widest_row=0 if work.rows is None else work.rows.widest_row,
+        source_widest_row=work.widest_row if work.rows is None else work.rows.widest_row,
         state_rows=work.learnt_rows,
     )
 
@@ -171,11 +183,12 @@ def _packed(
 ) -> Packed[Task]:
     # An earlier step of the same build may have just freed what was room when it was planned.
     room = executor.room_for(max((one.whole_bytes for verbs in works for one in verbs), default=0))
-    parts = [
-        (task, load)
+    found = [
+        (task, verbs, load)
         for task, verbs in zip(tasks, works, strict=True)
         for load in loads(verbs, room, executor.workers)
     ]
+    parts = [(task, load) for task, _, load in found]
     # What was planned may need more by now, with states that were not known then.
     if room is not None and any(load.bytes > room + DRIFT * planned for _, load in parts):
         task, load = max(parts, key=lambda part: part[1].bytes)
@@ -183,13 +196,22 @@ def _packed(
         require_each(what, [load.bytes], [task.source.partition], executor, _LESS)
     cuts = _cut([part for part in parts if part[1].limits is not None], executor)
     return Packed(
-        tuple(_part(task, load, cuts.get((id(task), load.verbs))) for task, load in parts),
+        tuple(
+            _part(task, load, verbs, cuts.get((id(task), load.verbs)))
+            for task, verbs, load in found
+        ),
         tuple(load.bytes for _, load in parts),
     )
 
 
-def _part(task: Task, load: Load, rows: tuple[Rows, ...] | None) -> Task:
-    work = tuple(replace(task.work[one], slices=rows) for one in load.verbs)
+def _part(task: Task, load: Load, verbs: Sequence[Work], rows: tuple[Rows, ...] | None) -> Task:
+    if isinstance(task, ApplyTask):
+        work: Any = tuple(
+            replace(task.work[one], slices=rows, sifts=verbs[one].sifts(load.limits))
+            for one in load.verbs
+        )
+    else:
+        work = tuple(replace(task.work[one], slices=rows) for one in load.verbs)
     part: Task = replace(task, work=work)
     return part
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -18,7 +19,11 @@ from featurestore.allocators import release_freed
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
 from featurestore.errors import DefinitionError
+from featurestore.execution.applying import apply_feature
+from featurestore.execution.handing import state_among
 from featurestore.execution.reading import PartitionSource
+from featurestore.fingerprint import fingerprint
+from featurestore.plan.ahead import settled_of
 from featurestore.plan.definition import Feature
 from featurestore.plan.slicing import carries_state
 from featurestore.schema import Field, TableSchema, type_to_text
@@ -27,12 +32,14 @@ from featurestore.storage.column_group import write_partition
 from featurestore.storage.group_writer import GroupWriter, begin_partition
 from featurestore.storage.journal import Journal
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import (
     EMPTY_STATE,
     Columns,
     Partition,
+    Scope,
     SourceTransformer,
     State,
     Transformer,
@@ -104,6 +111,10 @@ class ApplyWork:
         not given, all of them at once.
     learnt_rows : int
         The most rows that the state was learnt of, 0 if nobody knows.
+    widest_row : int
+        The most bytes of a row that a keyed state of the own table was learnt of, 0 if nobody knows.
+    sifts : bool
+        Whether of a keyed state only what has the keys of the rows in memory is read.
     """
 
     feature: Feature
@@ -113,6 +124,8 @@ class ApplyWork:
     journal_key: str
     slices: tuple[Rows, ...] | None = None
     learnt_rows: int = 0
+    widest_row: int = 0
+    sifts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,22 +246,73 @@ def _compute_in_slices(
         sample = source.read(store, engine, columns, task.schema, rows)
         check_partition_independent(transformer, sample, engine)
         del sample
-    state = load_state(work, store, engine)
-    with begin_partition(
-        store,
-        table=task.table,
-        group=work.feature.group,
-        partition=source.partition,
-        rows=source.rows,
-    ) as writer:
-        for rows in slices:
+    further = () if work.rows is None else source_parts(transformer, work.rows, store, engine)
+    state = EMPTY_STATE if work.sifts else load_state(work, further, store)
+    provenance = _settled(work, state)
+    with (
+        _states_behind(task, work, slices, state, store, engine) as behind,
+        begin_partition(
+            store,
+            table=task.table,
+            group=work.feature.group,
+            partition=source.partition,
+            rows=source.rows,
+        ) as writer,
+    ):
+        for number, rows in enumerate(slices):
             part = source.read(store, engine, columns, task.schema, rows)
+            if work.sifts:
+                state = load_state(work, further, store, transformer.keys(part, engine))
+            if behind:
+                state = StateStore(store).require(behind[number])
             _write_slice(writer, task, work, part, state, engine)
-            if carries_state(transformer) and rows[1] < source.rows:
+            if not behind and carries_state(transformer) and rows[1] < source.rows:
                 state = transformer.combine(state, transformer.summarize(part, engine))
             del part
             release_freed()
-        return writer.finish(work.provenance)
+        return writer.finish(provenance)
+
+
+@contextmanager
+def _states_behind(
+    task: ApplyTask,
+    work: ApplyWork,
+    slices: Sequence[Rows],
+    state: State,
+    store: ObjectStore,
+    engine: Engine,
+) -> Iterator[Sequence[str]]:
+    """Keep for a while the states of the rows behind each slice; their keys in order of the slices.
+
+    None but for scope ``suffix``. What is behind a slice is written after it: so all are read twice.
+    """
+    transformer, states = work.feature.transformer, StateStore(store)
+    if transformer.scope is not Scope.SUFFIX:
+        yield ()
+        return
+    columns = with_row_count(work.feature.inputs, task.schema)
+    keys = [fingerprint("behind a slice", work.journal_key, list(rows)) for rows in slices]
+    try:
+        for number in reversed(range(len(slices))):
+            states.put(keys[number], state)
+            if number:
+                part = task.source.read(store, engine, columns, task.schema, slices[number])
+                state = transformer.combine(transformer.summarize(part, engine), state)
+                del part
+                release_freed()
+        del state
+        yield keys
+    finally:
+        states.forget(keys)
+
+
+def _settled(work: ApplyWork, state: State) -> Provenance:
+    """Return the provenance of values, with until when they look at later rows if that is known."""
+    settled = settled_of(state)
+    if not settled:
+        return work.provenance
+    until, seen = settled
+    return replace(work.provenance, until=until, seen=seen)
 
 
 def _write_slice(
@@ -259,7 +323,7 @@ def _write_slice(
     state: State,
     engine: Engine,
 ) -> None:
-    columns = work.feature.transformer.apply(part, state, engine)
+    columns = apply_feature(work.feature, part, state, engine)
     where = f"partition {task.source.partition}"
     writer.write(*checked_columns(work.feature.outputs, columns, part.rows, engine, where))
 
@@ -267,27 +331,45 @@ def _write_slice(
 def _compute(
     task: ApplyTask, work: ApplyWork, partition: Partition, store: ObjectStore, engine: Engine
 ) -> PartitionEntry:
-    state = load_state(work, store, engine)
-    columns = work.feature.transformer.apply(partition, state, engine)
-    return _write(task, work, columns, partition.rows, store, engine)
+    transformer = work.feature.transformer
+    keys = transformer.keys(partition, engine) if work.sifts else None
+    further = () if work.rows is None else source_parts(transformer, work.rows, store, engine)
+    state = load_state(work, further, store, keys)
+    del further
+    columns = apply_feature(work.feature, partition, state, engine)
+    provenance = _settled(work, state)
+    return _write(task, work, columns, partition.rows, store, engine, provenance)
 
 
-def load_state(work: ApplyWork, store: ObjectStore, engine: Engine) -> State:
-    """Return the state a feature's ``apply`` receives in this partition."""
+def load_state(
+    work: ApplyWork, further: Sequence[State], store: ObjectStore, keys: pa.Table | None = None
+) -> State:
+    """Return the state a feature's ``apply`` receives for some rows.
+
+    Parameters
+    ----------
+    work : ApplyWork
+    further : sequence of State
+        Of a source transformer: the other table's partitions that are handed over as rows.
+    store : ObjectStore
+    keys : pyarrow.Table, optional
+        Those of the rows; only what a keyed state has of them is kept of it.
+    """
     state: State = EMPTY_STATE
     if work.state_key:
-        state = StateStore(store).require(work.state_key)
+        state = state_among(StateStore(store), work.state_key, keys)
     if work.rows is None:
         return state
     transformer = work.feature.transformer
     assert isinstance(transformer, SourceTransformer)
-    return transformer.gather(state, source_parts(transformer, work.rows, store, engine))
+    return transformer.gather(state, further)
 
 
 def source_parts(
-    transformer: SourceTransformer, rows: SourceRows, store: ObjectStore, engine: Engine
+    transformer: Transformer, rows: SourceRows, store: ObjectStore, engine: Engine
 ) -> list[State]:
     """Return the other table's partitions, each reduced to what the transformer needs of it."""
+    assert isinstance(transformer, SourceTransformer)
     return [
         transformer.rows(one.read(store, engine, rows.columns, rows.schema), engine)
         for one in rows.partitions
@@ -330,6 +412,7 @@ def _write(
     rows: int,
     store: ObjectStore,
     engine: Engine,
+    provenance: Provenance,
 ) -> PartitionEntry:
     table, tensors = checked_columns(
         work.feature.outputs, columns, rows, engine, f"partition {task.source.partition}"
@@ -341,7 +424,7 @@ def _write(
         partition=task.source.partition,
         columns=table,
         tensors=tensors,
-        provenance=work.provenance,
+        provenance=provenance,
     )
 
 

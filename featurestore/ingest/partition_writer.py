@@ -24,7 +24,8 @@ from featurestore.storage.column_group import (
 )
 from featurestore.storage.group_writer import DATA
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import BASE_GROUP, PartitionEntry
 
 
 class PartitionWriter:

@@ -26,6 +26,8 @@ _RANGE: Final = 5
 _BESIDE: Final = 8 * 2**20
 """What allocators keep of what is freed between one range and the next, whatever their size (measured)."""
 _READING: Final = 2
+_ORDERING: Final = 6
+"""What putting a state in order of its keys takes, as so many times the state, the state included."""
 _KEEPING: Final = 3
 _FINISHING: Final = 4
 
@@ -70,6 +72,11 @@ def combines_by_ranges(transformer: Transformer) -> bool:
     return transformer.scope is Scope.FIT and bool(transformer.state_order())
 
 
+def chains_by_ranges(transformer: Transformer) -> bool:
+    """Whether prefix states of a transformer can be combined by ranges of keys."""
+    return transformer.scope is Scope.PREFIX and transformer.is_keyed
+
+
 def finishing_bytes(kept: int) -> int:
     """Return what it takes to make a state of the values that are kept, and to write it."""
     return _FINISHING * kept
@@ -105,6 +112,53 @@ def combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -> Com
     return in_memory if in_memory.bytes <= max(room, external.bytes) else external
 
 
+def chaining(sizes: Sequence[int], room: int | None, held: int = 0) -> Combining:
+    """Return how a prefix state that fits memory no more is combined with further states, by ranges.
+
+    Where it can be in memory it is: how large it gets is known as it grows (``execution.chaining``).
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Arrow bytes of each of the further states.
+    room : int, optional
+        Bytes of memory that it may take.
+    held : int
+        Arrow bytes of the prefix state so far.
+    """
+    largest, together = max(sizes, default=0), sum(sizes)
+    room = 2**62 if room is None else room
+    found = _by_ranges(len(sizes) + 1, largest, held + together, room, _ORDERING)
+    # Scratch space has the state so far, the further ones, and what they become.
+    scratch = found.scratch_bytes + (held + together) * 17 // 16
+    return Combining(found.bytes, scratch, found.fan_in, found.segment_bytes)
+
+
+def joining_bytes(earlier: int, later: int) -> int:
+    """Return what combining two states of rows by key takes in memory, both included, and keeping the result.
+
+    Half as much again as what counts are: texts are numbered in tables that grow (measured, 14 times the result).
+    """
+    return combine_bytes(earlier, later) * 3 // 2
+
+
+def expected_chaining(sizes: Sequence[int], room: int | None, held: int) -> Combining:
+    """Return what combining a prefix state with further states is expected to take.
+
+    The state is expected to become no larger than it is known to be, as keys occur again.
+
+    Parameters
+    ----------
+    sizes, room, held
+        As for :func:`chaining`; ``held`` is what the state is expected to be.
+    """
+    largest = max(sizes, default=0)
+    in_memory = Combining(joining_bytes(held, largest))
+    if room is None or in_memory.bytes <= room:
+        return in_memory
+    return chaining(sizes, room, held)
+
+
 def most_combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -> Combining:
     """Return the most that combining states takes of which no more than the largest sizes are known."""
     found = combining(sizes, room, by_ranges=by_ranges)
@@ -115,18 +169,20 @@ def most_combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -
     return Combining(most, found.scratch_bytes, found.fan_in, found.segment_bytes)
 
 
-def _by_ranges(count: int, largest: int, together: int, room: int) -> Combining:
+def _by_ranges(
+    count: int, largest: int, together: int, room: int, reading: int = _READING
+) -> Combining:
     # A third is for merging; the rest for the values that are kept, which are not known yet.
     segments = max(0, room - _BESIDE) // 3 // _MERGING
     fan_in = max(2, min(count, segments // LEAST_SEGMENT))
     segment = LEAST_SEGMENT
     # Not larger than is of use: a dozen ranges cost no more than one.
-    beside_one = (room - _BESIDE - _READING * largest) // 2
+    beside_one = (room - _BESIDE - reading * largest) // 2
     most = min(_MOST_SEGMENT, largest // 8, segments // fan_in, beside_one)
     while 2 * segment <= most:
         segment *= 2
     passes = 1 if count <= fan_in else 2  # of more than two, one is read while the next is written
     # What a segment has beside its rows; of the first of each table the file has more.
     scratch = passes * (together + together // 16)
-    work = max(_MERGING * fan_in * segment, _READING * largest + 2 * segment)
+    work = max(_MERGING * fan_in * segment, reading * largest + 2 * segment)
     return Combining(_BESIDE + work, scratch, fan_in, segment)

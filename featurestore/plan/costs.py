@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.group_writer import ROW_GROUP_ROWS
-from featurestore.transforms.base import Transformer, row_width
+from featurestore.storage.tensor_group import CHUNK_BYTES
+from featurestore.transforms.base import SourceTransformer, Transformer, row_width
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import is_text
 
@@ -25,8 +26,21 @@ _DECODED: Final = 2
 """A value that fills a page by itself, beside the column: as the page, and in the file's dictionary."""
 _TEXT_PAGES: Final = 24 * 2**20
 """What decoding texts takes at most: pages, dictionaries, and a piece that grows as they come (measured)."""
+_DECODED_TEXTS: Final = 3
+"""Texts while there are few of them, beside the column: compressed, as pages, and in a dictionary."""
+_GROWN_QUARTERS: Final = 5
+"""A list that grew is copied with what was set aside for it to grow on (measured: up to a quarter)."""
+_ENCODED_LISTS: Final = 6
+"""A row group of lists as it is written: its items and, for each, in which list and how deep it is; all of
+it as it comes, in pages, and compressed (measured on lists of 32-bit numbers, whose depths are half of it)."""
+_ENCODED_TEXTS: Final = 2
+"""A row group of texts as it is written: in a dictionary, and as pages."""
 _LONE: Final = 4
 """A frame of one row is a constant to an engine: made a column again as it comes, and as it is used."""
+
+_SIFTED: Final = 16 * 2**20
+"""A part of a state, as it is read, hashed, and what is taken of it."""
+_HASHED: Final = 24
 
 THREAD_BYTES: Final = 16 * 2**20
 """What a thread takes beside its tasks: heaps at its first use, freed pages kept for the next one.
@@ -34,8 +48,11 @@ THREAD_BYTES: Final = 16 * 2**20
 In no task's bytes: it is counted where tasks run, once for each that is in flight. Measured over tasks of 8 to
 70 MiB in two threads: 8 to 18 MiB each in a new process (more than 16 in one of them), up to 12 later.
 """
-COLUMN_BYTES: Final = 16 * 2**10
-"""What reading a column takes whatever its rows: decoder, buffers, names (measured over 6,000 of them)."""
+COLUMN_BYTES: Final = 10 * 2**10
+"""What reading a column takes whatever its rows: decoder, buffers (measured over 6,000 of them)."""
+_FOOTER_BYTES: Final = 4 * 2**10
+"""What a file's footer takes for each of its columns, read or not (measured over 10,000); a table's columns are
+taken to be in one file."""
 
 
 def reading_bytes(
@@ -63,12 +80,14 @@ def reading_bytes(
     texts = sum(row_width(schema[name]) is None for name in columns)
     widest = _widest_value(schema, columns, widest_row)
     read = sum(size for name, size in columns.items() if is_text(schema[name].type))
-    decoded = _DECODED * widest + min(_TEXT_PAGES, 3 * max(0, read - widest))
+    decoded = _DECODED * widest + min(_TEXT_PAGES, _DECODED_TEXTS * max(0, read - widest))
     # A list grows as it is read, and is copied as a whole meanwhile, or is not, as chance has it.
-    decoded += max(
-        (n for name, n in columns.items() if pa.types.is_list(schema[name].type)), default=0
-    )
-    return sum(columns.values()) + copied + _VIEW_BYTES * texts * rows + decoded
+    lists = [n for name, n in columns.items() if pa.types.is_list(schema[name].type)]
+    decoded += _GROWN_QUARTERS * max(lists, default=0) // 4
+    tensors = [size for name, size in columns.items() if schema[name].is_tensor]
+    # Of a tensor, the chunk that is being read.
+    once = _FOOTER_BYTES * len(schema.fields) + min(CHUNK_BYTES, max(tensors, default=0))
+    return sum(columns.values()) + copied + _VIEW_BYTES * texts * rows + decoded + once
 
 
 def lone_row_bytes(schema: TableSchema, columns: Mapping[str, int], widest_row: int) -> int:
@@ -92,31 +111,52 @@ def with_counted(
 
 
 def feature_bytes(transformer: Transformer, schema: TableSchema, extent: Extent) -> int:
-    """Return what computing and writing one feature takes beside its inputs.
-
-    The other table's rows are held as they were read and once more as they are put together.
-    """
+    """Return what computing and writing one feature takes beside its inputs."""
     outputs = transformer.output_bytes(schema, extent)
     return (
-        extent.state_bytes
-        + 2 * extent.source_bytes
-        + _DECODED * min(extent.source_widest_row, extent.source_bytes)
+        learnt_bytes(transformer, schema, extent)
+        + _decoding_bytes(transformer, schema, extent)
         + transformer.memory(schema, extent)
         + outputs
         + _writing_bytes(transformer.outputs(schema), outputs, extent.rows)
     )
 
 
+def learnt_bytes(transformer: Transformer, schema: TableSchema, extent: Extent) -> int:
+    """Return what a task holds of states and of another table, however few its own rows are.
+
+    The other table's rows are held as they were read and once more as they are put together; of a few
+    rows it is the decoders that count.
+    """
+    again = extent.source_bytes
+    if extent.source_rows and isinstance(transformer, SourceTransformer):
+        again = max(again, COLUMN_BYTES * len(transformer.source_inputs(schema)))
+    return extent.state_bytes + extent.source_bytes + again
+
+
+def _decoding_bytes(transformer: Transformer, schema: TableSchema, extent: Extent) -> int:
+    """Return what decoding another table's rows takes beside them, as :func:`reading_bytes` says."""
+    if not isinstance(transformer, SourceTransformer):
+        return 0
+    source = schema.source(transformer.source_table)
+    names = transformer.source_inputs(schema)
+    grows = any(pa.types.is_list(source[name].type) for name in names)
+    widest = min(extent.source_widest_row, extent.source_bytes)
+    return _DECODED * widest + (extent.source_bytes if grows else 0)
+
+
 def _writing_bytes(fields: Sequence[Field], outputs: int, rows: int) -> int:
     """Return what writing takes beside the outputs: a row group encoded.
 
-    Of texts its dictionary too; of lists, for each item, at what depth it is. Texts as the engine has them
-    beside Arrow's are in what the transformer needs.
+    Numbers are gone to the file column by column, so that half of them are never there encoded (measured
+    over 500 columns). Texts as the engine has them beside Arrow's are in what the transformer needs.
     """
     row_group = outputs * min(rows, ROW_GROUP_ROWS) // max(rows, 1)
-    lists = any(pa.types.is_list(one.type) for one in fields)
-    varying = any(row_width(one) is None for one in fields)
-    return (6 if lists else 2 if varying else 1) * row_group
+    if any(pa.types.is_list(one.type) for one in fields):
+        return _ENCODED_LISTS * row_group
+    if any(row_width(one) is None for one in fields):
+        return _ENCODED_TEXTS * row_group
+    return row_group if any(one.is_tensor for one in fields) else row_group // 2
 
 
 def summary_work_bytes(
@@ -133,6 +173,18 @@ def summary_work_bytes(
     copied = extent.input_bytes if cut else 0
     # What summarising needed is gone when its result is kept.
     return copied + max(transformer.summarize_memory(schema, extent), state + keeping_bytes(state))
+
+
+def sifting_bytes(rows: int, keys: int) -> int:
+    """Return what reading those rows of a state takes that have the keys of so many rows.
+
+    Parameters
+    ----------
+    rows : int
+    keys : int
+        Arrow bytes of the columns that their keys are in.
+    """
+    return _SIFTED + keys + _HASHED * rows
 
 
 def combine_bytes(earlier: int, later: int) -> int:

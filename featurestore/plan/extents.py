@@ -138,6 +138,8 @@ class Extents:
                 source_rows += source.base[one].rows
                 source_bytes += sum(self.columns(source, one, names).values())
             widest = self._widest_source_row(source, names)
+        elif feature.transformer.is_keyed:
+            widest = self._widest_source_row(files, feature.inputs)
         return Extent(
             files.base[position].rows,
             self.columns(files, position, feature.inputs),
@@ -147,7 +149,18 @@ class Extents:
             source_bytes,
             widest,
             self.learner(feature)[0].rows_between(*need.span(feature.transformer.scope)),
+            self._nulls(position, feature.inputs),
         )
+
+    def _nulls(self, position: int, names: Iterable[str]) -> dict[str, int]:
+        """Return how many nulls columns have in a partition, of those that are written already."""
+        files, found = self._files, {}
+        base = files.base[position]
+        for name in names:
+            entry = files.entries[files.graph.owners[name]].get(base.partition)
+            if entry is not None and self._maker(files, name, position) is None:
+                found[name] = entry.nulls.get(name, base.rows)
+        return found
 
     def _widest_source_row(self, source: TableFiles, names: tuple[str, ...]) -> int:
         """Return the most bytes of a row of any partition: looked up once for all of them."""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Final
 
-from featurestore.plan.combining import Combining, combines_by_ranges, most_combining
+from featurestore.plan.combining import (
+    Combining,
+    chains_by_ranges,
+    combines_by_ranges,
+    expected_chaining,
+    most_combining,
+)
 from featurestore.plan.states import StateNeed, Summary
 from featurestore.schema import TableSchema
 from featurestore.transforms.base import Transformer
 from featurestore.transforms.extent import Extent
+
+_FRAME_BYTES: Final = 2**10
+"""What a state's file has for each table beside its columns: names, types, lengths. When combining begins, it
+goes by the sizes of files."""
 
 
 class LearnerSizes:
@@ -81,10 +92,14 @@ class LearnerSizes:
         room : int, optional
             Bytes that it may take.
         """
+        if chains_by_ranges(self._transformer):
+            return expected_chaining([self.largest_summary], room, self.largest_summary)
         if not combines_by_ranges(self._transformer):
             # The state so far, and one more summary.
             return most_combining([self.largest_summary], room, by_ranges=False)
-        sizes = [self.summary_bytes(one) for one in need.members]
+        columns = self._transformer.learns_from(self._schema)
+        framed = _FRAME_BYTES * (1 + len(columns))
+        sizes = [self.summary_bytes(one) + framed for one in need.members]
         return most_combining(sizes, room, by_ranges=True)
 
 
@@ -99,4 +114,6 @@ def members_of(needs: Iterable[StateNeed]) -> list[Summary]:
             if one.key in found:
                 break
             found[one.key] = one
+        if need.own is not None:  # no later need has it among its members
+            found[need.own.key] = need.own
     return list(found.values())

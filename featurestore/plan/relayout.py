@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from featurestore.errors import ConflictError
+from featurestore.plan.ahead import seen_by
 from featurestore.plan.compaction import CompactionPlan, Merged
 from featurestore.plan.layout import with_replaced
 from featurestore.plan.staleness import Assessor, Freshness, Standing
@@ -167,7 +168,12 @@ def _stamped(
                     if one.freshness is not Freshness.FRESH:
                         raise feature.transformer.problem
                     continue
-                found[base.partition] = replace(found[base.partition], provenance=one.provenance)
+                until = _until(before, name, feature.group, origin)
+                provenance = one.provenance
+                if until is not None:
+                    seen = seen_by(one.need, files.base, until)
+                    provenance = replace(provenance, until=until, seen=seen)
+                found[base.partition] = replace(found[base.partition], provenance=provenance)
             entries[feature.group] = found
         stamped[name] = files.with_entries(entries)
         changed += [
@@ -176,3 +182,12 @@ def _stamped(
             if dict(found) != dict(before.tables[name].entries[group])
         ]
     return Relayout(before, stamped, wanted, tuple(changed), origins, missing)
+
+
+def _until(before: Standing, table: str, group: str, origin: tuple[int, ...]) -> int | None:
+    """Return until when values looked at later rows in all parts of a partition; None if not known."""
+    files = before.tables[table]
+    provenance = files.provenance(group)
+    found = [provenance[files.base[position].partition].until for position in origin]
+    known = [one for one in found if one is not None]
+    return max(known) if len(known) == len(found) else None

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from featurestore.errors import DefinitionError
+from featurestore.plan.ahead import is_settled
 from featurestore.plan.damage import Damage, GroupDamage
 from featurestore.plan.definition import Feature
 from featurestore.plan.staleness import CODE, Assessment, Freshness, Standing
 from featurestore.plan.states import Summary
 from featurestore.plan.table_files import TableFiles
-from featurestore.storage.records import BASE_GROUP, PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import BASE_GROUP, PartitionEntry
 from featurestore.transforms.base import SourceTransformer, UnknownTransformer
 from featurestore.transforms.function import Function
 
@@ -160,7 +162,7 @@ class Remains:
             for at in assessment.need.rows:
                 yield source, columns, at
         if assessment.need.key and not self._has_state(assessment.need.key):
-            for member in assessment.need.members:
+            for member in assessment.need.summaries:
                 if not self._has_state(member.key):
                     yield source, _summarised(source, columns, member), member.partition
 
@@ -201,6 +203,7 @@ class Targets:
             if one.group == BASE_GROUP or not remains.has_group(one.table, one.group):
                 continue
             found = remains.assessed(one.table, one.group)
+            base = remains.tables[one.table].base
             for name in one.partitions:
                 at = (one.table, one.group, name)
                 old, wanted = one.entries.get(name), found.get(name)
@@ -208,7 +211,12 @@ class Targets:
                     missing.add(at)
                 elif at in copied:
                     continue
-                elif old is None or old.provenance == wanted.provenance or wanted.reason == CODE:
+                elif (
+                    old is None
+                    or old.provenance == wanted.provenance
+                    or is_settled(old.provenance, wanted.provenance, wanted.need, base)
+                    or wanted.reason == CODE
+                ):
                     computed.add(at)
                 else:
                     missing.add(at)

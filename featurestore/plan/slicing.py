@@ -24,8 +24,10 @@ from featurestore.plan.costs import (
     THREAD_BYTES,
     carrying_bytes,
     feature_bytes,
+    learnt_bytes,
     lone_row_bytes,
     reading_bytes,
+    sifting_bytes,
     summary_work_bytes,
     with_counted,
 )
@@ -50,6 +52,7 @@ _MOST_CARRIED: Final = 200
 _SLACK: Final = 1.25
 """How far a column of varying width may exceed its average before a slice ends early."""
 
+_CARRIED: Final = (Scope.PREFIX, Scope.SUFFIX)
 _COLUMN_TURNOVER: Final = 2 * 2**20
 """The most that a column's decoder and the encoder of what is made of it take."""
 
@@ -161,7 +164,9 @@ class Work:
     @property
     def fixed_bytes(self) -> int:
         """What it needs whatever the number of rows: states, another table's rows."""
-        return 0 if self.summarizes else self.extent.state_bytes + 2 * self.extent.source_bytes
+        if self.summarizes:
+            return 0
+        return learnt_bytes(self.transformer, self.schema, self.handed(self.extent))
 
     @property
     def least(self) -> Portions:
@@ -183,7 +188,7 @@ class Work:
         needed += 2 * batch_bytes(self.extent.widest_row, self.extent.column_bytes)
         if self.summarizes:
             carried = transformer.state_bytes(self.schema, self.extent)
-            if transformer.scope is Scope.PREFIX:
+            if transformer.scope in _CARRIED:
                 own = transformer.state_bytes(self.schema, one)
                 return Portions(needed + self._bytes(one) + carrying_bytes(carried, own), limits)
             # The slice's own is counted; the one so far, and both combined.
@@ -200,31 +205,52 @@ class Work:
             # Values are written by then.
             summarized = own + transformer.summarize_memory(self.schema, one)
             needed += max(summarized, carrying_bytes(one.state_bytes, own))
+            return Portions(needed + self._bytes(one, carries=True), limits)
         return Portions(needed + self._bytes(one), limits)
+
+    def handed(self, extent: Extent) -> Extent:
+        """Return rows with the state that ``apply`` is handed for them: of a keyed one, what has their keys."""
+        if self.summarizes or not self.transformer.is_keyed:
+            return extent
+        return self.transformer.handed(self.schema, extent)
+
+    def sifts(self, limits: SliceLimits | None) -> bool:
+        """Return whether of the state only what has the keys of the rows is read, in such slices."""
+        if limits is None:
+            return self.handed(self.extent).state_bytes < self.extent.state_bytes
+        if carries_state(self.transformer):  # what is carried from slice to slice is of all keys
+            return False
+        one = slice_extent(self.reads, self.extent, limits)
+        return self.handed(one).state_bytes < one.state_bytes
 
     def _least_rows(self) -> int | None:
         """Return the rows of the smallest slices; None if the partition may not be cut."""
         uncut = self.one_time and self.transformer.slicing is Slicing.TIMES
         least = None if uncut else least_rows(self.transformer, self.extent)
-        if least is None or self.transformer.scope is not Scope.PREFIX:
+        if least is None or self.transformer.scope not in _CARRIED:
             return least
         return max(least, -(-self.extent.rows // _MOST_CARRIED))
 
-    def _bytes(self, extent: Extent) -> int:
+    def _bytes(self, extent: Extent, *, carries: bool = False) -> int:
         share = -(-self.time_bytes * extent.rows // max(1, self.extent.rows))
         sizes = with_counted(self.reads, extent.column_bytes, share)
         read = reading_bytes(self.reads, sizes, extent.rows, extent.widest_row)
-        return read + self._own_bytes(extent)
+        return read + self._own_bytes(extent, carries=carries)
 
     @property
     def _lone_bytes(self) -> int:
         extent = self.extent
         return lone_row_bytes(self.reads, extent.column_bytes, extent.widest_row)
 
-    def _own_bytes(self, extent: Extent) -> int:
+    def _own_bytes(self, extent: Extent, *, carries: bool = False) -> int:
         if self.summarizes:
             return summary_work_bytes(self.transformer, self.schema, extent, cut=self.cut)
-        return feature_bytes(self.transformer, self.schema, extent)
+        handed = extent if carries else self.handed(extent)
+        sifting = 0
+        if handed.state_bytes < extent.state_bytes:
+            keys = self.transformer.inputs(self.schema)
+            sifting = sifting_bytes(extent.rows, extent.bytes_of(keys))
+        return feature_bytes(self.transformer, self.schema, handed) + sifting
 
 
 def _turnover(extent: Extent) -> int:
@@ -287,8 +313,8 @@ def slice_extent(schema: TableSchema, extent: Extent, limits: SliceLimits) -> Ex
 
 
 def carries_state(transformer: Transformer) -> bool:
-    """Return whether a slice needs the state of the slices before it."""
-    return transformer.scope is Scope.PREFIX and not isinstance(transformer, SourceTransformer)
+    """Return whether a slice needs the state of the slices before it, or of those behind it."""
+    return transformer.scope in _CARRIED and not isinstance(transformer, SourceTransformer)
 
 
 def least_rows(transformer: Transformer, extent: Extent) -> int | None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from featurestore.errors import DependencyCycleError, NotReadyError
 from featurestore.fingerprint import fingerprint
+from featurestore.plan.ahead import is_settled, suffix_needs
 from featurestore.plan.definition import Feature
 from featurestore.plan.states import (
     Learner,
@@ -24,7 +25,8 @@ from featurestore.plan.states import (
     state_needs,
 )
 from featurestore.plan.table_files import TableFiles
-from featurestore.storage.records import BASE_GROUP, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import BASE_GROUP
 from featurestore.transforms.base import Scope, SourceTransformer, UnknownTransformer
 
 
@@ -38,6 +40,7 @@ class Freshness(StrEnum):
 
 CODE: Final = "code"
 UNKNOWN: Final = "unknown here"
+_REASONS: Final = {Scope.FIT: "fit scope", Scope.SUFFIX: "later rows"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ class Assessment:
     ----------
     freshness : Freshness
     reason : str
-        Why it is stale: ``"input"``, ``"fit scope"``, ``"earlier rows"``, ``"other table"``,
-        ``"parameter"``, ``"code"``; else ``""``. Missing values whose function changed have
+        Why it is stale: ``"input"``, ``"fit scope"``, ``"earlier rows"``, ``"later rows"``,
+        ``"other table"``, ``"parameter"``, ``"code"``; else ``""``. Missing values whose function changed have
         ``"code"`` too.
     provenance : Provenance
         What its values will be computed from.
@@ -198,7 +201,11 @@ class Assessor:
         inputs = self.prints(files.name, feature.inputs)
         if isinstance(feature.transformer, UnknownTransformer):
             return _assess_unknown(files, feature, inputs)
-        needs = state_needs(feature, files, inputs, self._source(files, feature))
+        if feature.transformer.scope is Scope.SUFFIX:
+            learner = Learner(feature.transformer, files.schema, feature.inputs)
+            needs = suffix_needs(learner, files.base, inputs)
+        else:
+            needs = state_needs(feature, files, inputs, self._source(files, feature))
         changed = self._check_code and _code_changed(feature)
         definition = feature.definition.fingerprint
         provenance = files.provenance(feature.group)
@@ -206,6 +213,8 @@ class Assessor:
         for position, entry in enumerate(files.base):
             wanted = Provenance(definition, inputs[position], needs[position].fingerprint)
             stored = provenance.get(entry.partition)
+            if stored is not None and is_settled(stored, wanted, needs[position], files.base):
+                wanted = stored
             freshness, reason = _compare(feature, stored, wanted)
             if changed:
                 freshness = Freshness.MISSING if stored is None else Freshness.STALE
@@ -315,5 +324,4 @@ def _compare(
         return Freshness.STALE, "input"
     if isinstance(feature.transformer, SourceTransformer):
         return Freshness.STALE, "other table"
-    fitted = feature.transformer.scope is Scope.FIT
-    return Freshness.STALE, "fit scope" if fitted else "earlier rows"
+    return Freshness.STALE, _REASONS.get(feature.transformer.scope, "earlier rows")

@@ -5,6 +5,7 @@ need not be computed again: after a crash, for another split, for the partitions
 
 * *summary*: ``summarize`` of one partition.
 * *prefix*: ``combine`` of the summaries of all earlier partitions within reach.
+* *suffix*: what a partition needs of ``combine`` of all later ones (``plan.ahead``).
 * *fit*: ``finish`` of the combined summaries of the fit scope.
 * *carry*: ``combine`` of the summaries of another table's partitions below a window.
 """
@@ -59,6 +60,10 @@ class StateNeed:
         For a source transformer: the other table's partitions that are handed over as rows.
     since : int, optional
         For a prefix state of limited reach: older rows do not matter, and may be in it or not.
+    own : Summary, optional
+        For a suffix state of unlimited reach: that of the partition itself.
+    horizon : int, optional
+        For a suffix state of limited reach: the newest time that counts.
     """
 
     fingerprint: str = ""
@@ -66,6 +71,13 @@ class StateNeed:
     members: tuple[Summary, ...] = ()
     rows: tuple[int, ...] = ()
     since: int | None = None
+    own: Summary | None = None
+    horizon: int | None = None
+
+    @property
+    def summaries(self) -> tuple[Summary, ...]:
+        """All that must be there before it is combined."""
+        return self.members if self.own is None else (self.own, *self.members)
 
     def span(self, scope: Scope) -> tuple[int, int]:
         """Between which partitions the rows lie that it may hold: the first, and the one after the last.
@@ -132,7 +144,7 @@ def state_needs(
     inputs: Sequence[str],
     source: SourceSummaries | None,
 ) -> list[StateNeed]:
-    """Return what a feature needs in each partition.
+    """Return what a feature needs in each partition; of scope ``suffix``, see ``plan.ahead``.
 
     Parameters
     ----------
@@ -152,12 +164,7 @@ def state_needs(
         return _prefix_needs(learner, files.base, inputs)
     if transformer.scope is Scope.FIT:
         return [fit_needs(feature, files, inputs)] * len(files.base)
-    if transformer.scope is Scope.NONE:
-        return [StateNeed()] * len(files.base)
-    raise DefinitionError(
-        f"{type(transformer).__name__} looks into the future (scope {transformer.scope})",
-        "use it as a label",
-    )
+    return [StateNeed()] * len(files.base)
 
 
 def _prefix_needs(
@@ -207,19 +214,13 @@ def fit_scope(
     DefinitionError
         If the scope is a time range and the table has no time.
     """
-    fit_on = feature.definition.fit_on
-    if not isinstance(fit_on, tuple):
+    within = fit_range(feature, schema)
+    if within is None:
         found: list[tuple[int, tuple[int, int] | None]] = [
             (position, None) for position, one in enumerate(base) if one.rows
         ]
     else:
-        if schema.time is None:
-            raise DefinitionError(
-                f"fit_on={fit_on} is a time range and the table has no time column",
-                "use fit_on='all'",
-            )
-        type_ = schema[schema.time].type
-        start, stop = (to_steps(one, type_, schema.time) for one in fit_on)
+        start, stop = within
         found = []
         for position, one in enumerate(base):
             if one.time_min is None or one.time_max is None:
@@ -228,6 +229,27 @@ def fit_scope(
                 whole = one.time_min >= start and one.time_max < stop
                 found.append((position, None if whole else (start, stop)))
     return found
+
+
+def fit_range(feature: Feature, schema: TableSchema) -> tuple[int, int] | None:
+    """Return the times ``start <= time < stop`` that a fitted feature learns from; None for all rows.
+
+    Raises
+    ------
+    DefinitionError
+        If there is such a range and the table has no time.
+    """
+    fit_on = feature.definition.fit_on
+    if not isinstance(fit_on, tuple):
+        return None
+    if schema.time is None:
+        raise DefinitionError(
+            f"fit_on={fit_on} is a time range and the table has no time column",
+            "use fit_on='all'",
+        )
+    type_ = schema[schema.time].type
+    start, stop = (to_steps(one, type_, schema.time) for one in fit_on)
+    return start, stop
 
 
 def require_fit_rows(feature: Feature, need: StateNeed) -> None:

@@ -20,12 +20,12 @@ from featurestore.plan.graph import FeatureGraph, build_graph
 from featurestore.schema import TableSchema
 from featurestore.storage.fileset import read_fileset, read_provenance, with_definition
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.provenance import Provenance
 from featurestore.storage.record_checks import read_as
 from featurestore.storage.records import (
     BASE_GROUP,
     GroupEntry,
     PartitionEntry,
-    Provenance,
     Snapshot,
     TableEntry,
 )

@@ -11,6 +11,7 @@ from featurestore.execution.feasibility import StepPeak, step_peaks, what_would_
 from featurestore.plan.projection import Projection
 from featurestore.plan.staleness import Assessment, Freshness
 from featurestore.report.tables import html_table, text_table
+from featurestore.storage.scratch import Scratch
 from featurestore.units import format_bytes
 
 
@@ -99,10 +100,7 @@ class BuildPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether ``build`` would begin; what does not fit the memory limit is refused.
-
-        ``scratch_bytes`` is held against the scratch limit and the disk when it is known exactly.
-        """
+        """Whether ``build`` would begin; what does not fit memory or scratch space is refused."""
         return not self.remedy
 
     @property
@@ -152,6 +150,7 @@ def build_plan(
     assessments: Mapping[str, Sequence[Assessment]],
     executor: Executor,
     memory_limit: int,
+    scratch: Scratch,
 ) -> BuildPlan:
     """Return a projected build as it would run here."""
     sites = executor.sites()
@@ -163,7 +162,7 @@ def build_plan(
         reserved,
         max((one.peak_bytes for one in peaks), default=reserved),
         memory_limit,
-        what_would_do(projection, sites, memory_limit),
+        what_would_do(projection, sites, memory_limit, scratch),
     )
 
 

@@ -40,7 +40,8 @@ from featurestore.storage.group_writer import (
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.parquet_bounds import require_bounded
 from featurestore.storage.parquet_footer import footer_length, read_footer
-from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry, StoredFile
 from featurestore.storage.row_ranges import batch_rows, iter_rows
 
 # A file this small is read as a whole and compared with its checksum; it costs a millisecond.

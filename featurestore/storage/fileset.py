@@ -20,18 +20,18 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from featurestore.allocators import release_freed
+from featurestore.allocators import WORTH_RELEASING, release_freed
 from featurestore.errors import CorruptionError, NotFoundError
 from featurestore.fingerprint import Json, canonical_json, digest
 from featurestore.storage.arrow_bounds import read_arrow_file
 from featurestore.storage.checksum import write_hashed
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.provenance import Provenance
 from featurestore.storage.record_checks import count, read_as, text
 from featurestore.storage.records import (
     FilesetRef,
     GroupEntry,
     PartitionEntry,
-    Provenance,
     StoredFile,
 )
 
@@ -39,7 +39,6 @@ FILESETS: Final = "filesets"
 MAX_BYTES: Final = 2**30
 _CACHED_PARTITIONS: Final = 100_000
 """At 1.3 kB and 3 bytes per column each: 130 MB of records, 205 MB with 250 columns, unless one fileset has more."""
-_WORTH_RELEASING: Final = 2**20
 _AT_ONCE: Final = 16
 """Entries that are dictionaries at a time, on their way from and to Arrow: 250 kB each with 250 columns."""
 
@@ -72,11 +71,13 @@ _SCHEMA: Final = pa.schema(
         pa.field("nulls", pa.list_(_COUNT)),
         pa.field("time_min", pa.int64()),
         pa.field("time_max", pa.int64()),
+        pa.field("until", pa.int64()),
+        pa.field("seen", pa.string()),
     ]
 )
 
 # What a file written before these were added does not have.
-_OPTIONAL: Final = frozenset({"footer", "state", "time_min", "time_max"})
+_OPTIONAL: Final = frozenset({"footer", "state", "time_min", "time_max", "until", "seen"})
 _DEFINITION: Final = b"featurestore.definition"
 _REMEDY: Final = "restore it from a backup, or check out an earlier version"
 
@@ -99,7 +100,7 @@ class _Content:
             return held
         # Two threads at once decode the same.
         self._held = entries = read_as(f"fileset in {self._path}", partial(_all_decoded, held))
-        worth_releasing = held.nbytes > _WORTH_RELEASING
+        worth_releasing = held.nbytes > WORTH_RELEASING
         del held
         if worth_releasing:
             release_freed()
@@ -114,7 +115,14 @@ class _Content:
         if any(one.null_count for one in columns):
             raise CorruptionError(f"{self._path} lacks a partition's provenance", _REMEDY)
         rows = zip(*(one.to_pylist() for one in columns), strict=True)
-        return {partition: Provenance(*parts) for partition, *parts in rows}
+        found = {partition: Provenance(*parts) for partition, *parts in rows}
+        if "until" not in held.column_names or held["until"].null_count == len(held):
+            return found
+        settled = (held[one].to_pylist() for one in ("partition", "until", "seen"))
+        return {
+            partition: replace(found[partition], until=until, seen=text(seen))
+            for partition, until, seen in zip(*settled, strict=True)
+        }
 
 
 class _Cache:
@@ -185,7 +193,7 @@ def write_fileset(
     options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     with pa.ipc.new_file(sink, schema, options=options) as writer:
         writer.write_table(table)
-    worth_releasing = table.nbytes > _WORTH_RELEASING
+    worth_releasing = table.nbytes > WORTH_RELEASING
     del table
     if worth_releasing:
         release_freed()
@@ -381,6 +389,8 @@ def _to_row(entry: PartitionEntry) -> dict[str, Any]:
         "nulls": _count_rows(entry.nulls),
         "time_min": entry.time_min,
         "time_max": entry.time_max,
+        "until": entry.provenance.until,
+        "seen": entry.provenance.seen,
     }
 
 
@@ -394,7 +404,11 @@ def _from_row(row: Mapping[str, Any]) -> PartitionEntry:
             for one in row["tensors"]
         },
         provenance=Provenance(
-            text(row["definition"]), text(row["inputs"]), text(row.get("state", ""))
+            text(row["definition"]),
+            text(row["inputs"]),
+            text(row.get("state", "")),
+            row.get("until"),
+            text(row.get("seen", "")),
         ),
         decoded_bytes=count(row["decoded_bytes"]),
         column_bytes={text(one["name"]): count(one["value"]) for one in row["column_bytes"]},

@@ -27,7 +27,8 @@ from featurestore.storage.checksum import FileWriter, hashed_file
 from featurestore.storage.column_size import ColumnSize
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.parquet_footer import parquet_footer
-from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry, StoredFile
 from featurestore.storage.row_width import widest_row
 from featurestore.storage.tensor_group import TensorLayout, TensorWriter, tensor_layout
 

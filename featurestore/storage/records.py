@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from featurestore.errors import CorruptionError, NotFoundError
-from featurestore.fingerprint import Json, fingerprint
+from featurestore.fingerprint import Json
 from featurestore.schema import Field, TableSchema, check_name, type_from_text, type_to_text
 from featurestore.storage.counts import Counts
+from featurestore.storage.provenance import Provenance
 from featurestore.storage.record_checks import count, counts, read_as, text, texts, whole
 
 FORMAT_VERSION: Final = 2
@@ -63,29 +64,6 @@ class StoredFile:
 
     def __post_init__(self) -> None:
         check_path(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """What a partition's values were computed from; equal provenance means equal values.
-
-    Parameters
-    ----------
-    definition : str
-        Fingerprint of the feature's definition; for ingested data ``"ingest"``.
-    inputs : str
-        Fingerprint of the inputs' values in this partition; for ingested data of bytes, key and time.
-    state : str
-        Fingerprint of the state ``apply`` was given, or ``""``.
-    """
-
-    definition: str
-    inputs: str
-    state: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.definition, self.inputs, self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +125,7 @@ class PartitionEntry:
                 name: [[f.path, f.bytes, f.checksum, f.footer] for f in files]
                 for name, files in self.tensors.items()
             },
-            "provenance": [source.definition, source.inputs, source.state],
+            "provenance": [source.definition, source.inputs, source.state, *source.settled],
             "decoded_bytes": self.decoded_bytes,
             "column_bytes": dict(self.column_bytes),
             "widest_row": self.widest_row,
@@ -175,7 +153,7 @@ class PartitionEntry:
                     text(name): tuple(_stored_file(*one[:4]) for one in files)
                     for name, files in value["tensors"].items()
                 },
-                provenance=Provenance(*texts(value["provenance"][:3])),
+                provenance=Provenance.from_json(value["provenance"]),
                 decoded_bytes=count(value["decoded_bytes"]),
                 column_bytes=counts(value["column_bytes"]),
                 widest_row=count(value["widest_row"]),

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import struct
 import time
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,20 +40,25 @@ from featurestore.errors import (
 )
 from featurestore.storage.arrow_bounds import is_compressed, messages
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.state_format import (
+    DIGEST_BYTES,
+    KEY_MAGIC,
+    MAGIC,
+    MAX_BYTES,
+    NAME,
+    REMEDY,
+    TOO_LARGE,
+    key_seal,
+)
+from featurestore.storage.state_parts import PartWriter, parts_of
 
 STATES: Final = "states"
-MAGIC: Final = b"FSSTATE1"
-MAX_BYTES: Final = 4 * 2**30
 REFRESH_SECONDS: Final = 86_400.0
-_NAME: Final = b"featurestore.state"
-_DIGEST_BYTES: Final = 16
-_TAIL: Final = len(MAGIC) + _DIGEST_BYTES
-KEY_MAGIC: Final = b"FSSTKEY1"
-_KEY_TAIL: Final = _DIGEST_BYTES + len(KEY_MAGIC)
+_TAIL: Final = len(MAGIC) + DIGEST_BYTES
+_KEY_TAIL: Final = DIGEST_BYTES + len(KEY_MAGIC)
 _KEY: Final = re.compile(r"[0-9a-f]{8,128}")
 _ASKED_ONE_BY_ONE: Final = 20
 """So many sizes are asked for one by one; a store behind a network lists a thousand at once."""
-_REMEDY: Final = "delete the file; the state is computed again"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -80,13 +87,13 @@ def _encoded(state: Mapping[str, pa.Table]) -> tuple[memoryview, bytes]:
     sink = pa.BufferOutputStream()
     for name in sorted(state):
         table = state[name].combine_chunks()
-        metadata = {**(table.schema.metadata or {}), _NAME: name.encode()}
+        metadata = {**(table.schema.metadata or {}), NAME: name.encode()}
         table = table.replace_schema_metadata(metadata)
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
     sink.write(MAGIC)
     body = memoryview(sink.getvalue())
-    return body, hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
+    return body, hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
 
 
 def decode_state(data: bytes | memoryview) -> dict[str, pa.Table]:
@@ -99,13 +106,13 @@ def decode_state(data: bytes | memoryview) -> dict[str, pa.Table]:
     """
     _require_size(len(data))
     data = memoryview(data)  # slices of it are no copies
-    body, found = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    body, found = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
     if (
         len(data) < _TAIL
         or bytes(body[-len(MAGIC) :]) != MAGIC
-        or hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != found
+        or hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() != found
     ):
-        raise CorruptionError(f"a state of {len(data)} bytes is torn or damaged", _REMEDY)
+        raise CorruptionError(f"a state of {len(data)} bytes is torn or damaged", REMEDY)
     state: dict[str, pa.Table] = {}
     reader = pa.BufferReader(pa.py_buffer(data).slice(0, len(body) - len(MAGIC)))
     try:
@@ -116,21 +123,17 @@ def decode_state(data: bytes | memoryview) -> dict[str, pa.Table]:
                 table = stream.read_all()
             table.validate(full=True)  # a hostile offset leads nowhere
             metadata = dict(table.schema.metadata or {})
-            name = metadata.pop(_NAME).decode()
+            name = metadata.pop(NAME).decode()
             state[name] = table.replace_schema_metadata(metadata or None)
     except (pa.ArrowException, KeyError, UnicodeDecodeError, struct.error) as error:
-        raise CorruptionError(f"a state cannot be read: {error}", _REMEDY) from error
+        raise CorruptionError(f"a state cannot be read: {error}", REMEDY) from error
     return state
 
 
 def _with_key(state: Mapping[str, pa.Table], key: str) -> bytes:
     """Return a state encoded, with the seal that ties it to its key."""
     body, digest = _encoded(state)
-    return b"".join((body, digest, _key_seal(digest, key), KEY_MAGIC))
-
-
-def _key_seal(digest: bytes, key: str) -> bytes:
-    return hashlib.blake2b(digest + key.encode(), digest_size=_DIGEST_BYTES).digest()
+    return b"".join((body, digest, key_seal(digest, key), KEY_MAGIC))
 
 
 def read_state(data: bytes, key: str) -> dict[str, pa.Table]:
@@ -144,15 +147,15 @@ def read_state(data: bytes, key: str) -> dict[str, pa.Table]:
     if not data.endswith(KEY_MAGIC):  # of an earlier version of this package
         return decode_state(data)
     state, seal = memoryview(data)[:-_KEY_TAIL], data[-_KEY_TAIL : -len(KEY_MAGIC)]
-    if seal != _key_seal(bytes(state[-_DIGEST_BYTES:]), key):
-        raise CorruptionError(f"the file of state {key} holds another state", _REMEDY)
+    if seal != key_seal(bytes(state[-DIGEST_BYTES:]), key):
+        raise CorruptionError(f"the file of state {key} holds another state", REMEDY)
     return decode_state(state)
 
 
 def _require_size(size: int) -> None:
     if size > MAX_BYTES:
         raise CorruptionError(
-            f"a state has {size} bytes, more than the {MAX_BYTES} that one may have", _REMEDY
+            f"a state has {size} bytes, more than the {MAX_BYTES} that one may have", REMEDY
         )
 
 
@@ -163,7 +166,7 @@ def _refuse_compressed(reader: pa.NativeFile) -> None:
             if kind in ("record batch", "dictionary") and is_compressed(
                 metadata, dictionary=kind == "dictionary"
             ):
-                raise CorruptionError("a state holds compressed tables", _REMEDY)
+                raise CorruptionError("a state holds compressed tables", REMEDY)
 
 
 class StateStore:
@@ -233,9 +236,7 @@ class StateStore:
         """
         state = self.get(key)
         if state is None:
-            raise StateLostError(
-                f"state {key} is gone or damaged", "do it again: the state is computed anew"
-            )
+            raise self._lost(key)
         return state
 
     def get(self, key: str) -> Mapping[str, pa.Table] | None:
@@ -272,12 +273,67 @@ class StateStore:
         if len(data) > MAX_BYTES:  # get would take it for damaged
             raise LimitError(
                 f"a state would have {len(data)} bytes, more than the {MAX_BYTES} that one may have",
-                "learn from fewer columns, or from columns with fewer distinct values",
+                TOO_LARGE,
             )
         try:
             self._store.write(path, data)
         except ConflictError:  # somebody else computed the same
             return
+
+    def forget(self, keys: Collection[str]) -> None:
+        """Delete states that nobody will ask for again."""
+        self._store.delete([_path(key) for key in keys])
+
+    def put_parts(self, key: str, name: str, parts: Iterable[pa.Table]) -> None:
+        """Keep a state of one table that comes in parts, as ``put`` does; all of them are taken.
+
+        Raises
+        ------
+        LimitError
+            If it has more than 4 GiB.
+        """
+        path = _path(key)
+        if self._store.exists(path):
+            deque(parts, maxlen=0)
+            return
+        try:
+            with self._store.open_write(path) as target:
+                writer = PartWriter(target, key, name)
+                for part in parts:
+                    writer.add(part)
+                writer.end()
+        except ConflictError:  # somebody else computed the same
+            return
+
+    def parts(self, key: str) -> Iterator[tuple[str, pa.Table]]:
+        """Yield a state that was computed before part by part, with the names of the tables.
+
+        Nothing may be done with them before the last was taken: it may turn out then that they are wrong.
+
+        Raises
+        ------
+        StateLostError
+            If it has gone since, or is damaged, and then deleted.
+        """
+        path = _path(key)
+        try:
+            with self._store.open_read(path) as source:
+                yield from parts_of(source, self._store.size(path), key)
+        except NotFoundError as error:
+            raise self._lost(key) from error
+        except CorruptionError as error:
+            _log.warning("%s: %s; it will be computed again", path, error.problem)
+            self._store.delete([path])
+            raise self._lost(key) from error
+        place = self._store.local_path(path)
+        if place is not None and _is_old(place):
+            _touch(place)
+
+    @staticmethod
+    def _lost(key: str) -> StateLostError:
+        return StateLostError(
+            f"state {key} is gone or damaged", "do it again: the state is computed anew"
+        )
 
     def _refresh(self, path: str, data: bytes) -> None:
         """Make a state young again that gc would remove although it is in use."""
@@ -296,6 +352,14 @@ def _is_old(place: Path) -> bool:
         return time.time() - place.stat().st_mtime > REFRESH_SECONDS
     except FileNotFoundError:  # removed since it was read
         return False
+
+
+def _touch(place: Path) -> None:
+    """Make a state young again that was read in parts."""
+    try:
+        os.utime(place)
+    except OSError as error:  # the state itself was read: a read-only store serves too
+        _log.warning("%s could not be made young: %s", place, error)
 
 
 def _path(key: str) -> str:

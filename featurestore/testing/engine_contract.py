@@ -22,14 +22,19 @@ from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import CorruptionError, InvalidInputError, UnsupportedError
 from featurestore.testing import oracles
 from featurestore.transforms.asof import AsOfJoin
+from featurestore.transforms.asof_aggregate import AsOfAggregate
+from featurestore.transforms.asof_window import AsOfWindow
 from featurestore.transforms.calendar import Calendar
 from featurestore.transforms.categories import Categorify
 from featurestore.transforms.cross_section import CrossSection
 from featurestore.transforms.expression import Expression
+from featurestore.transforms.forward import STATISTICS as FORWARD
+from featurestore.transforms.forward import Forward
 from featurestore.transforms.function import Function
+from featurestore.transforms.lag import Lag
 from featurestore.transforms.lookup import Lookup
 from featurestore.transforms.scaling import Impute, Standardize
-from featurestore.transforms.window import Lag, Rolling
+from featurestore.transforms.window import Rolling
 
 NAN = math.nan
 
@@ -236,7 +241,8 @@ class EngineContract:
     def test_parquet_is_read_in_the_order_asked_for(self, engine: Engine, tmp_path: Path) -> None:
         from featurestore.storage.backends import open_object_store
         from featurestore.storage.column_group import write_partition
-        from featurestore.storage.records import Provenance, StoredFile
+        from featurestore.storage.provenance import Provenance
+        from featurestore.storage.records import StoredFile
 
         store = open_object_store(tmp_path)
         files: list[StoredFile] = []
@@ -276,16 +282,23 @@ class EngineParity:
 
     @pytest.mark.parametrize("rows", [0, 1, 400])
     def test_transformers(self, engines: tuple[Engine, Engine], rows: int) -> None:
-        table, right = random_table(rows, 1), random_table(rows // 2, 2)
+        table, right = random_table(rows, 1), late_table(rows // 2, 2)
         schema = oracles.schema_of(table, ["k"], "t", {"o": oracles.schema_of(right, ["k"], "t")})
         stats = ("mean", "std", "sum", "min", "max", "count", "first", "last")
         for transformer, source in (
             (Rolling(["x", "n"], "40ms", stats, closed="left", lag="3ms"), []),
             (Rolling(["x", "b"], 5, stats, by=["g"], min_count=2), []),
             (Lag(["x", "s"], [1, 3]), []),
+            (Forward(["x", "n"], "40ms", FORWARD), []),
+            (Forward(["x", "b"], 3, FORWARD, by=["g"]), []),
+            (Forward(["s", "b"], 2), []),
             (CrossSection(["x", "n"], ["rank", "zscore"], by="g"), []),
             (AsOfJoin("o", ["x", "s"], lag="2ms", prefix="o_"), [right]),
             (AsOfJoin("o", ["n"], by=["g"], max_age="30ms", exact=False, prefix="o_"), [right]),
+            (AsOfJoin("o", ["n"], by=["k"], available="a", prefix="o_"), [right]),
+            (AsOfAggregate("o", ["x", "n"], "30ms", stats, lag="2ms", closed="left"), [right]),
+            (AsOfAggregate("o", ["x", "b"], "90ms", stats, by=["g"], available="a"), [right]),
+            (AsOfWindow("o", ["x", "b"], 3, available="a", fill=0.0, length=True), [right]),
             (Lookup("o", ["s"], prefix="o_"), [right]),
         ):
             parts = oracles.cut(table, "t", [rows // 3, rows // 2])
@@ -345,3 +358,10 @@ def random_table(rows: int, seed: int) -> pa.Table:
             "s": nulls([f"ß{i}" for i in rng.integers(0, 9, rows)], pa.string()),
         }
     )
+
+
+def late_table(rows: int, seed: int) -> pa.Table:
+    """Return a random table with a column ``a`` more: when each row became known, in no order."""
+    table = random_table(rows, seed)
+    backwards = pa.array(np.arange(rows - 1, -1, -1))
+    return table.append_column("a", table["t"].take(backwards))

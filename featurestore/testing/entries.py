@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from featurestore.storage.records import PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry
 
 
 def partition_entry(

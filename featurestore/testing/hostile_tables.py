@@ -190,7 +190,7 @@ def transformer(family: str, name: str) -> Transformer:
         "cross_section": lambda: fs.CrossSection(numbers, ["rank"], rename=_made(numbers, "rank")),
         "calendar": lambda: fs.Calendar(parts=("minute", "weekday")),
         "standardize": lambda: fs.Standardize(numbers, suffix="_made"),
-        "impute": lambda: fs.Impute([*numbers[:-1], "x3"], suffix="_made"),
+        "impute": lambda: fs.Impute(list(dict.fromkeys([*numbers[:-1], "x3"])), suffix="_made"),
         "categorify": lambda: fs.Categorify(
             categories if name == "many_columns" else "text" if text else "k", suffix="_made"
         ),

@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -187,15 +187,17 @@ def _state(
     partition = Partition(engine.from_arrow(table), schema)
     if one.scope is Scope.FIT:
         return one.finish(one.summarize(partition, engine))
-    # The rows before, which have the times before: an equal table an extent earlier.
-    return one.summarize(Partition(_earlier(partition, engine), schema), engine)
+    # The rows before or after, which have other times: an equal table an extent earlier or later.
+    ahead = one.scope is Scope.SUFFIX
+    return one.summarize(Partition(_moved(partition, engine, ahead), schema), engine)
 
 
-def _earlier(partition: Partition, engine: Engine) -> Any:
+def _moved(partition: Partition, engine: Engine, ahead: bool) -> Any:
     table = engine.to_arrow(partition.frame)
     times = table["t"].cast(pa.int64())
-    span = pa.scalar(times[-1].as_py() - times[0].as_py() + 1)
-    moved = pa.compute.subtract(times, span).cast(pa.timestamp("us"))
+    span = times[-1].as_py() - times[0].as_py() + 1
+    by = pa.scalar(span if ahead else -span)
+    moved = pa.compute.add(times, by).cast(pa.timestamp("us"))
     return engine.from_arrow(table.set_column(table.column_names.index("t"), "t", moved))
 
 
@@ -235,7 +237,8 @@ def _measured(folder: Path) -> dict[str, Json]:
         if told["verb"] == "summarize":
             learnt = one.summarize(partition, engine)
         else:
-            columns = one.apply(partition, state, engine)
+            # As a training part is encoded, which takes more than other rows do.
+            columns = one.apply(replace(partition, learnt_from=True), state, engine)
             arrow = None if columns.frame is None else engine.to_arrow(columns.frame)
     if told["verb"] == "summarize":
         result = sum(table.nbytes for table in learnt.values())

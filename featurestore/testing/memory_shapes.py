@@ -21,6 +21,8 @@ _STEP: Final = 1_000_000  # microseconds between times
 _ROWS_PER_TIME: Final = 4
 _TEXT: Final = 160
 _ITEMS: Final = 60
+_KINDS: Final = 20
+_DIGITS: Final = 7  # of a kind, however many there are
 _NAME: Final = "entity number {:09d}"
 
 Columns: TypeAlias = "dict[str, pa.Array]"
@@ -94,6 +96,12 @@ def _numbers(random: np.random.Generator, rows: int) -> Columns:
     }
 
 
+def _late(random: np.random.Generator, rows: int) -> Columns:
+    # Some known before their time, some long after, in no order.
+    known = random.integers(0, rows * _STEP, rows)
+    return {**_numbers(random, rows), "a": pa.array(known).cast(pa.timestamp("us"))}
+
+
 def _wide(random: np.random.Generator, rows: int) -> Columns:
     names = [f"x{one:03d}" for one in range(WIDE_COLUMNS)]
     return {name: pa.array(random.standard_normal(rows).astype(np.float32)) for name in names}
@@ -106,13 +114,23 @@ def _offsets(random: np.random.Generator, rows: int, longest: int) -> np.ndarray
 
 
 def _texts(random: np.random.Generator, rows: int) -> Columns:
+    return _with_kinds(random, rows, few=True)
+
+
+def _different_texts(random: np.random.Generator, rows: int) -> Columns:
+    return _with_kinds(random, rows, few=False)
+
+
+def _with_kinds(random: np.random.Generator, rows: int, *, few: bool) -> Columns:
     offsets = _offsets(random, rows, _TEXT)
     letters = random.integers(97, 123, int(offsets[-1])).astype(np.uint8)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(letters)]
-    kinds = pa.array([f"c{one}" for one in range(20)])
+    kind = random.integers(0, _KINDS, rows) if few else np.arange(rows)
+    names = np.char.add("c", np.char.zfill(kind.astype(str), _DIGITS))
+    missing = np.random.default_rng(rows).random(rows) < 0.05
     return {
         "s": pa.Array.from_buffers(pa.string(), rows, buffers),
-        "c": kinds.take(pa.array(random.integers(0, 20, rows), mask=random.random(rows) < 0.05)),
+        "c": pa.array(names, pa.string(), mask=missing),
     }
 
 
@@ -129,15 +147,18 @@ SHAPES: Final[Mapping[str, tuple[_Maker, _Maker]]] = {
     "strings": (_few_texts, _texts),
     "lists": (_few, _lists),
     "skewed": (_skewed, _numbers),
+    "late": (_few, _late),
     "distinct": (_distinct, _numbers),
+    "distinct-late": (_distinct, _late),
     "distinct-wide": (_distinct, _wide),
-    "distinct-strings": (_distinct_texts, _texts),
+    "distinct-strings": (_distinct_texts, _different_texts),
     "distinct-lists": (_distinct, _lists),
 }
 """How keys and values of each shape are made."""
 TWINS: Final[Mapping[str, str]] = {
     "narrow": "distinct",
     "skewed": "distinct",
+    "late": "distinct-late",
     "wide": "distinct-wide",
     "strings": "distinct-strings",
     "lists": "distinct-lists",

@@ -21,7 +21,7 @@ from featurestore.store import FeatureStore
 from featurestore.testing.store_operations import open_store
 from featurestore.transforms.base import Transformer
 from featurestore.transforms.expression import Expression
-from featurestore.transforms.window import Lag
+from featurestore.transforms.lag import Lag
 
 Step: TypeAlias = "Mapping[str, Any]"
 Row: TypeAlias = "tuple[str, int, float]"

@@ -10,12 +10,15 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.engines.arrow import HostArray
 from featurestore.engines.protocol import Engine
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import (
@@ -74,7 +77,7 @@ def run_partitioned(
     Parameters
     ----------
     transformer : Transformer
-        Of scope none, fit or prefix, or a source transformer.
+        Of any scope, or a source transformer.
     partitions : sequence of pyarrow.Table
         In table order; partitions may be empty.
     schema : TableSchema
@@ -82,7 +85,7 @@ def run_partitioned(
     source : sequence of pyarrow.Table
         The partitions of the other table, for source transformers.
     fit_on : sequence of pyarrow.Table, optional
-        What a ``fit`` state is learnt from; by default the partitions themselves.
+        What a ``fit`` state is learnt from, cut in another way; by default the partitions themselves.
 
     Returns
     -------
@@ -92,18 +95,35 @@ def run_partitioned(
     pieces = []
     fitted = _fitted(transformer, partitions if fit_on is None else fit_on, schema, engine)
     state: State = EMPTY_STATE
-    for table in partitions:
+    later = _later_states(transformer, partitions, schema, engine)
+    for table, ahead in zip(partitions, later, strict=True):
         part = _partition(table, transformer.inputs(schema), schema, engine)
+        part = replace(part, learnt_from=True)
         if isinstance(transformer, SourceTransformer):
             given = _source_state(transformer, table, source, schema, engine)
         elif transformer.scope is Scope.FIT:
             given = fitted
+        elif transformer.scope is Scope.SUFFIX:
+            given = ahead
         else:
             given = state if transformer.scope is Scope.PREFIX else EMPTY_STATE
         pieces.append(_outputs(transformer, part, given, schema, engine))
         if transformer.scope is Scope.PREFIX and not isinstance(transformer, SourceTransformer):
             state = transformer.combine(state, transformer.summarize(part, engine))
     return pa.concat_tables(pieces).combine_chunks()
+
+
+def _later_states(
+    transformer: Transformer, tables: Sequence[pa.Table], schema: TableSchema, engine: Engine
+) -> list[State]:
+    """Return for each partition the state of all later ones; empty but for scope suffix."""
+    if transformer.scope is not Scope.SUFFIX:
+        return [EMPTY_STATE] * len(tables)
+    states: list[State] = [EMPTY_STATE]
+    for table in reversed(tables[1:]):
+        part = _partition(table, transformer.inputs(schema), schema, engine)
+        states.append(transformer.combine(transformer.summarize(part, engine), states[-1]))
+    return states[::-1]
 
 
 def _partition(
@@ -118,13 +138,29 @@ def _outputs(
     columns = transformer.apply(part, state, engine)
     fields = [field for field in transformer.outputs(schema) if not field.is_tensor]
     wanted = pa.schema([(field.name, field.type) for field in fields])
-    assert columns.frame is not None, "a transformer with scalar outputs returned no frame"
-    table = engine.to_arrow(columns.frame)
-    assert table.column_names == wanted.names, (table.column_names, wanted.names)
-    assert len(table) == part.rows, (len(table), part.rows)
-    if engine.name == "polars":
-        assert table.schema.equals(wanted), (table.schema, wanted)
-    return table.cast(wanted)
+    made: dict[str, pa.ChunkedArray | pa.Array] = {}
+    if fields:
+        assert columns.frame is not None, "a transformer with scalar outputs returned no frame"
+        table = engine.to_arrow(columns.frame)
+        assert table.column_names == wanted.names, (table.column_names, wanted.names)
+        assert len(table) == part.rows, (len(table), part.rows)
+        if engine.name == "polars":
+            assert table.schema.equals(wanted), (table.schema, wanted)
+        table = table.cast(wanted)
+        made.update(zip(table.column_names, table.columns, strict=True))
+    for field in transformer.outputs(schema):
+        if field.is_tensor:
+            values = engine.to_host(columns.tensors[field.name])
+            assert values.shape == (part.rows, *(field.shape or ())), (values.shape, field)
+            assert values.dtype == field.type.to_pandas_dtype(), (values.dtype, field)
+            made.update(tensor_cells(field.name, values))
+    return pa.table(made)
+
+
+def tensor_cells(name: str, values: HostArray) -> dict[str, pa.Array]:
+    """Return a tensor column as one column per cell, named ``tensor[0, 1]``."""
+    places = [list(place) for place in np.ndindex(*values.shape[1:])]
+    return {f"{name}{one}": pa.array(values[(slice(None), *one)]) for one in places}
 
 
 def _fitted(
@@ -134,7 +170,7 @@ def _fitted(
         return EMPTY_STATE
     state: State = EMPTY_STATE
     for table in tables:
-        part = _partition(table, transformer.inputs(schema), schema, engine)
+        part = _partition(table, transformer.learns_from(schema), schema, engine)
         state = transformer.combine(state, transformer.summarize(part, engine))
     return transformer.finish(state)
 
@@ -276,11 +312,12 @@ def rolling(
             ages = {j: group.index(i) - lag - n for n, j in enumerate(group)}
         chosen = [rows[j][column] for j in group if in_window(ages[j], width, closed)]
         values = [value for value in chosen if value is not None]
-        out.append(_statistic(values, stat, min_count))
+        out.append(statistic(values, stat, min_count))
     return out
 
 
-def _statistic(values: list[Any], stat: str, min_count: int) -> Any:
+def statistic(values: list[Any], stat: str, min_count: int) -> Any:
+    """Return a statistic of a window's values, nulls left out."""
     if stat == "count":
         return len(values)
     if len(values) < min_count or len(values) < (2 if stat == "std" else 1):
@@ -288,6 +325,9 @@ def _statistic(values: list[Any], stat: str, min_count: int) -> Any:
     if stat in ("first", "last"):
         return values[0 if stat == "first" else -1]
     nan = any(isinstance(value, float) and math.isnan(value) for value in values)
+    if stat == "median" or stat.startswith("q"):
+        level = 0.5 if stat == "median" else float(stat[1:])
+        return math.nan if nan else _quantile(sorted(map(float, values)), level)
     if stat in ("min", "max"):
         return math.nan if nan else (min(values) if stat == "min" else max(values))
     if stat == "std":
@@ -300,6 +340,13 @@ def _total(values: Sequence[float]) -> float:
     if all(math.isfinite(value) for value in values):
         return math.fsum(values)
     return sum(values)
+
+
+def _quantile(values: Sequence[float], level: float) -> float:
+    place = (len(values) - 1) * level
+    below, share = values[math.floor(place)], place - math.floor(place)
+    above = values[math.ceil(place)]
+    return below if below == above or not share else below * (1 - share) + above * share
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -349,6 +396,35 @@ def cross_section(rows: Sequence[Row], column: str, stat: str, by: Sequence[str]
     return out
 
 
+def visible_rows(
+    row: Row,
+    right: Sequence[Row],
+    by: Mapping[str, str],
+    times: tuple[str, str],
+    *,
+    factors: tuple[int, int] = (1, 1),
+    lag: int = 0,
+    exact: bool = True,
+    available: str | None = None,
+) -> list[tuple[int, Row]]:
+    """Return the right rows that are known at a left row's time, oldest first, each with its age.
+
+    Spans, ages and the column ``available`` are in the unit after ``factors``.
+    """
+    now, found = row[times[0]] * factors[0], []
+    for other in right:
+        if any(row[a] is None or row[a] != other[b] for a, b in by.items()):
+            continue
+        known = other[times[1]] * factors[1] + lag
+        if available is not None:
+            if other[available] is None:
+                continue
+            known = max(known, other[available])
+        if known <= now if exact else known < now:
+            found.append((now - other[times[1]] * factors[1], other))
+    return sorted(found, key=lambda one: -one[0])
+
+
 def asof(
     left: Sequence[Row],
     right: Sequence[Row],
@@ -360,20 +436,16 @@ def asof(
     lag: int = 0,
     max_age: int | None = None,
     exact: bool = True,
+    available: str | None = None,
 ) -> list[Any]:
     """Return the newest visible right value per left row; spans in the unit after ``factors``."""
     out = []
     for row in left:
-        now, best, value = row[times[0]] * factors[0], None, None
-        for other in right:
-            if any(row[a] is None or row[a] != other[b] for a, b in by.items()):
-                continue
-            then = other[times[1]] * factors[1]
-            visible = then + lag <= now if exact else then + lag < now
-            if visible and (best is None or then >= best):
-                best, value = then, other[column]
-        young = best is not None and (max_age is None or now - best <= max_age)
-        out.append(value if young else None)
+        seen = visible_rows(
+            row, right, by, times, factors=factors, lag=lag, exact=exact, available=available
+        )
+        young = [one for age, one in seen if max_age is None or age <= max_age]
+        out.append(young[-1][column] if young else None)
     return out
 
 

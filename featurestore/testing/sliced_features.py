@@ -14,9 +14,11 @@ import pyarrow as pa
 
 from featurestore.transforms.base import Transformer
 from featurestore.transforms.expression import Expression
+from featurestore.transforms.forward import Forward
 from featurestore.transforms.function import Function
+from featurestore.transforms.lag import Lag
 from featurestore.transforms.scaling import Standardize
-from featurestore.transforms.window import Lag, Rolling
+from featurestore.transforms.window import Rolling
 
 
 def rows(counts: Sequence[int], wide: int, seed: int = 0) -> pa.Table:
@@ -53,6 +55,7 @@ FEATURES: Final[Mapping[str, Callable[[], Transformer]]] = {
     "learnt": lambda: Standardize(["x", "y", "z"], prefix="s_"),
     "lagged": lambda: Lag(["x", "y"], [1, 3], by=[]),
     "rolled": lambda: Rolling("x", 4, ["sum"], by=[], closed="left"),
+    "ahead": lambda: Forward(["z", "w"], 2, ["value", "sum"], by=[]),
     "texts": lambda: Expression(length=nw.col("text").str.len_chars()),
 }
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {"learnt": {"fit_on": "all"}}

@@ -23,8 +23,9 @@ from featurestore.testing.journals import journal_keys
 from featurestore.testing.tables import HOUR, observations
 from featurestore.transforms.asof import AsOfJoin
 from featurestore.transforms.expression import Expression
+from featurestore.transforms.lag import Lag
 from featurestore.transforms.scaling import Standardize
-from featurestore.transforms.window import Lag, Rolling
+from featurestore.transforms.window import Rolling
 
 ROW_BYTES: Final = 45
 FIT_ON: Final = ("1970-01-01", "1970-01-02")

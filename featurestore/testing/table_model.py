@@ -19,9 +19,10 @@ from featurestore.transforms.base import Transformer
 from featurestore.transforms.cross_section import CrossSection
 from featurestore.transforms.expression import Expression
 from featurestore.transforms.function import Function
+from featurestore.transforms.lag import Lag
 from featurestore.transforms.lookup import Lookup
 from featurestore.transforms.scaling import Standardize
-from featurestore.transforms.window import Lag, Rolling
+from featurestore.transforms.window import Rolling
 
 KEYS: Final = "abcd"
 # The first four differ in which ends are closed alone, so they share states.

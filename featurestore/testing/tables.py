@@ -18,10 +18,12 @@ from featurestore.transforms.calendar import Calendar
 from featurestore.transforms.categories import Categorify
 from featurestore.transforms.cross_section import CrossSection
 from featurestore.transforms.expression import Expression
+from featurestore.transforms.forward import Forward
 from featurestore.transforms.function import Function
+from featurestore.transforms.lag import Lag
 from featurestore.transforms.lookup import Lookup
 from featurestore.transforms.scaling import Impute, Standardize
-from featurestore.transforms.window import Lag, Rolling
+from featurestore.transforms.window import Rolling
 
 HOUR = 3_600_000
 KEYS = ("a", "b", "c", "d")
@@ -98,6 +100,15 @@ def one_of_each(other: str = "other", static: str = "static") -> tuple[Transform
         AsOfJoin(other, columns="y", max_age="2h", lag="1h", prefix="young_"),
         Lookup(static, columns="weight"),
         Calendar(parts=("hour", "weekday")),
+    )
+
+
+def labels_of_each() -> tuple[Transformer, ...]:
+    """Return transformers that look ahead, for ``observations``."""
+    return (
+        Forward("x", 2, ["value", "return", "mean"]),
+        Forward(["x", "n"], "6h", ["difference", "std", "count"]),
+        Forward("word", 1, by=[], prefix="all_"),
     )
 
 

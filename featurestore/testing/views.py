@@ -18,11 +18,11 @@ from featurestore.fingerprint import digest, fingerprint
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.column_group import write_partition
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.provenance import Provenance
 from featurestore.storage.records import (
     BASE_GROUP,
     GroupEntry,
     PartitionEntry,
-    Provenance,
     Snapshot,
     TableEntry,
     group_key,

@@ -11,6 +11,7 @@ which state ``apply`` receives:
 * ``none``: nothing.
 * ``fit``: ``finish(combine(...))`` over all partitions of the fit scope.
 * ``prefix``: ``combine`` over all earlier partitions within ``reach``; the empty state first.
+* ``suffix``: ``look_ahead`` at ``combine`` over all later partitions within ``reach``; for labels.
 
 A :class:`SourceTransformer` reads another table: its ``summarize`` and ``rows`` run on that table's
 partitions, and ``apply`` receives what ``gather`` made of them.
@@ -79,11 +80,15 @@ class Partition:
         The schema of the table (all its columns, also those that were not read).
     tensors : mapping of str to Array
         Tensor columns, first dimension the rows.
+    learnt_from : Array or bool
+        Which rows the state that ``apply`` gets was learnt from, said to transformers that ask for it
+        (``tells_learnt_rows``): all, none, as of rows that are served, or those of a mask ``bool [rows]``.
     """
 
     frame: Frame
     schema: TableSchema
     tensors: Mapping[str, Array] = field(default_factory=dict)
+    learnt_from: Array | bool = False
 
     @property
     def rows(self) -> int:
@@ -98,7 +103,7 @@ class Partition:
             frame = frame.with_columns(*(columns.frame[name] for name in columns.frame.columns))
         tensors = {**self.tensors, **columns.tensors}
         drop = [name for name in columns.tensors if name in frame.columns]
-        return Partition(frame.drop(drop) if drop else frame, schema, tensors)
+        return Partition(frame.drop(drop) if drop else frame, schema, tensors, self.learnt_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +118,51 @@ _KINDS: Final[dict[str, type[Transformer]]] = {}
 
 # Where this package's own kinds are, so that reading a store imports only those it uses.
 _HOMES: Final = {
+    "AsOfAggregate": "asof_aggregate",
     "AsOfJoin": "asof",
+    "AsOfWindow": "asof_window",
+    "Bucketize": "bucketize",
     "Calendar": "calendar",
+    "Cast": "cast",
     "Categorify": "categories",
+    "Clip": "clip",
     "CrossSection": "cross_section",
+    "CumCount": "counters",
+    "Demean": "zscore",
+    "Diff": "changes",
+    "EWM": "ewm",
+    "Embed": "embed",
+    "Expanding": "expanding",
+    "ExpandingTarget": "expanding_target",
     "Expression": "expression",
+    "Forward": "forward",
+    "FrequencyEncode": "frequency",
+    "FromArray": "from_array",
     "Function": "function",
+    "GroupStats": "group_stats",
+    "Hash": "hash_buckets",
+    "HashCross": "hash_buckets",
     "Impute": "scaling",
-    "Lag": "window",
+    "Lag": "lag",
+    "ListPad": "list_pad",
+    "Log": "log",
     "Lookup": "lookup",
+    "MinMax": "min_max",
+    "OneHot": "one_hot",
+    "PctChange": "changes",
+    "PCA": "pca",
+    "QuantileBin": "quantile_bin",
+    "QuantileTransform": "quantile_transform",
+    "Rank": "rank",
+    "RobustScale": "robust_scale",
     "Rolling": "window",
     "Standardize": "scaling",
+    "TargetEncode": "target_encoding",
+    "TextHash": "text_hash",
+    "TfIdf": "tf_idf",
+    "TimeSince": "counters",
+    "Winsorize": "winsorize",
+    "ZScore": "zscore",
 }
 
 
@@ -181,6 +220,15 @@ class Transformer(ABC):
         """Return the inputs that it takes for quantities; codes among them are refused."""
         return ()
 
+    @property
+    def tells_learnt_rows(self) -> bool:
+        """Whether rows that the state was learnt from get other values than further rows.
+
+        ``apply`` is then told which those are (``Partition.learnt_from``). ``inputs`` has the time column, if
+        there is one, as a fit scope may be a range of times.
+        """
+        return False
+
     def bound(self, sample: Partition, engine: Engine) -> Transformer:
         """Return it with what can only be known by running it on some rows, as output types."""
         return self
@@ -215,6 +263,41 @@ class Transformer(ABC):
         """Return a range of a combined state without what ``finish`` drops whatever the others hold."""
         return state
 
+    @property
+    def is_keyed(self) -> bool:
+        """Whether its prefix state is rows by key (:mod:`keyed`), so that it may be larger than memory."""
+        return False
+
+    def keys(self, partition: Partition, engine: Engine) -> pa.Table:
+        """Return the key of each row, in columns as a keyed state has them (or those that it matches)."""
+        raise NotImplementedError(f"{type(self).__name__} has no keyed state")
+
+    def handed(self, schema: TableSchema, extent: Extent) -> Extent:
+        """Return the extent with the most of a keyed state that belongs to the keys of its rows."""
+        return extent
+
+    def look_ahead(self, later: State, own: State, horizon: int | None) -> tuple[State, int | None]:
+        """Return what a partition needs of the suffix state after it, and until when it looks.
+
+        Less than the whole: what is left is the same bits whatever comes after the rows it looks at.
+
+        Parameters
+        ----------
+        later : State
+            ``combine`` of the partitions after it; with a ``reach``, perhaps of some beyond.
+        own : State
+            ``summarize`` of the partition itself; empty for a transformer with a ``reach``.
+        horizon : int, optional
+            For a transformer with a ``reach``: the newest time of the table that it may know of.
+
+        Returns
+        -------
+        State
+        int, optional
+            Without a ``reach``: rows after this time can no longer change its values. None if they can.
+        """
+        return later, None
+
     @abstractmethod
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         """Return the output columns for a partition."""
@@ -227,7 +310,10 @@ class Transformer(ABC):
         return Slicing.NONE
 
     def reach(self, schema: TableSchema) -> int | None:
-        """Return how far back a prefix state matters, in steps of the time column; None: for ever."""
+        """Return how far back a prefix state matters, or ahead a suffix state; None: for ever.
+
+        In steps of the time column.
+        """
         return None
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
@@ -259,6 +345,10 @@ class Transformer(ABC):
 
     def cardinalities(self, state: State) -> Mapping[str, int]:
         """Return, for each categorical output, the number of codes it may take (``[0, n)``)."""
+        return {}
+
+    def code_counts(self, schema: TableSchema) -> Mapping[str, int]:
+        """Return ``cardinalities`` as far as the definition alone says them (a number of buckets)."""
         return {}
 
     # --- identity --------------------------------------------------------------------------------

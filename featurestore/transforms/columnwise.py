@@ -16,7 +16,7 @@ import narwhals as nw
 import pyarrow as pa
 
 from featurestore.engines.protocol import Engine, Frame, Series
-from featurestore.errors import SchemaError
+from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Slicing, State, Transformer
 from featurestore.transforms.extent import Extent
@@ -79,11 +79,15 @@ class Columnwise(Transformer):
     def slicing(self) -> Slicing:
         return Slicing.ROWS
 
-    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+    def selected(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return the columns that it works on: ``inputs``, without those it merely looks at."""
         names = resolve(self.columns, schema)
         for name in names:
             self.check(schema[name])
         return names
+
+    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
+        return self.selected(schema)
 
     def names(self, columns: Sequence[str]) -> dict[str, str]:
         """Return the name of the output for each of the input columns."""
@@ -91,15 +95,15 @@ class Columnwise(Transformer):
         return dict(zip(columns, made, strict=True))
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        names = self.names(self.inputs(schema))
+        names = self.names(self.selected(schema))
         return tuple(Field(name, self.type_of(schema[one])) for one, name in names.items())
 
     def quantities(self, schema: TableSchema) -> tuple[str, ...]:
-        return self.inputs(schema)
+        return self.selected(schema)
 
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         schema, frame = partition.schema, partition.frame
-        pairs = zip(self.inputs(schema), self.outputs(schema), strict=True)
+        pairs = zip(self.selected(schema), self.outputs(schema), strict=True)
         made = [
             self.column(frame[one], schema[one], target, state, engine) for one, target in pairs
         ]
@@ -121,6 +125,20 @@ def check_numeric(one: Field, transformer: str) -> None:
         raise SchemaError(
             f"{transformer} takes numeric columns; {one.name!r} is {kind}",
             "select with numeric(), or Categorify strings first",
+        )
+
+
+def require_learnt(state: State) -> None:
+    """Refuse the state of no partitions.
+
+    Raises
+    ------
+    DefinitionError
+    """
+    if not state:
+        raise DefinitionError(
+            "there is nothing to learn from: the fit scope has no partitions",
+            "choose a fit scope or split that has rows",
         )
 
 

@@ -1,17 +1,19 @@
-"""Ranks and standard scores among the rows of one timestamp.
+"""CrossSection: ranks and standard scores of one time, as stores from before ``Rank`` and ``ZScore`` have
+them.
 
-Scope ``none``: all rows of a time are in one partition, so nothing else has to be known.
+Always true: a stored definition gives the bits that it always gave; what is computed is shared with
+those two. Trade-off: a mean far larger than the spread costs its z-scores digits, which ``ZScore`` keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
-from featurestore.engines.protocol import Array, Engine
+from featurestore.engines.protocol import Engine
 from featurestore.engines.ranks import SortedGroups
 from featurestore.engines.windows import canonical
 from featurestore.errors import DefinitionError, SchemaError
@@ -19,9 +21,10 @@ from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import fixed_bytes, grouping_bytes, rounding_bytes
-from featurestore.transforms.grouping import By, normalise_by, require_time
+from featurestore.transforms.grouping import By, normalise_by
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
+from featurestore.transforms.within_time import ROW_BYTES, numbers_of, time_groups
 
 STATISTICS: Final = ("rank", "zscore")
 
@@ -30,6 +33,8 @@ STATISTICS: Final = ("rank", "zscore")
 class CrossSection(Transformer):
     """Where a row stands among the rows of its timestamp.
 
+    Kept for stores that have it: :class:`~featurestore.transforms.rank.Rank` and
+    :class:`~featurestore.transforms.zscore.ZScore` do the same and more.
     Scope ``none``; no state.
 
     Parameters
@@ -96,14 +101,7 @@ class CrossSection(Transformer):
         return Slicing.TIMES
 
     def _groups(self, schema: TableSchema) -> tuple[str, ...]:
-        time = require_time(schema, "CrossSection", "compares the rows of one time")
-        by = normalise_by(self.by) or ()
-        for name in by:
-            if schema[name].is_tensor:
-                raise DefinitionError(
-                    f"CrossSection cannot group by tensor column {name!r}", "group by a scalar"
-                )
-        return tuple(dict.fromkeys((time, *by)))
+        return time_groups(schema, self.by, "CrossSection")
 
     def _columns(self, schema: TableSchema) -> tuple[str, ...]:
         names = resolve(self.columns, schema)
@@ -130,28 +128,20 @@ class CrossSection(Transformer):
         names = iter(self.outputs(schema))
         out = []
         for column in self._columns(schema):
-            values, valid = engine.values(partition.frame[column])
-            for results in self._statistics(xp, codes, values, valid):
+            values, valid, missing = numbers_of(xp, engine, partition.frame[column])
+            groups = SortedGroups.of(xp, codes, values, valid & ~missing)
+            for stat in self.stats:
+                results = groups.rank() if stat == "rank" else groups.zscore()
+                results[missing] = xp.nan
                 field = next(names)
-                out.append(engine.column(field.name, results, valid, field.type))
+                made = canonical(xp, results, valid)
+                out.append(engine.column(field.name, made, valid, field.type))
         return Columns(partition.frame.select(*out) if out else None)
-
-    def _statistics(self, xp: Any, codes: Array, values: Array, valid: Array) -> list[Array]:
-        if values.dtype == xp.bool_:
-            values = values.astype(xp.int8)
-        missing = xp.isnan(values) if values.dtype.kind == "f" else xp.zeros_like(valid)
-        groups = SortedGroups.of(xp, codes, values, valid & ~missing)
-        out = []
-        for stat in self.stats:
-            results = groups.rank() if stat == "rank" else groups.zscore()
-            results[missing] = xp.nan
-            out.append(canonical(xp, results, valid))
-        return out
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         rounding = rounding_bytes(self.outputs(schema), extent.rows)
         grouping = grouping_bytes(schema, self._groups(schema), extent.rows)
-        return rounding + max(grouping, 120 * extent.rows)
+        return rounding + max(grouping, ROW_BYTES * extent.rows)
 
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
         return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))

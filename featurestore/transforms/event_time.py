@@ -7,6 +7,7 @@ fit 64 bits is an error and never wraps.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from featurestore.engines.arrow import MICROSECONDS_PER_DAY, HostArray
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError, InvalidInputError
-from featurestore.schema import TableSchema, time_unit
+from featurestore.schema import TableSchema, is_time_type, time_unit
 from featurestore.units import Duration
 
 PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -54,58 +55,101 @@ def arrow_times(column: pa.ChunkedArray) -> HostArray:
 
 @dataclass(frozen=True, slots=True)
 class CommonUnit:
-    """The finer of two time columns' units.
+    """The finest of the units of columns of two tables that say when.
 
     Parameters
     ----------
     unit : str, optional
         None for integer times.
     left_factor, right_factor : int
-        How many of its steps one step of each column is.
+        How many of its steps one step of each table's time is.
+    available_factor : int
+        The same of the column that says when the right table's rows became known.
     """
 
     unit: str | None
     left_factor: int
     right_factor: int
+    available_factor: int = 1
 
     @classmethod
-    def of(cls, left: TableSchema, right: TableSchema, right_name: str) -> CommonUnit:
+    def of(
+        cls,
+        left: TableSchema,
+        right: TableSchema,
+        right_name: str,
+        available: str | None = None,
+        *,
+        timed: bool = True,
+    ) -> CommonUnit:
         """Return the common unit of two tables' time columns.
+
+        Parameters
+        ----------
+        left, right : TableSchema
+        right_name : str
+        available : str, optional
+            A column of the right table that says when its rows became known.
+        timed : bool
+            Whether the right table's own time counts.
 
         Raises
         ------
         DefinitionError
-            If one is an integer and the other is not, or only one has a time zone.
+            If one is an integer and another is not, only one has a time zone, or one does not say when.
         """
-        if left.time is None or right.time is None:
+        if left.time is None or (timed and right.time is None):
             raise DefinitionError(
                 f"an as-of join needs a time column in both tables; {right_name!r} has "
                 f"{right.time!r}, this table has {left.time!r}",
                 "ingest both with time=, or use Lookup for a table without time",
             )
-        one, other = left[left.time].type, right[right.time].type
-        shown = f"time columns {left.time!r} ({one}) and {right_name}.{right.time!r} ({other})"
-        units = time_unit(one), time_unit(other)
-        if (units[0] is None) != (units[1] is None):
-            raise DefinitionError(
-                f"{shown} cannot be compared: only one is an integer",
-                "ingest both as timestamps or both as integers",
-            )
-        zones = [getattr(type_, "tz", None) for type_ in (one, other)]
-        if (zones[0] is None) != (zones[1] is None):
-            raise DefinitionError(
-                f"{shown} cannot be compared: only one has a time zone",
-                "give the other its time zone before ingest",
-            )
-        if units[0] is None or units[1] is None:
-            return cls(None, 1, 1)
-        finer = max(units[0], units[1], key=PER_SECOND.__getitem__)
-        factors = [PER_SECOND[finer] // PER_SECOND[unit] for unit in (units[0], units[1])]
-        return cls(finer, *factors)
+        types = [left[left.time].type]
+        for name in (right.time if timed else None, available):
+            if name is not None:
+                types.append(right[name].type)
+                shown = (
+                    f"columns {left.time!r} ({types[0]}) and {right_name}.{name!r} ({types[-1]})"
+                )
+                _check_comparable(types[0], types[-1], f"time {shown}")
+        factors = common_factors(types)
+        units = [unit for unit, one in zip(map(time_unit, types), factors, strict=True) if one == 1]
+        right_factor = factors[1] if timed else 1
+        return cls(units[0], factors[0], right_factor, factors[-1] if available is not None else 1)
 
 
-def span_of(value: Span, what: str, least: int) -> Duration | int:
-    """Return a length of time or a number of rows that ``Rolling`` was given.
+def common_factors(types: Sequence[pa.DataType]) -> list[int]:
+    """Return how many steps of the finest of some types' units one step of each type is.
+
+    Examples
+    --------
+    >>> common_factors([pa.timestamp("s"), pa.timestamp("ms")])
+    [1000, 1]
+    """
+    steps = [PER_SECOND[unit] if unit is not None else 1 for unit in map(time_unit, types)]
+    return [max(steps) // one for one in steps]
+
+
+def _check_comparable(one: pa.DataType, other: pa.DataType, shown: str) -> None:
+    if not is_time_type(other):
+        raise DefinitionError(
+            f"{shown} cannot be compared: the second does not say when",
+            "name a timestamp, date or integer column",
+        )
+    if (time_unit(one) is None) != (time_unit(other) is None):
+        raise DefinitionError(
+            f"{shown} cannot be compared: only one is an integer",
+            "ingest both as timestamps or both as integers",
+        )
+    if (getattr(one, "tz", None) is None) != (getattr(other, "tz", None) is None):
+        raise DefinitionError(
+            f"{shown} cannot be compared: only one has a time zone",
+            "give the other its time zone before ingest",
+        )
+
+
+def span_of(value: Span, what: str, least: int, kind: str = "Rolling") -> Duration | int:
+    """Return a length of time or a number of rows that a transformer of a kind was given.
 
     Raises
     ------
@@ -114,14 +158,14 @@ def span_of(value: Span, what: str, least: int) -> Duration | int:
     """
     if isinstance(value, int):
         if isinstance(value, bool) or value < least:
-            raise DefinitionError(f"Rolling has {what}={value!r}", f"use {least} rows or more")
+            raise DefinitionError(f"{kind} has {what}={value!r}", f"use {least} rows or more")
         return value
     try:
         span = Duration.parse(value)
     except InvalidInputError as error:
         raise DefinitionError(
-            f"Rolling has {what}={value!r}: {error.problem}", error.remedy
+            f"{kind} has {what}={value!r}: {error.problem}", error.remedy
         ) from error
     if span.nanoseconds < least:
-        raise DefinitionError(f"Rolling has {what}={value!r}", "give a positive length of time")
+        raise DefinitionError(f"{kind} has {what}={value!r}", "give a positive length of time")
     return span

@@ -28,9 +28,12 @@ class Extent:
     source_rows, source_bytes : int
         Rows of another table that are handed over as well, and the bytes of the columns read of it.
     source_widest_row : int
-        The most bytes that one row of it takes, of those handed over and of those its state is of.
+        The most bytes that one row of it takes, of those handed over and of those its state is of; of a
+        state of rows by key of this table's own, the most that a row of any of its partitions takes.
     state_rows : int
         The most rows that the state was learnt of; 0 if nobody knows.
+    nulls : mapping of str to int
+        How many nulls an input column has at most; of one that is not named it may be every row.
 
     Raises
     ------
@@ -51,6 +54,7 @@ class Extent:
     source_bytes: int = 0
     source_widest_row: int = 0
     state_rows: int = 0
+    nulls: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers = (
@@ -62,7 +66,7 @@ class Extent:
             self.source_widest_row,
             self.state_rows,
         )
-        if min(*numbers, *self.column_bytes.values()) < 0:
+        if min(*numbers, *self.column_bytes.values(), *self.nulls.values()) < 0:
             raise InvalidInputError(f"{self} has a negative size", "sizes are 0 or more")
 
     @property
@@ -72,3 +76,14 @@ class Extent:
     def bytes_of(self, columns: Iterable[str]) -> int:
         """Return the bytes of some of the input columns; those that are not there count nothing."""
         return sum(self.column_bytes.get(name, 0) for name in dict.fromkeys(columns))
+
+    def most_nulls(self, column: str) -> int:
+        """Return the most nulls that a column has in these rows.
+
+        Examples
+        --------
+        >>> extent = Extent(1000, nulls={"x": 20})
+        >>> extent.most_nulls("x"), extent.most_nulls("y")
+        (20, 1000)
+        """
+        return min(self.rows, self.nulls.get(column, self.rows))

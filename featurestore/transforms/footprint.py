@@ -7,10 +7,12 @@ are sums of the arrays that are alive at once, with a quarter more for what allo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import pyarrow as pa
 
+from featurestore.engines.list_rows import can_take
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.extent import Extent
 
@@ -76,12 +78,7 @@ def kept_bytes(
     Fewer than all rows where no groups are named, or their types have few values: booleans and numbers of up to
     16 bits. So a state that is carried through slices of rows is known to stay small.
     """
-    whole, groups = copied_bytes(schema, names, extent), 1
-    for name in by:
-        type_ = schema[name].type
-        bits = int(type_.bit_width) if _has_few_values(type_) else 64
-        groups *= 2**bits + 1  # null is a group
-    rows = groups * kept
+    whole, rows = copied_bytes(schema, names, extent), kept_rows(schema, by, kept, extent)
     if rows >= extent.rows:
         return whole
     varying = sum(
@@ -91,6 +88,16 @@ def kept_bytes(
     )
     # Nested null marks of lists too, at most a byte where there is one of data.
     return min(whole, sum(fixed_bytes(schema[name], rows) for name in names) + 2 * varying)
+
+
+def kept_rows(schema: TableSchema, by: Sequence[str], kept: int, extent: Extent) -> int:
+    """Return the most rows that remain if ``kept`` of each group do."""
+    groups = 1
+    for name in by:
+        type_ = schema[name].type
+        bits = int(type_.bit_width) if _has_few_values(type_) else 64
+        groups *= 2**bits + 1  # null is a group
+    return min(groups * kept, extent.rows)
 
 
 def _has_few_values(type_: pa.DataType) -> bool:
@@ -110,6 +117,16 @@ def grouping_bytes(schema: TableSchema, by: Iterable[str], rows: int) -> int:
     return rows * ((68 if any(plain) else 36) + (16 if len(kinds) > 1 else 0))
 
 
+def sorting_bytes(schema: TableSchema, by: Sequence[str], rows: int, then: int) -> int:
+    """Return what numbering the groups of rows takes, and arrays of so many bytes after it.
+
+    Texts are numbered by an engine, whose allocator does not give back in between what it freed.
+    """
+    grouping = grouping_bytes(schema, by, rows)
+    texts = any(is_text(schema[name].type) for name in by)
+    return grouping + then if texts else max(grouping, then)
+
+
 def taking_bytes(types: Iterable[pa.DataType], rows: int) -> int:
     """Return what taking rows of columns by position takes beside the rows as Arrow has them."""
     views = sum(VIEW if is_text(one) else _LIST for one in types if is_varying(one))
@@ -118,10 +135,7 @@ def taking_bytes(types: Iterable[pa.DataType], rows: int) -> int:
 
 def is_grown(type_: pa.DataType) -> bool:
     """Whether what is taken of a type grows as it is taken, and may be copied as a whole meanwhile."""
-    if not pa.types.is_list(type_):
-        return False
-    item = type_.value_type
-    return not (pa.types.is_integer(item) or pa.types.is_floating(item))
+    return bool(pa.types.is_list(type_)) and not can_take(type_)
 
 
 def state_rows(schema: TableSchema, names: Sequence[str], extent: Extent) -> int:
@@ -131,12 +145,31 @@ def state_rows(schema: TableSchema, names: Sequence[str], extent: Extent) -> int
     return min(within, extent.state_rows) if extent.state_rows else within
 
 
+def handed_extent(schema: TableSchema, names: Sequence[str], rows: int, extent: Extent) -> Extent:
+    """Return an extent whose state has no more than so many rows with these columns.
+
+    What varies in width is bounded by the widest row of the table that it was learnt of; where nobody
+    knows that, by the state as it is.
+    """
+    rows = min(rows, extent.state_rows) if extent.state_rows else rows
+    size = sum(fixed_bytes(schema[name], rows) for name in names)
+    if any(is_varying(schema[name].type) for name in names):
+        if not extent.source_widest_row:
+            return extent
+        size += rows * extent.source_widest_row
+    if size >= extent.state_bytes:
+        return extent
+    return replace(extent, state_bytes=size, state_rows=rows)
+
+
 def tail_memory(
     schema: TableSchema, by: Sequence[str], types: Sequence[pa.DataType], state: int, rows: int
 ) -> int:
     """Return what summarising a tail takes, the tail included."""
+    varying = [one for one in types if is_varying(one)]
+    kept = sum(_KEPT_TEXT if is_text(one) else _LIST for one in varying)
     return max(
         grouping_bytes(schema, by, rows),
         52 * rows,
-        (12 + _KEPT_TEXT * sum(map(is_text, types))) * rows + taking_bytes(types, rows) + state,
+        (12 + kept) * rows + taking_bytes(types, rows) + state,
     )

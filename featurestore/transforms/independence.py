@@ -121,6 +121,18 @@ def _join(parts: list[Any]) -> Any:
 
 def _difference(expected: Any, found: Any) -> int | None:
     """Return the first row in which two columns differ."""
+    wrong = np.flatnonzero(~equal_rows(expected, found))
+    return int(wrong[0]) if len(wrong) else None
+
+
+def equal_rows(expected: Any, found: Any) -> np.ndarray[Any, Any]:
+    """Return in which rows two columns on the host agree, floats to rounding and NaN with NaN.
+
+    Parameters
+    ----------
+    expected, found : numpy.ndarray or pyarrow.ChunkedArray
+        Of the same type and length.
+    """
     if isinstance(expected, np.ndarray):
         same = _close(expected, found).reshape(len(expected), -1).all(axis=1)
     elif pa.types.is_floating(expected.type):
@@ -129,9 +141,9 @@ def _difference(expected: Any, found: Any) -> int | None:
         same = _close(a, b) & (nulls[0] == nulls[1])
     else:
         pairs = zip(expected.to_pylist(), found.to_pylist(), strict=True)
-        same = np.array([a == b for a, b in pairs], dtype=bool)
-    wrong = np.flatnonzero(~same)
-    return int(wrong[0]) if len(wrong) else None
+        # Lists with NaN are not equal to themselves, but look the same.
+        same = np.array([a == b or repr(a) == repr(b) for a, b in pairs], dtype=bool)
+    return np.asarray(same)
 
 
 def _close(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -34,11 +34,11 @@ from featurestore.transforms.footprint import (
     VIEW,
     copied_bytes,
     fixed_bytes,
-    grouping_bytes,
     is_grown,
     is_text,
     is_varying,
     rounding_bytes,
+    sorting_bytes,
     state_rows,
     taking_bytes,
 )
@@ -48,6 +48,8 @@ from featurestore.transforms.tails import TIME, by_names, column_name, positiona
 
 ROWS: Final = "rows"
 """The name of the other table's rows in a state."""
+AVAILABLE: Final = "available"
+"""The column of a state that says when its rows became known."""
 Pairs: TypeAlias = "str | Sequence[str] | Sequence[tuple[str, str]] | Mapping[str, str] | None"
 """Columns that must be equal: shared names, or own name to the other table's."""
 
@@ -117,6 +119,8 @@ class Matching:
         Those of ``right`` in a state.
     columns : tuple of str
         What is taken from the other table.
+    travelling : tuple of str
+        All columns of the other table that a row of a state has; one may occur twice.
     empty : pyarrow.Schema
         Of a state without rows.
     """
@@ -125,11 +129,18 @@ class Matching:
     right: tuple[str, ...]
     state_names: tuple[str, ...]
     columns: tuple[str, ...]
+    travelling: tuple[str, ...]
     empty: pa.Schema
 
     @classmethod
     def of(
-        cls, table: str, columns: Selection, by: Pairs, schema: TableSchema, kind: str
+        cls,
+        table: str,
+        columns: Selection,
+        by: Pairs,
+        schema: TableSchema,
+        kind: str,
+        available: str | None = None,
     ) -> Matching:
         """Resolve a definition.
 
@@ -160,11 +171,14 @@ class Matching:
         types = [(f"by_{i}", source[name].type) for i, name in enumerate(travelling)]
         types += [] if source.time is None else [(TIME, source[source.time].type)]
         types += [(column_name(i), source[name].type) for i, name in enumerate(chosen)]
+        types += [] if available is None else [(AVAILABLE, source[available].type)]
+        names = (*travelling, source.time, *chosen, available)
         return cls(
             tuple(left for left, _ in pairs),
             tuple(right for _, right in pairs),
             tuple(f"by_{travelling.index(right)}" for _, right in pairs),
             chosen,
+            tuple(name for name in names if name is not None),
             pa.schema(types),
         )
 
@@ -182,6 +196,7 @@ class MatchingTransformer(SourceTransformer):
     table: str | Named
     columns: Selection
     by: Pairs
+    available: str | None
     prefix: str | None
     rename: Renaming
 
@@ -191,6 +206,11 @@ class MatchingTransformer(SourceTransformer):
         put(self, "columns", normalise_selection(self.columns))
         put(self, "by", normalise_pairs(self.by))
         put(self, "rename", normalise_renaming(self.rename))
+        if self.available is not None and not isinstance(self.available, str):
+            raise DefinitionError(
+                f"{type(self).__name__} has available={self.available!r}",
+                "name the column of the other table that says when a row became known",
+            )
 
     @property
     def source_table(self) -> str:
@@ -202,7 +222,8 @@ class MatchingTransformer(SourceTransformer):
 
     def matching(self, schema: TableSchema) -> Matching:
         """Return the columns of the match, for a schema of the own table."""
-        return Matching.of(self.source_table, self.columns, self.by, schema, type(self).__name__)
+        kind = type(self).__name__
+        return Matching.of(self.source_table, self.columns, self.by, schema, kind, self.available)
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
@@ -227,25 +248,20 @@ class MatchingTransformer(SourceTransformer):
         types = [source[name].type for name in matching.columns]
         texts = VIEW * right * sum(map(is_text, matching.empty.types))
         keys = VIEW * together * sum(is_text(schema[name].type) for name in matching.left)
-        found = 8 * together + 58 * right + 25 * extent.rows
+        found = 58 * right + 38 * extent.rows
         taking = taking_bytes(types, extent.rows)
         return (
             rounding_bytes(self.outputs(schema), extent.rows)
             + texts
             + keys
             + (self._varying(schema, extent) if any(map(is_grown, types)) else 0)
-            + max(
-                grouping_bytes(schema, matching.left, together) + 8 * together,
-                found,
-                8 * together + 9 * extent.rows + taking,
-            )
+            + 8 * together
+            + sorting_bytes(schema, matching.left, together, max(found, 9 * extent.rows + taking))
         )
 
     def _right_rows(self, source: TableSchema, matching: Matching, extent: Extent) -> int:
         """Return the most rows of the other table that there may be, those of the state included."""
-        by = source.key if self.by is None else matching.right
-        names = (*by, *([] if source.time is None else [source.time]), *matching.columns)
-        return extent.source_rows + state_rows(source, names, extent)
+        return extent.source_rows + state_rows(source, matching.travelling, extent)
 
     def _varying(self, schema: TableSchema, extent: Extent) -> int:
         """Return the most bytes of texts and lists that are taken: every row may take the widest."""
@@ -261,9 +277,7 @@ class MatchingTransformer(SourceTransformer):
 
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
         source, matching = schema.source(self.source_table), self.matching(schema)
-        by = source.key if self.by is None else matching.right
-        time = () if source.time is None else (source.time,)
-        return copied_bytes(source, (*by, *time, *matching.columns), extent)
+        return copied_bytes(source, matching.travelling, extent)
 
     @abstractmethod
     def matched(
@@ -283,18 +297,29 @@ class MatchingTransformer(SourceTransformer):
 
 
 def source_frame(
-    engine: Engine, partition: Partition, columns: Selection, by: Pairs, *, timed: bool
+    engine: Engine,
+    partition: Partition,
+    columns: Selection,
+    by: Pairs,
+    *,
+    timed: bool,
+    available: str | None = None,
 ) -> Frame:
     """Return a partition of the other table, reduced to what a match needs of it.
 
-    Rows with a null among the ``by`` columns match nothing and are left out.
+    Rows with a null among the ``by`` columns match nothing and are left out, as are those that never
+    became known.
     """
     schema, pairs = partition.schema, normalise_pairs(by)
     names = schema.key if pairs is None else tuple(right for _, right in pairs)
     frame = positional(
         partition.frame, names, schema.time if timed else None, resolve(columns, schema)
     )
-    valid = all_valid(engine, frame, by_names(len(names)))
+    needed = by_names(len(names))
+    if available is not None:
+        frame = frame.with_columns(partition.frame[available].alias(AVAILABLE))
+        needed = [*needed, AVAILABLE]
+    valid = all_valid(engine, frame, needed)
     return frame if bool(valid.all()) else engine.take(frame, engine.xp.flatnonzero(valid))
 
 

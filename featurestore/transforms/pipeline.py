@@ -12,7 +12,7 @@ windows and joins are features of a table, where their history is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, TypeVar
 
@@ -310,7 +310,7 @@ class FittedPipeline:
             If a step it depends on is not fitted yet.
         """
         needed = sorted(self._needs[i])
-        before = self._run(needed, partition, engine)
+        before = self._run(needed, replace(partition, learnt_from=True), engine)
         seen = Partition(before.frame, self._schemas[i], before.tensors)
         return self.pipeline.steps[i].summarize(seen, engine)
 
@@ -342,7 +342,7 @@ class FittedPipeline:
                     f"step {i} ({type(step).__name__}) of the pipeline is not fitted yet",
                     "fit the pipeline first",
                 )
-            seen = Partition(partition.frame, self._schemas[i], partition.tensors)
+            seen = replace(partition, schema=self._schemas[i])
             partition = seen.replace(step.apply(seen, state, engine), self._schemas[i + 1])
         return partition
 
@@ -378,7 +378,7 @@ class FittedPipeline:
             for one in step.outputs(before):
                 out.pop(one.name, None)
             if state is not None:
-                out.update(step.cardinalities(state))
+                out.update({**step.code_counts(before), **step.cardinalities(state)})
         return out
 
     # --- identity ----------------------------------------------------------------------------------

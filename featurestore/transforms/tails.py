@@ -50,6 +50,11 @@ def positional(frame: Frame, by: Sequence[str], time: str | None, columns: Seque
     return frame.select(*chosen)
 
 
+def key_rows(engine: Engine, frame: Frame, by: Sequence[str]) -> pa.Table:
+    """Return the groups that rows are in, in columns as a tail has them."""
+    return engine.to_arrow(positional(frame, by, None, []))
+
+
 def summarize_tail(engine: Engine, frame: Frame, keep: Keep, name: str = TAIL) -> State:
     """Return the tail of a positional frame; no rows give the empty state."""
     if len(frame) == 0:
@@ -115,12 +120,15 @@ class Extended:
     before : int
         How many rows belong to the tail.
     by_count : int
+    after : int
+        How many rows belong to the head of later ones, behind them (:mod:`heads`).
     """
 
     engine: Engine
     frame: Frame
     before: int
     by_count: int
+    after: int = 0
 
     @classmethod
     def of(cls, engine: Engine, frame: Frame, state: State, by_count: int) -> Extended:
@@ -133,7 +141,7 @@ class Extended:
     @property
     def rows(self) -> int:
         """Rows of the partition itself."""
-        return len(self.frame) - self.before
+        return len(self.frame) - self.before - self.after
 
     def codes(self) -> Array:
         return self.engine.codes(self.frame, by_names(self.by_count))
@@ -143,9 +151,12 @@ class Extended:
 
     def own(self, order: Array) -> tuple[Array | slice, Array]:
         """Return where in ``order`` (of all rows) the partition's own are, and which they are."""
-        if not self.before:
+        if not self.before and not self.after:
             return slice(None), order
-        own = self.engine.xp.flatnonzero(order >= self.before)
+        inside = order >= self.before
+        if self.after:
+            inside &= order < self.before + self.rows
+        own = self.engine.xp.flatnonzero(inside)
         target = order[own]
         target -= self.before
         return own, target

@@ -29,6 +29,7 @@ from featurestore.transforms.selectors import Selection
 _COUNT: Final = "__fs_count"
 ORDER: Final = ("value",)
 """By which the tables of a state are in order."""
+NO_ROWS: Final = "there is nothing to learn from: the fit scope has no partitions"
 _BY_RANK: Final = [("count", "descending"), ("value", "ascending")]
 # Raise it whenever the counts of the same rows change: kept states are found by it.
 _VERSION: Final = 1
@@ -67,7 +68,7 @@ def counting_memory(schema: TableSchema, columns: Sequence[str], extent: Extent)
     """
     texts = any(is_text(schema[name].type) for name in columns)
     largest = max((extent.bytes_of([name]) for name in columns), default=0)
-    working = (200 if texts else 120) * extent.rows + largest
+    working = (260 if texts else 160) * extent.rows + largest
     return counts_bytes(schema, columns, extent) + working
 
 

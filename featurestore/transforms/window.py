@@ -1,7 +1,6 @@
-"""Rolling statistics and lags: values of an entity's earlier rows.
+"""Rolling statistics: windows of an entity's rows up to each row.
 
-Both have scope ``prefix``: their state is the tail of earlier rows (:mod:`tails`), put before the
-partition's own rows. Windows are found by sort and search and folded so that the result depends only
+Scope ``prefix``: the state is the tail of earlier rows (:mod:`tails`), put before the partition's own rows. Windows are found by sort and search and folded so that the result depends only
 on the rows in the window (:mod:`featurestore.engines.windows`), hence not on partitions.
 """
 
@@ -14,6 +13,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from featurestore.engines.protocol import Array, Engine, Series
+from featurestore.engines.quantiles import level_of
 from featurestore.engines.windows import (
     CLOSED,
     STATISTICS,
@@ -40,35 +40,30 @@ from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import (
     VIEW,
     copied_bytes,
-    fixed_bytes,
     grouping_bytes,
-    is_grown,
-    is_text,
+    handed_extent,
     is_varying,
     kept_bytes,
     rounding_bytes,
     state_rows,
     tail_memory,
-    taking_bytes,
 )
 from featurestore.transforms.grouping import By, normalise_by, require_time, resolve_by
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
+from featurestore.transforms.statistics import normalise_statistics, statistic_type
 from featurestore.transforms.tails import (
     TAIL,
     TIME,
     Extended,
     Keep,
-    column_name,
     combine_tails,
+    key_rows,
     positional,
-    rows_before,
     scattered,
     summarize_tail,
 )
 from featurestore.units import Duration
-
-_FLOATING = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,9 @@ class Rolling(Transformer):
     window : str, timedelta or int
         A length of time (``"7d"``) or a number of rows. Time windows need a timestamp or date time
         column; on integer time columns use rows.
-    stats : str or sequence of {"mean", "std", "sum", "min", "max", "count", "first", "last"}
+    stats : str or sequence of str
+        ``mean std sum min max count first last median`` and quantiles: ``"q0.9"`` is the value below
+        which nine of ten values lie, linearly interpolated between the two next to it.
     by : str or sequence of str, optional
         Groups; by default the table's key, ``[]`` for one group of all rows. Nulls are a group.
     closed : {"right", "left", "both", "none"}
@@ -105,15 +102,15 @@ class Rolling(Transformer):
     *Null rule.* Nulls are skipped: a window's values are its non-null ones. ``count`` is their number,
     never null; the rest is null for fewer than ``min_count`` of them, ``std`` (``ddof=1``) also for
     fewer than two. NaN and infinities are values: they reach the windows that hold them and no others
-    (``std`` of such a window is NaN; ``min`` and ``max`` of one with NaN are NaN).
+    (``std`` of such a window is NaN; ``min``, ``max`` and quantiles of one with NaN are NaN).
 
-    *Types.* ``count`` int64; ``mean`` and ``std`` float64; ``sum`` int64 of integers and booleans
+    *Types.* ``count`` int64; ``mean``, ``std`` and quantiles float64; ``sum`` int64 of integers and booleans
     (exact, refused beyond 64 bits; uint64 of uint64), else float64; ``min max first last`` the
     input's type (float64 for decimals).
 
     *State.* Time windows: the rows of the last ``window + lag``. Windows of rows: the last
     ``window + lag`` rows of each group, for ever. *Memory.* 150 bytes per row, and
-    115 for each row of the state; to summarise, 52 per row, or 26 and the state.
+    115 for each row of the state (quantiles: 295 and 160); to summarise, 52 per row, or 26 and the state.
 
     Raises
     ------
@@ -148,7 +145,7 @@ class Rolling(Transformer):
         put(self, "columns", normalise_selection(self.columns))
         put(self, "window", span_of(self.window, "window", 1))
         put(self, "by", normalise_by(self.by))
-        put(self, "stats", (self.stats,) if isinstance(self.stats, str) else tuple(self.stats))
+        put(self, "stats", normalise_statistics(self.stats, STATISTICS, "Rolling", quantiles=True))
         put(self, "rename", normalise_renaming(self.rename))
         if self.lag is not None:
             put(self, "lag", span_of(self.lag, "lag", 0))
@@ -157,12 +154,6 @@ class Rolling(Transformer):
                     f"Rolling has window={self.window!r} and lag={self.lag!r}",
                     "give both as times or both as numbers of rows",
                 )
-        unknown = [one for one in self.stats if one not in STATISTICS]
-        if unknown or not self.stats or len(set(self.stats)) != len(self.stats):
-            raise DefinitionError(
-                f"Rolling has stats={list(self.stats)}",
-                f"use some of {list(STATISTICS)}, each once",
-            )
         if self.closed not in CLOSED:
             raise DefinitionError(f"Rolling has closed={self.closed!r}", f"use one of {CLOSED}")
         if isinstance(self.min_count, bool) or self.min_count < 1:
@@ -188,7 +179,7 @@ class Rolling(Transformer):
             [f"{name}_{stat}_{self._label}" for name, stat in chosen],
             self.prefix, self.rename, "Rolling",
         )  # fmt: skip
-        types = [_statistic_type(schema[name].type, stat) for name, stat in chosen]
+        types = [statistic_type(schema[name].type, stat) for name, stat in chosen]
         return tuple(Field(name, type_) for name, type_ in zip(names, types, strict=True))
 
     @property
@@ -225,6 +216,17 @@ class Rolling(Transformer):
     def _keep(self, unit: str | None) -> Keep:
         span = sum(self._steps(unit))
         return Keep(rows=span) if isinstance(self.window, int) else Keep(span=span)
+
+    @property
+    def is_keyed(self) -> bool:
+        return isinstance(self.window, int) and self.by != ()
+
+    def keys(self, partition: Partition, engine: Engine) -> pa.Table:
+        return key_rows(engine, partition.frame, resolve_by(self.by, partition.schema, "Rolling"))
+
+    def handed(self, schema: TableSchema, extent: Extent) -> Extent:
+        rows = sum(self._steps(None)) * extent.rows
+        return handed_extent(schema, self._state_columns(schema), rows, extent)
 
     def reach(self, schema: TableSchema) -> int | None:
         if isinstance(self.window, int):
@@ -296,8 +298,11 @@ class Rolling(Transformer):
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         by = resolve_by(self.by, schema, "Rolling")
         together = extent.rows + state_rows(schema, self._state_columns(schema), extent)
-        sorted_ = max(grouping_bytes(schema, by, together), 115 * together)
-        made = 35 * extent.rows + rounding_bytes(self.outputs(schema), extent.rows)
+        ranked = any(level_of(one) is not None for one in self.stats)
+        sorted_ = max(grouping_bytes(schema, by, together), (160 if ranked else 115) * together)
+        made = (135 if ranked else 35) * extent.rows + rounding_bytes(
+            self.outputs(schema), extent.rows
+        )
         varying = sum(is_varying(schema[name].type) for name in by)
         return sorted_ + made + VIEW * together * varying
 
@@ -317,183 +322,3 @@ class Rolling(Transformer):
         by = None if self.by is None else list(self.by)
         spans = [encode(self.window), encode(self.lag)]
         return fingerprint("tail", "Rolling", self.version, encode(self.columns), by, spans)
-
-
-@dataclass(frozen=True)
-class Lag(Transformer):
-    """The value of the same group's row some rows before each row.
-
-    Scope ``prefix``. Rows of a group are in table order (time, then key).
-
-    Parameters
-    ----------
-    columns : str, sequence of str or Selector
-        Scalar columns of any type.
-    periods : int or sequence of int
-        How many rows before; each 1 or more.
-    by : str or sequence of str, optional
-        Groups; by default the table's key, ``[]`` for one group of all rows. Nulls are a group.
-    prefix, rename : optional
-        Change the names ``<input>_lag_<n>``.
-
-    Notes
-    -----
-    *Null rule.* Nulls are values: the row ``n`` before counts whether it holds one or not. Rows with
-    fewer than ``n`` rows before them get null. *Boundary rule.* Rows of one group that share a time
-    count one by one, in table order. *State.* The last ``max(periods)`` rows of each group. *Memory.*
-    90 bytes per row and 40 for each row of the state, 16 more for each string, and strings and lists of
-    both once more; to summarise, 52 per row, or 26 and the state.
-
-    Examples
-    --------
-    >>> from featurestore.engines.polars import PolarsEngine
-    >>> engine = PolarsEngine()
-    >>> table = pa.table({"k": ["a", "b", "a"], "t": [1, 2, 3], "x": ["u", "v", "w"]})
-    >>> fields = tuple(Field(one.name, one.type) for one in table.schema)
-    >>> part = Partition(engine.from_arrow(table), TableSchema(fields, ("k",), "t"))
-    >>> Lag("x").apply(part, {}, engine).frame.to_dict(as_series=False)
-    {'x_lag_1': [None, None, 'u']}
-    """
-
-    columns: Selection
-    periods: int | Sequence[int] = 1
-    by: By = None
-    prefix: str | None = None
-    rename: Renaming = None
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "columns", normalise_selection(self.columns))
-        put(self, "by", normalise_by(self.by))
-        put(self, "rename", normalise_renaming(self.rename))
-        periods = (self.periods,) if isinstance(self.periods, int) else tuple(self.periods)
-        put(self, "periods", periods)
-        whole = all(isinstance(one, int) and not isinstance(one, bool) for one in periods)
-        if not periods or not whole or min(periods) < 1 or len(set(periods)) != len(periods):
-            raise DefinitionError(
-                f"Lag has periods={self.periods!r}",
-                "give different whole numbers of rows, 1 or more (a negative lag would look ahead)",
-            )
-
-    @property
-    def scope(self) -> Scope:
-        return Scope.PREFIX
-
-    @property
-    def slicing(self) -> Slicing:
-        return Slicing.ROWS
-
-    @property
-    def _periods(self) -> tuple[int, ...]:
-        return cast("tuple[int, ...]", self.periods)
-
-    def _columns(self, schema: TableSchema) -> tuple[str, ...]:
-        names = resolve(self.columns, schema)
-        for name in names:
-            if schema[name].is_tensor:
-                raise SchemaError(f"Lag cannot work on tensor {name!r}", "name scalar columns")
-        return names
-
-    def inputs(self, schema: TableSchema) -> tuple[str, ...]:
-        by = resolve_by(self.by, schema, "Lag")
-        time = require_time(schema, "Lag", "looks back in time")
-        return tuple(dict.fromkeys((*by, time, *self._columns(schema))))
-
-    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        self.inputs(schema)
-        chosen = [(name, count) for name in self._columns(schema) for count in self._periods]
-        defaults = [f"{name}_lag_{count}" for name, count in chosen]
-        names = output_names(defaults, self.prefix, self.rename, "Lag")
-        return tuple(
-            Field(new, schema[name].type) for new, (name, _) in zip(names, chosen, strict=True)
-        )
-
-    def summarize(self, partition: Partition, engine: Engine) -> State:
-        by = resolve_by(self.by, partition.schema, "Lag")
-        frame = positional(partition.frame, by, None, self._columns(partition.schema))
-        return summarize_tail(engine, frame, self._keep)
-
-    def combine(self, earlier: State, later: State) -> State:
-        return combine_tails(earlier, later, self._keep)
-
-    @property
-    def _keep(self) -> Keep:
-        return Keep(rows=max(self._periods))
-
-    def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
-        schema, xp = partition.schema, engine.xp
-        by, columns = resolve_by(self.by, schema, "Lag"), self._columns(schema)
-        rows = Extended.of(engine, positional(partition.frame, by, None, columns), state, len(by))
-        groups = group_rows(xp, rows.codes())
-        names = [column_name(i) for i in range(len(columns))]
-        frame = rows.frame.select(*names)
-        lagged = {
-            count: engine.take(frame, *rows_before(rows, groups, count)) for count in self._periods
-        }
-        chosen = [(name, count) for name in names for count in self._periods]
-        fields = self.outputs(schema)
-        out = [
-            lagged[count][name].alias(field.name)
-            for field, (name, count) in zip(fields, chosen, strict=True)
-        ]
-        return Columns(partition.frame.select(*out) if out else None)
-
-    def _state_columns(self, schema: TableSchema) -> tuple[str, ...]:
-        """Return what a row of the state holds; a column may occur twice."""
-        return (*resolve_by(self.by, schema, "Lag"), *self._columns(schema))
-
-    def memory(self, schema: TableSchema, extent: Extent) -> int:
-        by, columns = resolve_by(self.by, schema, "Lag"), self._columns(schema)
-        earlier = state_rows(schema, self._state_columns(schema), extent)
-        together = extent.rows + earlier
-        types = [schema[name].type for name in columns]
-        sizes = [extent.bytes_of([name]) + extent.state_bytes for name in columns]
-        taking = taking_bytes(types, extent.rows)
-        views = VIEW * extent.rows * sum(map(is_text, types)) * (len(self._periods) - 1)
-        # Texts and lists of both are put into one piece.
-        joined = sum(
-            size + VIEW * together * is_text(type_)
-            for type_, size in zip(types, sizes, strict=True)
-            if is_varying(type_) and (earlier or is_grown(type_))
-        )
-        sorted_ = max(
-            grouping_bytes(schema, by, together), 40 * together + 35 * extent.rows + taking
-        )
-        rounding = rounding_bytes(self.outputs(schema), extent.rows)
-        return rounding + sorted_ + views + joined
-
-    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        # A row's value may be lagged into one row per period at most, from these rows or the state.
-        varying = sum(
-            extent.bytes_of([name]) + extent.state_bytes
-            for name in self._columns(schema)
-            if is_varying(schema[name].type)
-        )
-        fixed = sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
-        return fixed + len(self._periods) * varying
-
-    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
-        by = resolve_by(self.by, schema, "Lag")
-        types = [schema[name].type for name in self._state_columns(schema)]
-        return tail_memory(schema, by, types, self.state_bytes(schema, extent), extent.rows)
-
-    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        by, names = resolve_by(self.by, schema, "Lag"), self._state_columns(schema)
-        return kept_bytes(schema, by, names, max(self._periods), extent)
-
-    def state_fingerprint(self) -> str:
-        by = None if self.by is None else list(self.by)
-        return fingerprint(
-            "tail", "Lag", self.version, encode(self.columns), by, max(self._periods)
-        )
-
-
-def _statistic_type(type_: pa.DataType, stat: str) -> pa.DataType:
-    if stat == "count":
-        return pa.int64()
-    whole = pa.types.is_integer(type_) or pa.types.is_boolean(type_)
-    if stat == "sum" and whole:
-        return pa.uint64() if pa.types.is_uint64(type_) else pa.int64()
-    if stat in ("sum", *_FLOATING) or pa.types.is_decimal(type_):
-        return pa.float64()
-    return type_

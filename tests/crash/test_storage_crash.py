@@ -36,10 +36,10 @@ from featurestore.storage.fileset import read_fileset, write_fileset
 from featurestore.storage.journal import Journal
 from featurestore.storage.local import LocalStore
 from featurestore.storage.maintenance import gc, verify_store
+from featurestore.storage.provenance import Provenance
 from featurestore.storage.records import (
     GroupEntry,
     PartitionEntry,
-    Provenance,
     Snapshot,
     TableEntry,
     group_key,

@@ -43,10 +43,10 @@ from featurestore.transforms.base import Columns, Partition, Scope, State, Trans
 from featurestore.transforms.calendar import Calendar
 from featurestore.transforms.categories import Categorify
 from featurestore.transforms.expression import Expression
+from featurestore.transforms.lag import Lag
 from featurestore.transforms.pipeline import Pipeline
 from featurestore.transforms.scaling import Impute, Standardize
 from featurestore.transforms.selectors import numeric, strings
-from featurestore.transforms.window import Lag
 
 _names = itertools.count()
 

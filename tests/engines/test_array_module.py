@@ -15,12 +15,27 @@ import pytest
 from featurestore.engines.hashing import hash_columns
 from featurestore.engines.polars import PolarsEngine
 from featurestore.testing import oracles
-from featurestore.testing.engine_contract import random_table
+from featurestore.testing.engine_contract import late_table, random_table
 from featurestore.transforms.asof import AsOfJoin
+from featurestore.transforms.asof_aggregate import AsOfAggregate
+from featurestore.transforms.asof_window import AsOfWindow
 from featurestore.transforms.base import SourceTransformer, Transformer
+from featurestore.transforms.bucketize import Bucketize
+from featurestore.transforms.cast import Cast
+from featurestore.transforms.clip import Clip
 from featurestore.transforms.cross_section import CrossSection
+from featurestore.transforms.forward import STATISTICS as FORWARD
+from featurestore.transforms.forward import Forward
+from featurestore.transforms.hash_buckets import Hash, HashCross
+from featurestore.transforms.lag import Lag
+from featurestore.transforms.log import Log
 from featurestore.transforms.lookup import Lookup
-from featurestore.transforms.window import Lag, Rolling
+from featurestore.transforms.one_hot import OneHot
+from featurestore.transforms.quantile_bin import QuantileBin
+from featurestore.transforms.rank import Rank
+from featurestore.transforms.window import Rolling
+from featurestore.transforms.winsorize import Winsorize
+from featurestore.transforms.zscore import Demean, ZScore
 
 IN_CUPY = frozenset(
     [
@@ -31,18 +46,26 @@ IN_CUPY = frozenset(
         "bool_",
         "clip",
         "concatenate",
+        "copysign",
         "cumsum",
         "diff",
         "empty",
         "empty_like",
         "flatnonzero",
+        "floor",
+        "frexp",
         "float64",
         "full",
+        "inf",
+        "int32",
         "int64",
         "int8",
         "isfinite",
         "isinf",
         "isnan",
+        "ldexp",
+        "log",
+        "log1p",
         "maximum",
         "minimum",
         "nan",
@@ -50,7 +73,9 @@ IN_CUPY = frozenset(
         "searchsorted",
         "sort",
         "sqrt",
+        "trunc",
         "uint64",
+        "uint8",
         "unique",
         "where",
         "zeros",
@@ -83,16 +108,35 @@ class SharedEngine(PolarsEngine):
         Rolling(["x", "n", "b"], "40ms", STATS, closed="left", lag="3ms"),
         Rolling(["x", "b"], 5, STATS, by=["g"], min_count=2),
         Lag(["x", "s"], [1, 3]),
+        Forward(["x", "n", "b"], "40ms", FORWARD),
+        Forward(["x", "n"], 3, FORWARD, by=["g"], min_count=2),
         CrossSection(["x", "n", "b"], ["rank", "zscore"], by="g"),
+        Rank(["x", "n", "b"], "dense", by="g", ascending=False),
+        ZScore(["x", "n", "b"]),
+        Demean(["x", "n", "b"], by="g"),
+        Winsorize(["x", "n"], (0.1, 0.8), within="time", prefix="w_"),
+        QuantileBin(["x", "n"], 4, within="time", prefix="q_"),
+        Clip(["x", "n"], -1, 2, prefix="c_"),
+        *(Log(["x", "n", "b"], kind, prefix="l_") for kind in ("log1p", "log", "signed")),
+        Bucketize(["x", "n", "b"], [-1.5, 0, 2], prefix="b_"),
+        *(Cast(["x", "n", "b"], one, "null", prefix="c_") for one in ("int8", "float32", "bool")),
+        Hash(["s", "n", "b"], 50, prefix="h_"),
+        HashCross(["s", "n"], 50),
+        OneHot("s", ["a", "b"]),
+        OneHot("n", [1, 2**40]),
         AsOfJoin("o", ["x", "s"], lag="2ms", prefix="o_"),
         AsOfJoin("o", ["n"], by=["g"], max_age="30ms", exact=False, prefix="o_"),
+        AsOfJoin("o", ["n"], by=["k"], available="a", prefix="o_"),
+        AsOfAggregate("o", ["x", "n"], "30ms", STATS, lag="2ms", closed="left"),
+        AsOfAggregate("o", ["x", "b"], "90ms", STATS, by=["g"], available="a"),
+        AsOfWindow("o", ["x", "b"], 3, available="a", fill=0.0, length=True),
         Lookup("o", ["s"], by=["k", "n"], prefix="o_"),
     ],
     ids=lambda one: type(one).__name__,
 )
 @pytest.mark.parametrize("rows", [0, 200])
 def test_kernels_stay_within_the_shared_module(transformer: Transformer, rows: int) -> None:
-    table, right = random_table(rows, 1), random_table(rows // 2, 2)
+    table, right = random_table(rows, 1), late_table(rows // 2, 2)
     schema = oracles.schema_of(table, ["k"], "t", {"o": oracles.schema_of(right, ["k"], "t")})
     parts = oracles.cut(table, "t", [rows // 3, rows // 2])
     source = [right] if isinstance(transformer, SourceTransformer) else []

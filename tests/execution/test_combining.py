@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,8 +21,9 @@ import featurestore as fs
 from featurestore.engines.selection import get_engine
 from featurestore.errors import CorruptionError, LimitError, MemoryLimitError
 from featurestore.execution.budget import budget_of
-from featurestore.execution.combining import CombineWork, learn
+from featurestore.execution.combining import learn
 from featurestore.execution.events import Event, StepStarted, TaskStarted, observed_by
+from featurestore.execution.merging import CombineWork
 from featurestore.plan.combining import Combining, combining, finishing_bytes, most_combining
 from featurestore.plan.costs import combine_bytes
 from featurestore.plan.definition import FeatureDefinition
@@ -348,6 +350,24 @@ def test_too_little_scratch_space_refuses_a_build_and_a_pipeline_with_numbers(
     with pytest.raises(LimitError, match=r"needs .* of scratch space, .* leaves 64.0 KiB"):
         table.add(CODE, fit_on="all")
     assert "word_code" not in table.schema
+    table._features.define([FeatureDefinition(CODE, fit_on="all")], replace=False)
+    plan, begun = table.plan(), list[Event]()
+    assert not plan.fits
+    assert plan.remedy in str(plan)
+    with (
+        observed_by(begun.append),
+        pytest.raises(LimitError, match=r"the scratch limit leaves 64\.0 KiB") as caught,
+    ):
+        table.build()
+    assert caught.value.remedy == plan.remedy
+    assert not any(isinstance(one, TaskStarted) for one in begun)
+    named = re.search(r"raise scratch_limit to at least (\d+)", plan.remedy)
+    assert named is not None
+    enough = replace(store._session.place, scratch=Scratch(tmp_path, int(named[1])))
+    there = fs.FeatureStore(replace(store._session, place=enough)).table("rows")
+    assert there.plan().fits
+    there.build()
+    assert "word_code" in there.schema
     data = table.dataset(["word"], pipeline=fs.Pipeline(Categorify("word", max_size=50)))
     with pytest.raises(LimitError, match=r"needs .* of scratch space, .* leaves 64.0 KiB"):
         _ = data.pipeline

@@ -80,7 +80,7 @@ def built_in_fresh_process(folder: Path, room: int, names: str) -> dict[str, Any
 def test_a_partition_fifty_times_the_others_is_built_in_slices(tmp_path: Path) -> None:
     table = store_at(tmp_path / "s")
     assert table.partitions >= 5
-    names = "numbers,tensor,learnt,lagged,rolled"
+    names = "numbers,tensor,learnt,lagged,rolled,ahead"
     found = built_in_fresh_process(tmp_path / "s", ROOM, names)
     for name, (peak, limit, cut) in found.items():
         print(f"{name}: {(limit - peak) / 2**20:.1f} MiB below the limit")
@@ -100,6 +100,9 @@ def test_a_partition_fifty_times_the_others_is_built_in_slices(tmp_path: Path) -
     sums = values["x_sum_4r"].to_numpy()
     np.testing.assert_allclose(sums[1:], earlier.sum(axis=0)[1:], rtol=1e-12)
     assert values["x_sum_4r"].null_count == 1
+    assert values["w_value_ahead_2r"].null_count == 2
+    assert np.array_equal(values["w_value_ahead_2r"].to_numpy()[:-2], w[2:])
+    assert np.array_equal(values["z_sum_ahead_2r"].to_numpy()[:-2], z[1:-1] + z[2:])
     np.testing.assert_allclose(values["s_x"].to_numpy(), (x - x.mean()) / x.std(), rtol=1e-9)
 
 

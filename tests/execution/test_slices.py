@@ -40,6 +40,7 @@ from featurestore.storage.row_width import row_widths
 from featurestore.testing.tables import (
     assert_same_rows,
     fitted_of_each,
+    labels_of_each,
     names_of_keys,
     observations,
     one_of_each,
@@ -126,6 +127,10 @@ def records(table: fs.Table) -> dict[str, list[PartitionEntry]]:
     return found
 
 
+def states_kept(table: fs.Table) -> int:
+    return sum(1 for _ in table._session.objects.list("states"))
+
+
 def nameless(files: tuple[StoredFile, ...]) -> tuple[StoredFile, ...]:
     return tuple(replace(one, path=f"f{number}") for number, one in enumerate(files))
 
@@ -146,12 +151,13 @@ class TestEveryTransformer:
     ) -> None:
         rows = [1, 2, 20, 150, 300][seed]
         whole, parts = new_table(rows, seed), new_table(rows, seed)
-        whole.add(*one_of_each())
+        whole.add(*one_of_each(), *labels_of_each())
         slicer = Slicer(seed)
         monkeypatch.setattr(runner, "apply_partition", slicer.apply)
         monkeypatch.setattr(group_writer, "ROW_GROUP_ROWS", 1 + 37 * seed)
-        parts.add(*one_of_each())
+        parts.add(*one_of_each(), *labels_of_each())
         assert slicer.slices >= len(one_of_each()) * parts.partitions
+        assert states_kept(parts) == states_kept(whole), "those behind slices are gone again"
         assert_same_rows(parts.read(), whole.read())
         assert records(parts) == records(whole)
 
@@ -161,11 +167,11 @@ class TestEveryTransformer:
     ) -> None:
         rows = [7, 100, 200][seed]
         whole, parts = new_table(rows, seed), new_table(rows, seed)
-        whole.add(*one_of_each())
+        whole.add(*one_of_each(), *labels_of_each())
         whole.add(*fitted_of_each(), fit_on=("1970-01-01", "1970-01-04"))
         slicer = Slicer(seed)
         monkeypatch.setattr(states, "summarize_partition", slicer.summarize)
-        parts.add(*one_of_each())
+        parts.add(*one_of_each(), *labels_of_each())
         parts.add(*fitted_of_each(), fit_on=("1970-01-01", "1970-01-04"))
         assert slicer.slices >= len(fitted_of_each())
         assert_same_rows(parts.read(), whole.read())

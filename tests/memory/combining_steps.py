@@ -14,7 +14,8 @@ from pathlib import Path
 
 from featurestore.allocators import release_freed
 from featurestore.execution.budget import budget_of
-from featurestore.execution.combining import CombineWork, learn
+from featurestore.execution.combining import learn
+from featurestore.execution.merging import CombineWork
 from featurestore.plan.combining import Combining
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.scratch import Scratch

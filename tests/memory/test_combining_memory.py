@@ -75,3 +75,41 @@ def test_what_it_takes_is_held(
     assert found["took"] <= found["held"] <= 2 * found["took"] + CONSTANT
     assert found["held"] <= room * MIB
     assert 0 < found["scratch"] <= found["said"]
+
+
+def make_carries(place: Path, kind: str, states: int, rows: int) -> None:
+    """Keep rows by key of which a key of one state is in others about twice."""
+    random = np.random.default_rng(0)
+    store = StateStore(open_object_store(place))
+    for number in range(states):
+        keys = random.permutation(states * rows // 2)[:rows]
+        by = pa.array(keys)
+        if kind != "numbers":
+            width = 200 if kind == "long" else 16
+            by = pa.array([f"{one:0{width}d}" for one in keys.tolist()], pa.string())
+        store.put(f"{number:08x}", {"tail": pa.table({"by_0": by, "column_0": keys * 0.5})})
+
+
+@pytest.mark.parametrize(
+    ("kind", "states", "rows", "room"),
+    [
+        ("words", 10, 40_000, 32),
+        pytest.param("numbers", 16, 200_000, 40, marks=pytest.mark.slow),
+        pytest.param("words", 40, 20_000, 14, marks=pytest.mark.slow),
+        pytest.param("long", 12, 20_000, 60, marks=pytest.mark.slow),
+    ],
+)
+def test_what_carrying_by_ranges_takes_is_held(
+    tmp_path: Path, kind: str, states: int, rows: int, room: int
+) -> None:
+    make_carries(tmp_path / "few", kind, 4, 50)
+    make_carries(tmp_path / "many", kind, states, rows)
+    script = SCRIPT.with_name("chaining_steps.py")
+    command = [sys.executable, str(script), str(tmp_path), str(room * MIB)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    print({name: round(one / MIB, 1) for name, one in found.items()})
+    assert found["took"] <= found["held"] <= 2 * found["took"] + CONSTANT
+    assert found["held"] <= room * MIB
+    assert found["scratch"] > 0

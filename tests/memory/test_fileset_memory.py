@@ -9,7 +9,8 @@ import pyarrow as pa
 from featurestore.storage import fileset
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.fileset import read_fileset, write_fileset
-from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry, StoredFile
 
 COLUMNS = [f"a column of some name {number}" for number in range(250)]
 MOST_HELD = 3_000

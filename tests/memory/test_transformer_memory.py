@@ -40,17 +40,18 @@ from featurestore.transforms.base import Scope, Transformer
 from featurestore.transforms.calendar import PARTS
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.selectors import matching
+from featurestore.units import Duration
 
 FIXED: Final = 16 * MIB
 """What a small call may take beyond its model: arenas and threads' stacks of the libraries."""
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's high-water mark")
 
 ROWS: Final = {
-    "narrow": 2_400_000, "skewed": 2_400_000, "distinct": 1_600_000,
+    "narrow": 2_400_000, "skewed": 2_400_000, "late": 1_600_000, "distinct": 1_600_000,
     "wide": 60_000, "strings": 900_000, "lists": 500_000,
 }  # fmt: skip
 ROWS_OF_TASKS: Final = {
-    "narrow": 1_200_000, "skewed": 1_200_000, "distinct": 1_200_000,
+    "narrow": 1_200_000, "skewed": 1_200_000, "late": 1_200_000, "distinct": 1_200_000,
     "wide": 60_000, "strings": 600_000, "lists": 400_000,
 }  # fmt: skip
 
@@ -75,6 +76,11 @@ class Held:
         if isinstance(one, fs.Rolling) and not isinstance(one.window, int):
             # Of time: seven days are all there are.
             return replace(self, transformer=replace(one, window="7d"))
+        if isinstance(one, fs.Forward) and not isinstance(one.ahead, int):
+            # Or all there are in the second partition, and some windows of the first are complete.
+            ahead = Duration.parse("42h" if self.verb == "task" else "7d")
+            shorter = cast("Duration", one.ahead).nanoseconds < ahead.nanoseconds
+            return replace(self, transformer=replace(one, ahead=ahead)) if shorter else self
         return replace(self, shape=TWINS.get(self.shape, self.shape))
 
     def __str__(self) -> str:
@@ -109,19 +115,46 @@ QUICK: Final = (
     Held(fs.Rolling("x", 5, ["mean"]), "distinct"),
     Held(fs.Rolling("x", "7d", ["max"]), "narrow", "summarize"),
     Held(fs.Rolling(WIDE, "1h", ["mean"]), "wide"),
+    Held(fs.Rolling("x", "1h", ["median"]), "narrow"),
+    Held(fs.Diff(["x", "n"], [1, 3]), "narrow"),
+    Held(fs.Expanding("x", ["mean", "std"]), "narrow"),
+    Held(fs.EWM("x", 20, ["std"]), "distinct", "summarize"),
+    Held(fs.CumCount(), "narrow"),
+    Held(fs.ExpandingTarget("k", "x"), "distinct"),
     Held(fs.Lag(["s", "c"]), "strings"),
     Held(fs.Lag("v"), "lists"),
     Held(fs.AsOfJoin(SOURCE, ["x"], by={"k": "k"}, max_age="30d"), "distinct"),
     Held(fs.AsOfJoin(SOURCE, ["s"], by={"k": "k"}), "strings"),
+    Held(fs.AsOfAggregate(SOURCE, "x", "1h", "max", by={"k": "k"}, available="a"), "late"),
+    Held(fs.AsOfWindow(SOURCE, ["x", "n"], 4, by={"k": "k"}), "narrow"),
     Held(fs.Lookup(SOURCE, ["v"], by={"k": "k"}), "lists"),
     Held(fs.CrossSection("x", ["rank", "zscore"], by="k"), "distinct"),
+    Held(fs.Rank("x", "dense", by="k", ascending=False), "distinct"),
+    Held(fs.Winsorize("x", deviations=2.0, within="time"), "narrow"),
+    Held(fs.Clip(["x", "n"], -1, 1), "narrow"),
+    Held(fs.Bucketize("x", [-1.0, 0.0, 1.0]), "narrow"),
+    Held(fs.Hash("k", 1000), "distinct"),
+    Held(fs.OneHot("c", ["c1", "c2"]), "strings"),
+    Held(fs.ListPad("v", 50), "lists"),
+    Held(fs.TextHash("s", 1000, 40), "strings"),
     Held(fs.Standardize(), "wide"),
+    Held(fs.MinMax(["x", "n"]), "narrow"),
+    Held(fs.RobustScale(["x", "n"]), "narrow", "summarize"),
+    Held(fs.QuantileTransform(["x", "y"], output="normal"), "narrow"),
+    Held(fs.QuantileBin(["x", "n"]), "narrow"),
+    Held(fs.Winsorize(["x", "n"]), "narrow"),
+    Held(fs.PCA(["x", "n", "y"]), "narrow"),
     Held(fs.Impute(["x", "n"]), "narrow"),
     Held(fs.Categorify("k"), "distinct"),
+    Held(fs.FrequencyEncode("k"), "distinct"),
+    Held(fs.TargetEncode("k", "x"), "distinct"),
+    Held(fs.GroupStats("x", by="k", stats=["mean", "std"]), "distinct"),
     Held(fs.Calendar("t", PARTS), "narrow"),
     Held(fs.Expression(a=nw.col("s").str.to_uppercase()), "strings"),
     Held(fs.Function(ratio_of, ["x", "n", "y"], "made", dtypes="float64"), "narrow"),
     Held(fs.Embed("s", measures, 8, cache=False), "strings"),
+    Held(fs.Forward("x", "1h", ["return", "mean"]), "narrow"),
+    Held(fs.Forward(["s", "c"], 5), "strings"),
 )
 FULL: Final = (
     *(
@@ -132,11 +165,45 @@ FULL: Final = (
     *(Held(fs.Rolling("x", "7d", ["max"]), shape, "summarize") for shape in ("skewed", "distinct")),
     Held(fs.Rolling("x", 5, ["max"]), "distinct", "summarize"),
     Held(fs.Rolling("x", 5, ["max"]), "narrow", "summarize"),
+    Held(fs.Rolling("x", 50, ["q0.9", "median"]), "skewed"),
+    Held(fs.Rolling("x", "7d", ["median"]), "distinct"),
+    Held(fs.Diff(["x", "n"]), "distinct"),
+    Held(fs.Diff(WIDE), "wide"),
+    Held(fs.PctChange("x"), "narrow"),
+    Held(fs.Expanding("x", ["mean", "std"]), "distinct"),
+    Held(fs.Expanding("x", ["min", "last"], lag="1h"), "skewed"),
+    Held(fs.Expanding(WIDE), "wide"),
+    Held(fs.Expanding("x", ["mean", "std"]), "narrow", "summarize"),
+    Held(fs.Expanding("n", ["sum", "max"]), "narrow", "summarize"),
+    Held(fs.EWM("x", 20, ["mean", "std"]), "narrow"),
+    Held(fs.EWM("x", "1h", adjust=False), "skewed"),
+    Held(fs.EWM("x", 20, ["std"], adjust=False), "distinct"),
+    Held(fs.EWM("x", "1h", ["mean"]), "narrow", "summarize"),
+    Held(fs.CumCount(), "strings"),
+    Held(fs.CumCount(), "strings", "summarize"),
+    Held(fs.TimeSince(), "narrow"),
+    Held(fs.TimeSince(), "distinct"),
+    Held(fs.TimeSince(), "distinct", "summarize"),
+    Held(fs.ExpandingTarget("k", "n"), "narrow"),
+    Held(fs.CumCount(by=[]), "narrow"),
+    Held(fs.ExpandingTarget("k", "x", lag="1h"), "skewed"),
+    Held(fs.ExpandingTarget("k", "x"), "distinct", "summarize"),
     *(Held(fs.Lag(["x", "n"], [1, 3]), shape) for shape in ("narrow", "skewed", "distinct")),
     Held(fs.Lag(WIDE), "wide"),
     Held(fs.Lag(["x", "n"]), "distinct", "summarize"),
     Held(fs.Lag(["s", "c"]), "strings", "summarize"),
     Held(fs.Lag("v"), "lists", "summarize"),
+    *(
+        Held(fs.Forward("x", ahead, ["value", "difference", "std", "count"]), shape)
+        for ahead in ("1h", "7d", 5)
+        for shape in ("narrow", "skewed", "distinct")
+    ),
+    Held(fs.Forward(WIDE, 1, "return"), "wide"),
+    Held(fs.Forward("v", 2), "lists"),
+    Held(fs.Forward("s", "1h"), "strings"),
+    Held(fs.Forward("x", "7d"), "narrow", "summarize"),
+    Held(fs.Forward(["x", "n"], 5), "distinct", "summarize"),
+    Held(fs.Forward(["s", "c"], 5), "strings", "summarize"),
     *(
         Held(kind(SOURCE, ["x"], by={"k": "k"}), shape)
         for kind in (fs.AsOfJoin, fs.Lookup)
@@ -145,13 +212,53 @@ FULL: Final = (
     Held(fs.AsOfJoin(SOURCE, ["v"], by={"k": "k"}), "lists"),
     Held(fs.AsOfJoin(SOURCE, WIDE, by={"k": "k"}), "wide"),
     Held(fs.AsOfJoin(SOURCE, ["x"], by={"k": "k"}), "distinct", "summarize"),
+    Held(fs.AsOfJoin(SOURCE, ["x"], by={"k": "k"}, available="a"), "late"),
+    Held(fs.AsOfJoin(SOURCE, ["x"], by={"k": "k"}, available="a"), "late", "summarize"),
+    Held(fs.Lookup(SOURCE, ["x"], by={"k": "k"}, lag="0s"), "narrow"),
+    *(
+        Held(fs.AsOfAggregate(SOURCE, "x", "7d", ["mean", "std", "count"], by={"k": "k"}), shape)
+        for shape in ("narrow", "skewed", "distinct")
+    ),
+    Held(fs.AsOfWindow(SOURCE, "x", 8, by={"k": "k"}, length=True), "distinct"),
+    Held(fs.AsOfWindow(SOURCE, "x", 8, by={"k": "k"}, available="a"), "late"),
+    Held(fs.AsOfWindow(SOURCE, "x", 4, by={"k": "k"}), "distinct", "summarize"),
     Held(fs.AsOfJoin(SOURCE, ["s"], by={"k": "k"}), "strings", "summarize"),
     Held(fs.Lookup(SOURCE, ["s"], by={"k": "k"}), "strings"),
     Held(fs.Lookup(SOURCE, WIDE, by={"k": "k"}), "wide"),
     *(Held(fs.CrossSection(["x", "n"], ["rank", "zscore"]), one) for one in ("narrow", "skewed")),
     Held(fs.CrossSection(WIDE, ["rank"]), "wide"),
+    Held(fs.Rank(["x", "n"]), "narrow"),
+    Held(fs.ZScore(["x", "n"]), "skewed"),
+    Held(fs.ZScore(WIDE), "wide"),
+    Held(fs.Demean(["x", "y"], by="k"), "narrow"),
+    Held(fs.Clip(WIDE, -1, 1), "wide"),
+    Held(fs.Log(["x", "n", "y"], "signed"), "narrow"),
+    Held(fs.Bucketize(["x", "n"], [-1.0, 0.0, 1.0]), "narrow"),
+    Held(fs.Cast(["x", "n", "y"], "float32", "null"), "narrow"),
+    Held(fs.Cast("x", "int8", "null"), "narrow"),
+    Held(fs.Hash(["s", "c"], 1000), "strings"),
+    Held(fs.HashCross(["k", "n"], 1000), "narrow"),
+    Held(fs.HashCross(["s", "c"], 1000), "strings"),
+    Held(fs.OneHot("c", ["c1", "c2"], tensor=True), "strings"),
+    Held(fs.OneHot("n", list(range(8))), "narrow"),
+    Held(fs.ListPad("v", 20, keep="last"), "lists"),
+    Held(fs.TextHash("s", 60), "strings"),
+    Held(fs.TextHash("s", 1000, 100, "characters", (2, 3)), "strings"),
+    Held(fs.Winsorize(["x", "y"], within="time", by="k"), "distinct"),
+    Held(fs.QuantileBin(["x", "n"], within="time"), "narrow"),
+    Held(fs.QuantileBin(["x", "n"], within="time", by="k"), "distinct"),
     Held(fs.Standardize(["x", "n", "y"]), "narrow"),
     Held(fs.Standardize(["x", "n", "y"]), "narrow", "summarize"),
+    Held(fs.MinMax(), "wide"),
+    Held(fs.RobustScale("x"), "narrow"),
+    Held(fs.RobustScale(WIDE), "wide", "summarize"),
+    Held(fs.QuantileBin("y"), "narrow", "summarize"),
+    Held(fs.Winsorize("x", deviations=3.0), "narrow", "summarize"),
+    Held(fs.PCA(["x", "n", "y"], 2, tensor=True), "narrow"),
+    Held(fs.PCA(["x", "n", "y"]), "narrow", "summarize"),
+    Held(fs.PCA(WIDE, 4), "wide"),
+    Held(fs.PCA(WIDE, 4), "wide", "summarize"),
+    Held(fs.Impute(["x", "n"], "median"), "narrow"),
     Held(fs.Impute(), "wide"),
     Held(fs.Impute(["x", "y"], indicator=True), "narrow"),
     Held(fs.Impute(["x"]), "narrow", "summarize"),
@@ -164,6 +271,16 @@ FULL: Final = (
     Held(fs.Categorify("k"), "skewed", "summarize"),
     Held(fs.Categorify("s"), "strings"),
     Held(fs.Categorify("s"), "strings", "summarize"),
+    Held(fs.FrequencyEncode("s", share=True), "strings"),
+    Held(fs.TargetEncode("k", ["x", "n"]), "distinct", "summarize"),
+    Held(fs.TargetEncode(["k", "n"], "x", jointly=True), "narrow", "summarize"),
+    Held(fs.TargetEncode(["k", "n"], "x", jointly=True), "narrow"),
+    Held(fs.TargetEncode("k", "x"), "skewed"),
+    Held(fs.GroupStats("x", by="k", stats=["mean", "std"]), "distinct", "summarize"),
+    Held(fs.GroupStats(["x", "n"], by="k", stats=["min", "max", "count"]), "distinct", "summarize"),
+    Held(fs.GroupStats("x", by="k"), "skewed"),
+    Held(fs.TfIdf("s", 64), "strings"),
+    Held(fs.GroupStats("x", by=["k", "n"]), "narrow"),
     Held(fs.Calendar("t", ("month", "week"), cyclical=True, timezone="Asia/Kolkata"), "narrow"),
     Held(fs.Calendar("t", ("week",)), "narrow"),
     Held(fs.Expression(a=nw.col("x") * nw.col("n") + nw.col("y"), b=nw.col("x") > 0), "narrow"),

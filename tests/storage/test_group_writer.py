@@ -30,7 +30,8 @@ from featurestore.storage.column_size import ColumnSize
 from featurestore.storage.group_writer import GroupWriter, begin_partition
 from featurestore.storage.local import LocalStore
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry
 from featurestore.storage.row_ranges import batch_bytes, batch_rows, read_rows
 from featurestore.storage.tensor_group import read_tensor
 from featurestore.testing.arrow_tables import tables

@@ -36,7 +36,8 @@ from featurestore.storage.column_group import (
 from featurestore.storage.local import LocalStore
 from featurestore.storage.local_io import LocalIO
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry
 from featurestore.storage.row_width import row_widths, widest_row
 from featurestore.storage.tensor_group import read_tensor
 from featurestore.testing.arrow_tables import SIMPLE_TYPES, arrays, tables, types

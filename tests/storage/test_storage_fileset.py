@@ -34,11 +34,11 @@ from featurestore.storage.fileset import (
 from featurestore.storage.journal import Journal
 from featurestore.storage.local import LocalStore
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.provenance import Provenance
 from featurestore.storage.records import (
     FilesetRef,
     GroupEntry,
     PartitionEntry,
-    Provenance,
     StoredFile,
     TableEntry,
 )

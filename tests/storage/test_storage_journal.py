@@ -18,7 +18,8 @@ from featurestore.storage.journal import Journal, read_journal_file
 from featurestore.storage.local import LocalStore
 from featurestore.storage.maintenance import gc
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import PartitionEntry, Provenance, TableEntry, table_key
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry, TableEntry, table_key
 from featurestore.storage.sealed_json import seal
 from featurestore.testing.journals import journal_keys
 

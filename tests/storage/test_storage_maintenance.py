@@ -25,10 +25,10 @@ from featurestore.storage.journal import Journal
 from featurestore.storage.local import LocalStore
 from featurestore.storage.maintenance import gc, verify, verify_store
 from featurestore.storage.object_store import ObjectStore
+from featurestore.storage.provenance import Provenance
 from featurestore.storage.records import (
     GroupEntry,
     PartitionEntry,
-    Provenance,
     Snapshot,
     TableEntry,
     group_key,

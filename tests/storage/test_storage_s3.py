@@ -18,7 +18,7 @@ from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.fileset import read_fileset, write_fileset
 from featurestore.storage.maintenance import gc, verify_store
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import Provenance
+from featurestore.storage.provenance import Provenance
 from featurestore.storage.tensor_group import read_tensor
 from featurestore.testing.loopback_s3 import LoopbackS3, loopback_s3
 from featurestore.testing.object_store_contract import ObjectStoreContract

@@ -38,13 +38,8 @@ from featurestore.storage.local import LocalStore
 from featurestore.storage.local_io import LocalIO
 from featurestore.storage.maintenance import verify_store
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import (
-    GroupEntry,
-    Provenance,
-    TableEntry,
-    group_key,
-    table_key,
-)
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import GroupEntry, TableEntry, group_key, table_key
 from featurestore.storage.unsynced import MOST
 from featurestore.testing.simulated_disk import SimulatedDisk, Survival
 

@@ -33,7 +33,8 @@ from featurestore.storage.column_group import iter_columns, read_columns, write_
 from featurestore.storage.journal import Journal
 from featurestore.storage.leases import Leases
 from featurestore.storage.object_store import ObjectStore
-from featurestore.storage.records import PartitionEntry, Provenance, StoredFile
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry, StoredFile
 from featurestore.storage.sealed_json import seal, unseal
 from featurestore.storage.snapshot_file import snapshot_path
 

@@ -21,7 +21,8 @@ from featurestore.storage.checksum import file_checksum
 from featurestore.storage.fileset import read_fileset, with_partitions
 from featurestore.storage.leases import LEASES
 from featurestore.storage.maintenance import Fault, verify, verify_again, verify_store
-from featurestore.storage.records import PartitionEntry, Provenance
+from featurestore.storage.provenance import Provenance
+from featurestore.storage.records import PartitionEntry
 from featurestore.storage.sealed_json import seal
 from featurestore.storage.snapshot_file import snapshot_path
 from featurestore.testing.tables import observations, two_wide

@@ -131,7 +131,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(SchemaError, match="distinct values"):
         Impute("f", "most_frequent").inputs(schema)
     with pytest.raises(DefinitionError, match="strategy"):
-        Impute("f", "median")
+        Impute("f", "modal")
     for strategy, value in (("mean", 1.0), ("constant", None)):
         with pytest.raises(DefinitionError, match="value="):
             Impute("f", strategy, value)

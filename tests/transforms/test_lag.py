@@ -15,7 +15,7 @@ from featurestore.schema import TableSchema
 from featurestore.testing import oracles
 from featurestore.testing.strategies import cuts, tables
 from featurestore.transforms.base import Partition, transformer_from_spec
-from featurestore.transforms.window import Lag
+from featurestore.transforms.lag import Lag
 
 ENGINE = PolarsEngine()
 BY = st.sampled_from([None, ["k"], ["g"], ["x", "s"], []])

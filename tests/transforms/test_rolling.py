@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +24,7 @@ from featurestore.transforms.window import Rolling
 from featurestore.units import Duration
 
 ENGINE = PolarsEngine()
+EVERY = (*STATISTICS, "median", "q0.25", "q1")
 BY = [None, ["k"], ["g"], ["k", "g"], ["x"], []]
 
 
@@ -33,7 +35,7 @@ def definitions(draw: st.DrawFn, column: st.SearchStrategy[str], *, rows: bool) 
     return Rolling(
         draw(column),
         width if rows else Duration(width * unit),
-        draw(st.lists(st.sampled_from(STATISTICS), min_size=1, unique=True)),
+        draw(st.lists(st.sampled_from(EVERY), min_size=1, unique=True)),
         by=draw(st.sampled_from(BY)),
         closed=draw(st.sampled_from(CLOSED)),
         lag=None if lag is None else (lag if rows else Duration(lag * unit)),
@@ -128,7 +130,7 @@ def numbers_table(rows: int, keys: int, seed: int = 0) -> tuple[pa.Table, TableS
 @pytest.mark.parametrize("pieces", [2, 7, 50])
 def test_long_windows_are_bitwise_independent_of_partitions(pieces: int) -> None:
     table, schema = numbers_table(20_000, 3)
-    rolling = Rolling("x", "12h", STATISTICS, closed="left", lag="10m")
+    rolling = Rolling("x", "12h", EVERY, closed="left", lag="10m")
     whole = oracles.run_partitioned(rolling, [table], schema, ENGINE)
     step = len(table) // pieces
     parts = oracles.cut(table, "t", range(step, len(table), step))
@@ -138,8 +140,8 @@ def test_long_windows_are_bitwise_independent_of_partitions(pieces: int) -> None
 
 def test_a_value_does_not_depend_on_which_other_statistics_are_asked_for() -> None:
     table, schema = numbers_table(500, 2)
-    together = oracles.run_partitioned(Rolling("x", "1h", STATISTICS), [table], schema, ENGINE)
-    for stat in STATISTICS:
+    together = oracles.run_partitioned(Rolling("x", "1h", EVERY), [table], schema, ENGINE)
+    for stat in EVERY:
         alone = oracles.run_partitioned(Rolling("x", "1h", stat), [table], schema, ENGINE)
         assert oracles.same_values(alone, together.select([f"x_{stat}_1h"]))
 
@@ -165,6 +167,31 @@ def test_nan_and_infinity_stay_in_their_windows() -> None:
     )
 
 
+@pytest.mark.parametrize("closed", ["right", "left"])
+def test_quantiles_equal_those_of_pandas_and_polars(closed: str) -> None:
+    rng = np.random.default_rng(5)
+    rows = 3000
+    frame = pl.DataFrame(
+        {
+            "t": np.sort(rng.choice(20 * rows, rows, replace=False)),
+            "x": [None if one > 45 else one / 4.0 for one in rng.integers(-50, 50, rows).tolist()],
+        },
+        schema={"t": pl.Datetime("ms"), "x": pl.Float64},
+    )
+    table = frame.to_arrow()
+    schema = oracles.schema_of(table, [], "t")
+    rolling = Rolling("x", "1s", ["median", "q0.9"], by=[], closed=closed)
+    out = oracles.run_partitioned(rolling, [table], schema, ENGINE)
+    windows = frame.to_pandas().set_index("t")["x"].rolling("1s", min_periods=1, closed=closed)
+    for name, level in (("median", 0.5), ("q0.9", 0.9)):
+        ours = out[f"x_{name}_1s"].to_numpy()
+        np.testing.assert_allclose(ours, windows.quantile(level).to_numpy(), rtol=1e-12, atol=1e-12)
+        theirs = frame.select(
+            pl.col("x").rolling_quantile_by("t", "1s", quantile=level, interpolation="linear", closed=closed)
+        )  # fmt: skip
+        np.testing.assert_allclose(ours, theirs.to_series().to_numpy(), rtol=1e-12, atol=1e-12)
+
+
 def test_sums_of_integers_are_exact_and_never_wrap() -> None:
     big = 2**62
     table = pa.table(
@@ -184,7 +211,8 @@ def test_sums_of_integers_are_exact_and_never_wrap() -> None:
         (pa.int8(), "sum", pa.int64()), (pa.uint64(), "sum", pa.uint64()),
         (pa.bool_(), "sum", pa.int64()), (pa.bool_(), "max", pa.bool_()),
         (pa.float32(), "sum", pa.float64()), (pa.float32(), "min", pa.float32()),
-        (pa.int16(), "last", pa.int16()), (pa.int64(), "mean", pa.float64()),
+        (pa.int16(), "last", pa.int16()), (pa.bool_(), "median", pa.float64()),
+        (pa.decimal128(8, 2), "q0.9", pa.float64()), (pa.uint64(), "q0.1", pa.float64()), (pa.int64(), "mean", pa.float64()),
         (pa.decimal128(8, 2), "max", pa.float64()), (pa.uint8(), "count", pa.int64()),
         (pa.float16(), "max", pa.float16()),
     ],
@@ -265,7 +293,9 @@ def test_definitions_survive_json() -> None:
     "wrong",
     [
         {"window": "0s"}, {"window": 0}, {"window": "1 month"}, {"window": True},
-        {"window": "7d", "lag": 3}, {"window": 7, "lag": "1d"}, {"window": "7d", "stats": ["median"]},
+        {"window": "7d", "lag": 3}, {"window": 7, "lag": "1d"}, {"window": "7d", "stats": ["mode"]},
+        {"window": 7, "stats": ["q1.1"]}, {"window": 7, "stats": "q0.50"}, {"window": 7, "stats": "q-0.5"},
+        {"window": 7, "stats": [0.5]}, {"window": 7, "stats": "qnan"}, {"window": 7, "stats": "q1e-3"},
         {"window": "7d", "stats": []}, {"window": "7d", "closed": "neither"},
         {"window": "7d", "min_count": 0}, {"window": "7d", "by": ["k", "k"]},
         {"window": 3, "lag": -1},

@@ -1,0 +1,146 @@
+"""Medians and quantiles of windows, exactly.
+
+Values are numbered in ascending order, and a wavelet matrix over these numbers says how many of a window's
+values lie in the lower half of a range, then of half of that, and so on: the k-th value of a window is
+found in ``log2`` (range) steps, for all windows at once (F. Claude, G. Navarro, A. Ordóñez, "The Wavelet
+Matrix", 2015). Stretches of values that no window has in common, such as groups, are numbered by themselves.
+
+Always true: a quantile is between two values of the window, so it depends on these only: not on where
+a partition begins. Trade-off: ``O((n + q) log g)`` for stretches of ``g`` values, however wide windows are.
+
+Written once for NumPy and CuPy (``xp``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from featurestore.engines.blocks import blocks
+from featurestore.engines.protocol import Array
+
+MEDIAN: Final = "median"
+
+
+def level_of(name: str) -> float | None:
+    """Return which quantile a statistic is, or None if it is none.
+
+    Examples
+    --------
+    >>> level_of("median"), level_of("q0.9"), level_of("q1.5"), level_of("mean")
+    (0.5, 0.9, None, None)
+    """
+    if name == MEDIAN:
+        return 0.5
+    digits = name[1:].replace(".", "", 1)
+    # The shortest writing only, so that one quantile has one name.
+    if not name.startswith("q") or not digits.isascii() or not digits.isdigit():
+        return None
+    level = float(name[1:])
+    return level if 0.0 <= level <= 1.0 and name[1:] == f"{level:g}" else None
+
+
+def quantiles(xp: Any, values: Array, begin: Array, end: Array, level: float) -> Array:
+    """Return a quantile of each window, linearly interpolated between the two values next to it.
+
+    Parameters
+    ----------
+    xp : module
+    values : Array
+        ``[m]``
+    begin, end : Array
+        ``int64 [q]``: the window holds ``values[begin:end]``; none if they are equal.
+    level : float
+        From 0 to 1.
+
+    Returns
+    -------
+    Array
+        ``float64 [q]``; NaN for windows that hold NaN; of empty windows, whatever.
+    """
+    if not values.shape[0] or not begin.shape[0]:
+        return xp.zeros(begin.shape[0], dtype=xp.float64)
+    count = xp.maximum(end - begin, 1)
+    place = (count - 1).astype(xp.float64) * level
+    low = xp.floor(place)
+    share = place - low
+    low = low.astype(xp.int64)
+    number = _stretches(xp, values.shape[0], begin, end)
+    ascending = (
+        xp.lexsort(xp.stack([values, number])) if xp is not np else _ascending(values, number)
+    )
+    groups = _begins(xp, number)
+    rank = xp.empty_like(ascending)
+    rank[ascending] = xp.arange(ascending.shape[0], dtype=xp.int64) - groups
+    numbers = values[ascending].astype(xp.float64)
+    numbers += 0.0  # -0.0 and 0.0 are equal: which one is chance
+    # Where the group of a window begins; windows without values may begin behind the last one.
+    base = groups[xp.minimum(begin, values.shape[0] - 1)]
+    del ascending, groups, place
+    between = xp.flatnonzero(share > 0)
+    queries = (
+        xp.concatenate([begin, begin[between]]),
+        xp.concatenate([end, end[between]]),
+        xp.concatenate([low, low[between] + 1]),
+    )
+    found = _kth(xp, rank, *queries)
+    at = xp.concatenate([base, base[between]])
+    at += found
+    picked = numbers[xp.clip(at, 0, values.shape[0] - 1)]
+    out, above = picked[: begin.shape[0]], picked[begin.shape[0] :]
+    if between.shape[0]:
+        below, share = out[between], share[between]
+        with np.errstate(all="ignore"):
+            mixed = below * (1.0 - share) + above * share
+        out[between] = xp.where(below == above, below, mixed)
+    if values.dtype.kind == "f":
+        missing = xp.zeros(values.shape[0] + 1, dtype=xp.int64)
+        xp.cumsum(xp.isnan(values), out=missing[1:])
+        out[missing[end] > missing[begin]] = xp.nan
+    return out
+
+
+def _ascending(values: Array, number: Array) -> Array:
+    order = np.argsort(values, kind="stable")
+    return order[np.argsort(number[order], kind="stable")]
+
+
+def _stretches(xp: Any, size: int, begin: Array, end: Array) -> Array:
+    """Return ``int64 [size]``: numbers of stretches of values such that no window has values of two."""
+    wide = xp.flatnonzero(end - begin > 1)
+    # How many windows go on from the value before into each value.
+    across = xp.bincount(begin[wide] + 1, minlength=size + 1)[: size + 1]
+    across = across - xp.bincount(end[wide], minlength=size + 1)
+    fresh = xp.cumsum(across)[:size] == 0
+    return xp.cumsum(fresh, dtype=xp.int64)
+
+
+def _begins(xp: Any, number: Array) -> Array:
+    """Return ``int64 [m]``: where the group of each value begins."""
+    fresh = xp.ones(number.shape[0], dtype=xp.bool_)
+    fresh[1:] = number[1:] != number[:-1]
+    starts = xp.flatnonzero(fresh)
+    return starts[xp.cumsum(fresh) - 1]
+
+
+def _kth(xp: Any, rank: Array, begin: Array, end: Array, k: Array) -> Array:
+    """Return the ``k``-th smallest (from 0) of ``rank[begin:end]``, for each query."""
+    whole = xp.int32 if rank.shape[0] < 2**31 - 1 else xp.int64
+    rank, begin, end, k = (one.astype(whole) for one in (rank, begin, end, k))
+    found = xp.zeros(k.shape[0], dtype=whole)
+    ones = xp.zeros(rank.shape[0] + 1, dtype=whole)
+    for bit in range(int(rank.max()).bit_length() - 1, -1, -1):
+        upper = ((rank >> bit) & 1).astype(xp.bool_)
+        xp.cumsum(upper, out=ones[1:])
+        zeros = rank.shape[0] - int(ones[-1])
+        for here in blocks(k.shape[0], xp):
+            first, last = ones[begin[here]], ones[end[here]]
+            less = (end[here] - last) - (begin[here] - first)
+            right = k[here] >= less
+            found[here] += right.astype(whole) << bit
+            k[here] -= xp.where(right, less, 0)
+            begin[here] = xp.where(right, zeros + first, begin[here] - first)
+            end[here] = xp.where(right, zeros + last, end[here] - last)
+        rank = xp.concatenate([rank[~upper], rank[upper]])
+    return found

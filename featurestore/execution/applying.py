@@ -1,0 +1,33 @@
+"""A feature's columns of some rows, its transformer told which of them it learnt from if it asks for it.
+
+Always true: what is told follows from the definition (``fit_on``) and the rows' times alone, so that rows
+that are built and rows that are served get the same values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from featurestore.engines.protocol import Engine
+from featurestore.plan.definition import Feature
+from featurestore.plan.states import fit_range
+from featurestore.transforms.base import Columns, Partition, State
+
+
+def apply_feature(feature: Feature, partition: Partition, state: State, engine: Engine) -> Columns:
+    """Return what a feature's transformer makes of a partition and its state."""
+    transformer = feature.transformer
+    if transformer.tells_learnt_rows:
+        partition = replace(partition, learnt_from=_learnt_from(feature, partition, engine))
+    return transformer.apply(partition, state, engine)
+
+
+def _learnt_from(feature: Feature, partition: Partition, engine: Engine) -> Any:
+    schema = partition.schema
+    within = fit_range(feature, schema)
+    if within is None:
+        return True
+    assert schema.time is not None
+    times, _ = engine.values(partition.frame[schema.time])
+    return (times >= within[0]) & (times < within[1])

@@ -1,0 +1,64 @@
+"""Where the values of rows are among learnt ones: what encoders by category share.
+
+Always true: null was never learnt, so a row with a null in one of the columns is nowhere. Trade-off: learnt
+values and rows are numbered together, which works on every engine and takes no index to be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import narwhals as nw
+import pyarrow as pa
+
+from featurestore.engines.protocol import Array, Engine, Frame
+from featurestore.schema import TableSchema
+from featurestore.transforms.footprint import VIEW, grouping_bytes, is_text
+
+_LEARNT_TEXT: Final = 24
+"""What a learnt text takes as the engine's own, beside its characters."""
+NOWHERE: Final = -1
+
+
+def positions(frame: Frame, columns: Sequence[str], learnt: pa.Table, engine: Engine) -> Array:
+    """Return for each row where its values are among the learnt ones.
+
+    Parameters
+    ----------
+    frame : Frame
+    columns : sequence of str
+        At least one.
+    learnt : pyarrow.Table
+        As many columns, in that order and of these types; rows are different from each other, without nulls.
+    engine : Engine
+
+    Returns
+    -------
+    Array
+        ``int32 [rows]``, ``NOWHERE`` for a row that was not learnt.
+    """
+    xp, size = engine.xp, learnt.num_rows
+    known = engine.from_arrow(learnt.rename_columns(list(columns)))
+    both = nw.concat([known, frame.select(*columns)], how="vertical")
+    groups = engine.codes(both, columns)
+    at = xp.full(len(both), NOWHERE, dtype=xp.int32)
+    del both, known
+    at[groups[:size]] = xp.arange(size, dtype=xp.int32)
+    return at[groups[size:]]
+
+
+def positions_memory(schema: TableSchema, columns: Sequence[str], rows: int, learnt: int) -> int:
+    """Return what :func:`positions` takes of some rows, its result included.
+
+    Parameters
+    ----------
+    schema : TableSchema
+    columns : sequence of str
+    rows, learnt : int
+        Rows that are looked up, and learnt ones.
+    """
+    texts = sum(is_text(schema[name].type) for name in columns)
+    together = rows + learnt
+    joined = (8 * len(columns) + (VIEW - 8) * texts) * together + _LEARNT_TEXT * texts * learnt
+    return joined + max(grouping_bytes(schema, columns, together), 12 * together + 4 * rows)
