@@ -82,13 +82,13 @@ def with_featurestore(arguments: dict[str, Any]) -> dict[str, Any]:
 
     statistic = arguments["statistic"]
     name = f"out_{statistic}"
-    transformers = {
-        "ewm": lambda: fs.EWM("x", HALF_LIFE, rename={f"x_ewm_mean_{HALF_LIFE}r": name}),
-        "lag": lambda: fs.Lag("x", rename={"x_lag_1": name}),
-    }
-    made = transformers.get(
-        statistic, lambda: fs.Rolling("x", "1h", statistic, rename={f"x_{statistic}_1h": name})
-    )()
+    made: fs.EWM | fs.Lag | fs.Rolling
+    if statistic == "ewm":
+        made = fs.EWM("x", HALF_LIFE, rename={f"x_ewm_mean_{HALF_LIFE}r": name})
+    elif statistic == "lag":
+        made = fs.Lag("x", rename={"x_lag_1": name})
+    else:
+        made = fs.Rolling("x", "1h", statistic, rename={f"x_{statistic}_1h": name})
     store = fs.FeatureStore.open(arguments["store"], memory_limit=arguments["memory_limit"])
     table = store.table("data")
     result = measured(lambda: table.add(made), OURS)

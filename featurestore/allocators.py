@@ -21,7 +21,6 @@ from typing import Final
 
 import pyarrow as pa
 
-
 WORTH_RELEASING: Final = 2**20
 """Bytes: to give back less takes longer than it is worth."""
 

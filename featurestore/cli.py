@@ -292,7 +292,7 @@ def leakage(
 
     Example: featurestore leakage golden flights --known weather=2h
     """  # fmt: skip
-    rules = dict(one.split("=", 1) if "=" in one else (one, "") for one in known)
+    rules = {name: when for name, _, when in (one.partition("=") for one in known)}
     report = _open(store).table(table).check_leakage(columns or None, sample, seed, rules)
     click.echo(json.dumps(report.to_json()) if as_json else report)
     if not report.ok:

@@ -41,7 +41,7 @@ from featurestore.testing.tables import (
     observations,
     one_of_each,
 )
-from featurestore.transforms import base as transformers
+from featurestore.transforms import registry
 
 ROWS = observations(300, 7).sort("t", "k")
 OTHER = observations(100, 1, column="y").sort("t", "k")
@@ -350,7 +350,7 @@ def test_features_that_are_not_known_here_are_refused(
         pass
 
     table.add(Tripled(tripled=nw.col("x") * 3))
-    monkeypatch.delitem(transformers._KINDS, "Tripled")
+    monkeypatch.delitem(registry._KINDS, "Tripled")
     version = table.version
     with pytest.raises(FormatError, match="Tripled"):
         another(table).compact()
@@ -358,7 +358,7 @@ def test_features_that_are_not_known_here_are_refused(
     # Where partitions stay, their values may move into another file.
     report = another(table).compact(1, merge_groups=True)
     assert report.files_after < report.files_before
-    monkeypatch.setitem(transformers._KINDS, "Tripled", Tripled)
+    monkeypatch.setitem(registry._KINDS, "Tripled", Tripled)
     assert table.status().is_fresh
     assert table.read("tripled")["tripled"].equals(ROWS["x"] * 3, null_equal=True)
 

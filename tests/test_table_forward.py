@@ -55,7 +55,8 @@ def fresh(table: fs.Table, column: str) -> str:
 
 def wanted(table: fs.Table, ahead: int) -> pl.Series:
     frame = table.read(["x", "k"])
-    return frame.select(pl.col("x").shift(-ahead).over("k"))["x"]
+    out: pl.Series = frame.select(pl.col("x").shift(-ahead).over("k"))["x"]
+    return out
 
 
 # --- rows ahead ---------------------------------------------------------------------------------
@@ -220,8 +221,8 @@ def test_what_is_called_fresh_has_the_values_of_a_table_made_at_once(
             day += amount
         elif what == "replace":
             at = amount % day
-            bounds = [f"1970-01-{one + 1:02}" for one in (at, at + 1)]
-            table.replace(days(at, at + 1, keys, step=7.0 + number), tuple(bounds))
+            bounds = (f"1970-01-{at + 1:02}", f"1970-01-{at + 2:02}")
+            table.replace(days(at, at + 1, keys, step=7.0 + number), bounds)
         else:
             table.compact()
             assert set(fresh(table, label)) <= {"."}, "what was fresh stays fresh"

@@ -19,6 +19,8 @@ from featurestore.engines.protocol import Array
 from featurestore.engines.windows import changes, fold, merge_moments, numbered, stable_order
 
 METHODS: Final = ("average", "min", "max", "dense")
+_HUGE: Final = 1025
+"""An exponent above those of differences of ``float64``."""
 _REVERSED: Final = {"min": "max", "max": "min"}
 
 
@@ -93,7 +95,10 @@ class SortedGroups:
         Exact: squares of what is far from 1 would leave the range of ``float64``.
         """
         xp = self.xp
-        _, exponent = xp.frexp(self.values[self.end - 1] - self.values[self.begin])
+        with np.errstate(all="ignore"):
+            spread = self.values[self.end - 1] - self.values[self.begin]
+        _, exponent = xp.frexp(spread)
+        exponent[~xp.isfinite(spread)] = _HUGE
         out = xp.empty_like(self.values)
         for where in blocks(out.shape[0], xp):
             out[where] = xp.ldexp(self.values[where], -exponent[self.group[where]])

@@ -149,10 +149,13 @@ def _require_scratch(projection: Projection, scratch: Scratch) -> None:
 
 
 def _all_places(projection: Projection, sites: Sequence[Site]) -> list[tuple[StepProjection, Site]]:
-    """Return the steps that can be judged beforehand, wherever they run.
+    """Return the steps that have to be judged beforehand, wherever they run.
 
-    What combining takes is known when there are summaries: it is looked at step by step then.
+    What combining takes is known when there are summaries: it is looked at step by step then. Nothing is said
+    of tasks that were made to fit: what is in use differs a little from one moment to the next.
     """
+    if projection.fits:
+        return []
     steps = [one for one in projection.steps if one.work != COMBINE]
     return [(step, site) for step in steps for site in _places(step, sites)]
 

@@ -53,6 +53,8 @@ COLUMN_BYTES: Final = 10 * 2**10
 _FOOTER_BYTES: Final = 4 * 2**10
 """What a file's footer takes for each of its columns, read or not (measured over 10,000); a table's columns are
 taken to be in one file."""
+_FEW_COLUMNS: Final = 256
+"""A footer of so many is among what a thread takes beside its tasks."""
 
 
 def reading_bytes(
@@ -86,7 +88,8 @@ def reading_bytes(
     decoded += _GROWN_QUARTERS * max(lists, default=0) // 4
     tensors = [size for name, size in columns.items() if schema[name].is_tensor]
     # Of a tensor, the chunk that is being read.
-    once = _FOOTER_BYTES * len(schema.fields) + min(CHUNK_BYTES, max(tensors, default=0))
+    once = _FOOTER_BYTES * max(0, len(schema.fields) - _FEW_COLUMNS)
+    once += min(CHUNK_BYTES, max(tensors, default=0))
     return sum(columns.values()) + copied + _VIEW_BYTES * texts * rows + decoded + once
 
 

@@ -129,9 +129,25 @@ class StepProjection:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """What a build costs: its steps that have something to do, in order."""
+    """What a build costs.
+
+    Parameters
+    ----------
+    steps : tuple of StepProjection
+        Those that have something to do, in order.
+    room : int, optional
+        The bytes that tasks were to stay within, where they can be divided.
+    """
 
     steps: tuple[StepProjection, ...]
+    room: int | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether all tasks but those that combine stay within the room they were made for."""
+        room = self.room
+        tasks = [one for step in self.steps if step.work != COMBINE for one in step.tasks]
+        return room is not None and all(one.bytes <= room for one in tasks)
 
 
 def project(
@@ -167,7 +183,7 @@ def project(
             steps += [
                 one for one in (found.summarize(), found.combine(), found.apply()) if one.tasks
             ]
-    return Projection(tuple(steps))
+    return Projection(tuple(steps), room)
 
 
 def _unfinished(assessments: Sequence[Assessment]) -> list[int]:

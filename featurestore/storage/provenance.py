@@ -48,7 +48,8 @@ class Provenance:
         return () if self.until is None else (self.until, self.seen)
 
     @classmethod
-    def from_json(cls, value: Sequence[Any]) -> Provenance:
-        """Read the list of an entry's provenance."""
-        names = texts(value[:3])
-        return cls(*names, *((whole(value[3]), text(value[4])) if len(value) > 4 else ()))
+    def from_json(cls, names: Sequence[Any], settled: Sequence[Any]) -> Provenance:
+        """Return what an entry says: fingerprints, and what :attr:`settled` was; more is ignored."""
+        definition, inputs, state = texts([*names[:3], *[""] * (3 - len(names))])
+        until, seen = settled[:2] or (None, "")
+        return cls(definition, inputs, state, whole(until), text(seen))

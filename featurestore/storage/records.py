@@ -125,7 +125,8 @@ class PartitionEntry:
                 name: [[f.path, f.bytes, f.checksum, f.footer] for f in files]
                 for name, files in self.tensors.items()
             },
-            "provenance": [source.definition, source.inputs, source.state, *source.settled],
+            "provenance": [source.definition, source.inputs, source.state],
+            "settled": list(source.settled),
             "decoded_bytes": self.decoded_bytes,
             "column_bytes": dict(self.column_bytes),
             "widest_row": self.widest_row,
@@ -153,7 +154,7 @@ class PartitionEntry:
                     text(name): tuple(_stored_file(*one[:4]) for one in files)
                     for name, files in value["tensors"].items()
                 },
-                provenance=Provenance.from_json(value["provenance"]),
+                provenance=Provenance.from_json(value["provenance"], value.get("settled", ())),
                 decoded_bytes=count(value["decoded_bytes"]),
                 column_bytes=counts(value["column_bytes"]),
                 widest_row=count(value["widest_row"]),

@@ -147,7 +147,10 @@ def parts_of(source: BinaryIO, size: int, key: str) -> Iterator[tuple[str, pa.Ta
 def _stream_of(reader: pa.NativeFile) -> Iterator[tuple[str, pa.Table]]:
     """Yield the batches of one Arrow stream; only its schema and plain record batches are accepted."""
     messages = pa.ipc.MessageReader.open_stream(reader)
-    schema = pa.ipc.read_schema(messages.read_next_message())
+    try:
+        schema = pa.ipc.read_schema(messages.read_next_message())
+    except StopIteration:
+        raise CorruptionError("a state has no table where one begins", REMEDY) from None
     metadata = dict(schema.metadata or {})
     name = metadata.pop(NAME).decode()
     while True:

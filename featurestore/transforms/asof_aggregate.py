@@ -17,13 +17,13 @@ from featurestore.engines.windows import CLOSED, STATISTICS
 from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition
-from featurestore.transforms.expanding import statistic_type
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import fixed_bytes, rounding_bytes
 from featurestore.transforms.known import Age, EventMatching
 from featurestore.transforms.matching import Named, Pairs
 from featurestore.transforms.naming import Renaming, output_names
 from featurestore.transforms.selectors import Selection
+from featurestore.transforms.statistics import statistic_type
 from featurestore.transforms.tails import column_name, scattered
 from featurestore.units import Duration
 

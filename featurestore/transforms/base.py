@@ -22,8 +22,6 @@ Always true: ``apply`` gives the same values however rows are cut into partition
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -40,6 +38,7 @@ from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.parameters import decode, encode, register_codec
+from featurestore.transforms.registry import register, transformer_from_spec
 
 State: TypeAlias = "Mapping[str, pa.Table]"
 """What a transformer learnt. The empty mapping is the identity of every ``combine``."""
@@ -114,58 +113,6 @@ class Columns:
     tensors: Mapping[str, Array] = field(default_factory=dict)
 
 
-_KINDS: Final[dict[str, type[Transformer]]] = {}
-
-# Where this package's own kinds are, so that reading a store imports only those it uses.
-_HOMES: Final = {
-    "AsOfAggregate": "asof_aggregate",
-    "AsOfJoin": "asof",
-    "AsOfWindow": "asof_window",
-    "Bucketize": "bucketize",
-    "Calendar": "calendar",
-    "Cast": "cast",
-    "Categorify": "categories",
-    "Clip": "clip",
-    "CrossSection": "cross_section",
-    "CumCount": "counters",
-    "Demean": "zscore",
-    "Diff": "changes",
-    "EWM": "ewm",
-    "Embed": "embed",
-    "Expanding": "expanding",
-    "ExpandingTarget": "expanding_target",
-    "Expression": "expression",
-    "Forward": "forward",
-    "FrequencyEncode": "frequency",
-    "FromArray": "from_array",
-    "Function": "function",
-    "GroupStats": "group_stats",
-    "Hash": "hash_buckets",
-    "HashCross": "hash_buckets",
-    "Impute": "scaling",
-    "Lag": "lag",
-    "ListPad": "list_pad",
-    "Log": "log",
-    "Lookup": "lookup",
-    "MinMax": "min_max",
-    "OneHot": "one_hot",
-    "PctChange": "changes",
-    "PCA": "pca",
-    "QuantileBin": "quantile_bin",
-    "QuantileTransform": "quantile_transform",
-    "Rank": "rank",
-    "RobustScale": "robust_scale",
-    "Rolling": "window",
-    "Standardize": "scaling",
-    "TargetEncode": "target_encoding",
-    "TextHash": "text_hash",
-    "TfIdf": "tf_idf",
-    "TimeSince": "counters",
-    "Winsorize": "winsorize",
-    "ZScore": "zscore",
-}
-
-
 @dataclass(frozen=True)
 class Transformer(ABC):
     """A specification of one or more output columns.
@@ -179,7 +126,7 @@ class Transformer(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _KINDS[cls.__name__] = cls
+        register(cls)
 
     # --- what it is ----------------------------------------------------------------------------
 
@@ -480,54 +427,6 @@ def row_width(field: Field) -> int | None:
         except ValueError:
             return None
     return math.prod((width, *field.shape)) if field.shape is not None else width + 1
-
-
-# --- specifications as JSON -----------------------------------------------------------------------
-
-
-def transformer_from_spec(spec: Mapping[str, Any]) -> Transformer:
-    """Return the transformer that :meth:`Transformer.spec` described. Runs no code from the store.
-
-    Raises
-    ------
-    FormatError
-        If the kind is unknown or the version is newer than this package's.
-    """
-    name = str(spec.get("kind"))
-    if name not in _KINDS and name in _HOMES:
-        importlib.import_module(f"featurestore.transforms.{_HOMES[name]}")
-    kind = _KINDS.get(name)
-    if kind is None or inspect.isabstract(kind):
-        raise FormatError(
-            f"the store has a transformer {spec.get('kind')!r} that this package does not know",
-            "upgrade featurestore, or import the package that defines it",
-        )
-    version, params = spec.get("version"), spec.get("params")
-    if not isinstance(version, int) or not isinstance(params, Mapping):
-        raise FormatError(f"{spec!r} does not describe a {name}", "run verify")
-    if version > kind.version:
-        raise FormatError(
-            f"{name} has version {version} in the store, {kind.version} here",
-            "upgrade featurestore",
-        )
-    transformer = object.__new__(kind)
-    for one in dataclasses.fields(kind):
-        value = decode(params[one.name]) if one.name in params else _default(one, name)
-        object.__setattr__(transformer, one.name, value)
-    # Parameters from a store are checked like those from a caller.
-    check = getattr(transformer, "__post_init__", None)
-    if check is not None:
-        check()
-    return transformer
-
-
-def _default(parameter: dataclasses.Field[Any], kind: str) -> Any:
-    """Return a parameter that an older store does not have."""
-    if parameter.default is not dataclasses.MISSING:
-        return parameter.default
-    if parameter.default_factory is not dataclasses.MISSING:
-        return parameter.default_factory()
-    raise FormatError(f"a stored {kind} lacks its parameter {parameter.name!r}", "run verify")
 
 
 def concat_states(states: Sequence[State]) -> State:

@@ -220,7 +220,8 @@ class Categorify(Columnwise):
         """Return what encoding one column takes: it and its vocabulary, numbered together."""
         learnt = state_rows(schema, [name], extent)
         hashed = 40 * extent.rows if self.oov_buckets > 1 else 0
-        return hashed + positions_memory(schema, [name], extent.rows, learnt) + extent.rows
+        # Its codes do not exist yet while the values are looked up.
+        return hashed + positions_memory(schema, [name], extent.rows, learnt) - 4 * extent.rows
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
         return counting_memory(schema, self.inputs(schema), extent)

@@ -92,7 +92,9 @@ class Comoments:
         count = np.full(len(self.columns), self.count)
         arrays = [pa.array(self.columns, pa.string()), *map(pa.array, (count, *self.mean))]
         # Of no rows nothing is kept: a column or a thousand make no difference.
-        products = [pa.array(one.ravel() if self.count else one[:0].ravel()) for one in self.products]
+        products = [
+            pa.array(one.ravel() if self.count else one[:0].ravel()) for one in self.products
+        ]
         return {
             "means": pa.Table.from_arrays(arrays, schema=_MEANS),
             "products": pa.Table.from_arrays(products, schema=_PRODUCTS),

@@ -109,8 +109,8 @@ class TimeSince(Running):
     --------
     >>> from featurestore.engines.polars import PolarsEngine
     >>> from featurestore.transforms.base import Partition
-    >>> engine, hour = PolarsEngine(), 3600
-    >>> table = pa.table({"t": pa.array([0, hour, 3 * hour], pa.timestamp("s")),
+    >>> engine, hour = PolarsEngine(), 3_600_000
+    >>> table = pa.table({"t": pa.array([0, hour, 3 * hour], pa.timestamp("ms")),
     ...                   "sold": [True, False, True]})
     >>> fields = tuple(Field(one.name, one.type) for one in table.schema)
     >>> part = Partition(engine.from_arrow(table), TableSchema(fields, (), "t"))

@@ -75,7 +75,7 @@ def _cuts(transformer: Transformer, sample: Partition, engine: Engine) -> Iterat
         return
     allowed = np.arange(1, rows)
     time = sample.schema.time
-    if transformer.scope is Scope.PREFIX and time is not None:
+    if transformer.scope in (Scope.PREFIX, Scope.SUFFIX) and time is not None:
         steps = engine.to_host(engine.values(sample.frame[time])[0])
         allowed = np.flatnonzero(steps[1:] != steps[:-1]) + 1
     if len(allowed) == 0:
@@ -98,10 +98,14 @@ def _values(transformer: Transformer, pieces: list[Partition], engine: Engine) -
             state = transformer.combine(state, transformer.summarize(piece, engine))
         state = transformer.finish(state)
     done: list[dict[str, Any]] = []
-    for piece in pieces:
+    ahead = transformer.scope is Scope.SUFFIX
+    for piece in reversed(pieces) if ahead else pieces:
         done.append(_on_host(transformer.apply(piece, state, engine), engine))
         if transformer.scope is Scope.PREFIX:
             state = transformer.combine(state, transformer.summarize(piece, engine))
+        elif ahead:
+            state = transformer.combine(transformer.summarize(piece, engine), state)
+    done = done[::-1] if ahead else done
     return {name: _join([one[name] for one in done]) for name in done[0]}
 
 

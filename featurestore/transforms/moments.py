@@ -44,8 +44,9 @@ from featurestore.transforms.double_double import (
 from featurestore.transforms.selectors import Selection
 
 TABLE: Final = "moments"
-# Raise it whenever the moments of the same rows change: kept states are found by it.
-_VERSION: Final = 2
+# Raise it whenever the moments of the same rows change by more than their last bits (1e-30 of the
+# mean): kept states are found by it, and every feature that was learnt from them grows stale.
+_VERSION: Final = 1
 _SAMPLE: Final = 4096
 _BLOCK: Final = 32_768
 

@@ -19,10 +19,23 @@ from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.columnwise import side_by_side
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import fixed_bytes, is_text, rounding_bytes
+from featurestore.transforms.footprint import fixed_bytes, is_text, rounding_bytes, state_rows
 from featurestore.transforms.hash_buckets import check_hashable
+from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_memory
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
+from featurestore.transforms.value_counts import (
+    NO_ROWS,
+    ORDER,
+    check_countable,
+    combine_counts,
+    counting_memory,
+    counts_bytes,
+    counts_fingerprint,
+    most_frequent,
+    most_frequent_first,
+    summarize_counts,
+)
 
 _STRINGS: Final = strings()
 Category: TypeAlias = "bool | int | str"
@@ -32,11 +45,15 @@ Category: TypeAlias = "bool | int | str"
 class OneHot(Transformer):
     """For each of some categories, whether a row has it.
 
-    Scope: none. State: none. Null rule: a null has none of the categories: false (or 0) throughout, and so
-    is a value that is no category. Boundary rule: a value depends on its own row only.
+    Scope: none; fit with ``size``. State: none; with ``size`` every distinct value with its count. Null rule: a
+    null has none of the categories: false (or 0) throughout, and so is a value that is no category.
+    Boundary rule: a value depends on its own row only; with ``size`` also on the counts of all rows of the fit scope.
     Output: bool columns ``<input>_<category>``, never null; or, with ``tensor``, one ``uint8 [categories]``
-    per input. Memory: 5 bytes per row, of integers 3 and one without nulls, for one category at
+    per input. With ``size`` always a tensor ``uint8 [size]``: the most frequent value first, by value among
+    equals, and zeros at the end if there are fewer.
+    Memory: 5 bytes per row, of integers 3 and one without nulls, for one category at
     a time.
+    With ``size`` 61 bytes (105 for strings) per row; to learn, as much as ``Categorify``.
 
     Parameters
     ----------
@@ -46,13 +63,17 @@ class OneHot(Transformer):
         Of the columns' type, each once.
     tensor : bool
         Whether all categories of a column come as one tensor, ``<input>_one_hot``.
+    size : int, optional
+        Instead of categories: how many to learn of each column.
+    min_count : int
+        How often a value must occur to be learnt.
     prefix, suffix, rename : optional
         Change the names.
 
     Raises
     ------
     DefinitionError
-        Without categories, or with one twice.
+        Without categories, or with one twice; with both categories and ``size``.
     SchemaError
         For columns of other types than the categories.
 
@@ -68,6 +89,8 @@ class OneHot(Transformer):
     columns: Selection = _STRINGS
     categories: Sequence[Category] = ()
     tensor: bool = False
+    size: int | None = field(default=None, kw_only=True)
+    min_count: int = field(default=1, kw_only=True)
     prefix: str = field(default="", kw_only=True)
     suffix: str = field(default="", kw_only=True)
     rename: Any = field(default=(), kw_only=True)
@@ -78,6 +101,9 @@ class OneHot(Transformer):
         put(self, "rename", normalise_renaming(self.rename) or ())
         given = () if isinstance(self.categories, str) else tuple(self.categories)
         put(self, "categories", given)
+        if self.size is not None:
+            self._check_learnt()
+            return
         kinds = {type(one) for one in given}
         if len(kinds) != 1 or not kinds < {bool, int, str} or len(set(given)) != len(given):
             raise DefinitionError(
@@ -85,9 +111,19 @@ class OneHot(Transformer):
                 "give a list of strings, of integers or of booleans, each once",
             )
 
+    def _check_learnt(self) -> None:
+        sizes = (self.size, self.min_count)
+        if self.categories or any(type(one) is not int or one < 1 for one in sizes):
+            raise DefinitionError(
+                f"OneHot has categories={self.categories!r}, size={self.size!r} and "
+                f"min_count={self.min_count!r}",
+                "give categories, or how many are to be learnt: numbers from 1",
+            )
+        object.__setattr__(self, "tensor", True)
+
     @property
     def scope(self) -> Scope:
-        return Scope.NONE
+        return Scope.NONE if self.size is None else Scope.FIT
 
     @property
     def slicing(self) -> Slicing:
@@ -95,6 +131,10 @@ class OneHot(Transformer):
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
         names = resolve(self.columns, schema)
+        if self.size is not None:
+            for name in names:
+                check_countable(schema[name], "OneHot")
+            return names
         kind = type(self.categories[0])
         for name in names:
             one = schema[name]
@@ -108,7 +148,7 @@ class OneHot(Transformer):
         return names
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        names, size = self.inputs(schema), len(self.categories)
+        names, size = self.inputs(schema), self.size or len(self.categories)
         if self.tensor:
             made = self._named([f"{name}_one_hot" for name in names])
             return tuple(Field(one, pa.uint8(), (size,)) for one in made)
@@ -118,12 +158,44 @@ class OneHot(Transformer):
     def _named(self, defaults: Sequence[str]) -> tuple[str, ...]:
         return output_names(defaults, self.prefix, self.rename, "OneHot", self.suffix)
 
+    # --- learning --------------------------------------------------------------------------------
+
+    def summarize(self, partition: Partition, engine: Engine) -> State:
+        return summarize_counts(partition, self.inputs(partition.schema), engine)
+
+    def combine(self, earlier: State, later: State) -> State:
+        return combine_counts((earlier, later))
+
+    def combine_all(self, states: Sequence[State]) -> State:
+        return combine_counts(states)
+
+    def state_order(self) -> tuple[str, ...]:
+        return ORDER
+
+    def narrow(self, state: State) -> State:
+        return most_frequent(state, self.size, self.min_count)
+
+    def finish(self, state: State) -> State:
+        """Return, per column, the learnt values in order of their places."""
+        if not state:
+            raise DefinitionError(NO_ROWS, "choose a fit scope or split that has rows")
+        ranked = {one: most_frequent_first(state[one], self.min_count) for one in state}
+        return {
+            name: pa.table({"value": values.slice(0, self.size).combine_chunks()})
+            for name, values in ranked.items()
+        }
+
+    # --- applying --------------------------------------------------------------------------------
+
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         schema, xp = partition.schema, engine.xp
         targets = iter(self.outputs(schema))
         columns, tensors = [], {}
         for name in self.inputs(schema):
             values = partition.frame[name]
+            if self.size is not None:
+                tensors[next(targets).name] = _places(values, state[name], self.size, engine)
+                continue
             if self.tensor:
                 out = xp.empty((partition.rows, len(self.categories)), dtype=xp.uint8)
                 for i, one in enumerate(self.categories):
@@ -136,6 +208,14 @@ class OneHot(Transformer):
         return Columns(side_by_side(columns), tensors)
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
+        if self.size is not None:
+            learnt = {
+                one: min(self.size, state_rows(schema, [one], extent))
+                for one in self.inputs(schema)
+            }
+            looking = (positions_memory(schema, [k], extent.rows, n) for k, n in learnt.items())
+            # Its tensor does not exist yet while a column's values are looked up.
+            return max(max(looking, default=0) - self.size * extent.rows, 21 * extent.rows)
         columns = [one for one in self.outputs(schema) if not one.is_tensor]
         kinds = [schema[name].type for name in self.inputs(schema)]
         # Numbers without their nulls, and which rows have a category.
@@ -144,6 +224,27 @@ class OneHot(Transformer):
 
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
         return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
+
+    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
+        return counting_memory(schema, self.inputs(schema), extent)
+
+    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        return 0 if self.size is None else counts_bytes(schema, self.inputs(schema), extent)
+
+    def state_fingerprint(self) -> str:
+        return (
+            super().state_fingerprint() if self.size is None else counts_fingerprint(self.columns)
+        )
+
+
+def _places(values: Series, learnt: pa.Table, size: int, engine: Engine) -> Array:
+    """Return a one where each row's value stands among the learnt ones."""
+    xp = engine.xp
+    at = positions(values.to_frame(), [values.name], learnt, engine)
+    out = xp.zeros((len(values), size), dtype=xp.uint8)
+    rows = xp.nonzero(at != NOWHERE)[0]
+    out[rows, at[rows]] = 1
+    return out
 
 
 def _has(values: Series, category: Category, one: Field, engine: Engine) -> Array:

@@ -81,6 +81,9 @@ class Cells:
     def quantiles(self, shares: Floats) -> Floats:
         """Return quantiles: between two values in proportion, as NumPy's ``linear`` (type 7)."""
         place = shares * (self.rows - 1)
+        # A share that means a rank is that rank, whatever rounding made of it: 0.3 of 10 is 3.
+        rank = np.rint(place)
+        place = np.where(np.abs(place - rank) <= 1e-14 * self.rows, rank, place)
         below = np.floor(place).astype(np.int64)
         low = self.order_statistics(below)
         high = self.order_statistics(np.minimum(below + 1, self.rows - 1))

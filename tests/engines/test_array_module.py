@@ -30,9 +30,12 @@ from featurestore.transforms.hash_buckets import Hash, HashCross
 from featurestore.transforms.lag import Lag
 from featurestore.transforms.log import Log
 from featurestore.transforms.lookup import Lookup
+from featurestore.transforms.min_max import MinMax
 from featurestore.transforms.one_hot import OneHot
 from featurestore.transforms.quantile_bin import QuantileBin
+from featurestore.transforms.quantile_transform import QuantileTransform
 from featurestore.transforms.rank import Rank
+from featurestore.transforms.robust_scale import RobustScale
 from featurestore.transforms.window import Rolling
 from featurestore.transforms.winsorize import Winsorize
 from featurestore.transforms.zscore import Demean, ZScore
@@ -47,6 +50,7 @@ IN_CUPY = frozenset(
         "clip",
         "concatenate",
         "copysign",
+        "count_nonzero",
         "cumsum",
         "diff",
         "empty",
@@ -58,6 +62,7 @@ IN_CUPY = frozenset(
         "full",
         "inf",
         "int32",
+        "interp",
         "int64",
         "int8",
         "isfinite",
@@ -73,6 +78,7 @@ IN_CUPY = frozenset(
         "searchsorted",
         "sort",
         "sqrt",
+        "subtract",
         "trunc",
         "uint64",
         "uint8",
@@ -116,6 +122,11 @@ class SharedEngine(PolarsEngine):
         Demean(["x", "n", "b"], by="g"),
         Winsorize(["x", "n"], (0.1, 0.8), within="time", prefix="w_"),
         QuantileBin(["x", "n"], 4, within="time", prefix="q_"),
+        MinMax(["x", "n", "b"], (-1, 1), True, prefix="m_"),
+        RobustScale(["x", "n", "b"], prefix="r_"),
+        QuantileTransform(["x", "n"], 20, "normal", prefix="t_"),
+        QuantileBin(["x", "n", "b"], 4, prefix="q_"),
+        Winsorize(["x", "n"], (0.1, 0.8), prefix="w_"),
         Clip(["x", "n"], -1, 2, prefix="c_"),
         *(Log(["x", "n", "b"], kind, prefix="l_") for kind in ("log1p", "log", "signed")),
         Bucketize(["x", "n", "b"], [-1.5, 0, 2], prefix="b_"),

@@ -254,6 +254,19 @@ def test_a_damaged_byte_is_found_when_the_parts_are_read(tmp_path: Path, at: int
     assert not states.has("0badcafe")
 
 
+@pytest.mark.parametrize("start", [0, 8, 100, 5000])
+def test_zeros_in_the_place_of_parts_are_found(tmp_path: Path, start: int) -> None:
+    states = StateStore(open_object_store(tmp_path))
+    states.put_parts("0badcafe", "tail", [pa.table({"by_0": np.arange(1000)})])
+    (path,) = (tmp_path / "states").iterdir()
+    data = bytearray(path.read_bytes())
+    data[start:-60] = bytes(len(data) - 60 - start)
+    path.chmod(0o600)
+    path.write_bytes(data)
+    with pytest.raises(StateLostError):
+        list(states.parts("0badcafe"))
+
+
 def test_parts_of_another_state_or_of_none_are_lost(tmp_path: Path) -> None:
     states = StateStore(open_object_store(tmp_path))
     states.put_parts("0badcafe", "tail", [pa.table({"by_0": [1]})])

@@ -33,7 +33,12 @@ from featurestore.storage.states import StateLostError, StateStore, encode_state
 from featurestore.testing.partitions import cut_table
 from featurestore.transforms.base import EMPTY_STATE, State, Transformer
 from featurestore.transforms.categories import Categorify
+from featurestore.transforms.frequency import FrequencyEncode
+from featurestore.transforms.group_stats import GroupStats
+from featurestore.transforms.one_hot import OneHot
 from featurestore.transforms.scaling import Impute, Standardize
+from featurestore.transforms.target_encoding import TargetEncode
+from featurestore.transforms.tf_idf import TfIdf
 
 ENGINE = get_engine("polars")
 KIB, MIB = 2**10, 2**20
@@ -144,6 +149,37 @@ def words(partitions: int, rows: int, shift: int) -> list[pa.Table]:
         pa.table({"s": [f"word {number * shift + row:08d}" for row in range(rows)]})
         for number in range(partitions)
     ]
+
+
+@pytest.mark.parametrize(
+    "transformer",
+    [
+        TargetEncode(["s", "g"], "x", jointly=True, fold_by="x"),
+        TargetEncode(["s", "g"], ["x", "g2"], folds=3, fold_by="x"),
+        GroupStats(["x", "g2"], by=["g", "s"], stats=["mean", "std", "min", "count"]),
+        FrequencyEncode("s", share=True, min_count=2),
+        OneHot("s", size=7),
+        TfIdf("s", 5),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_sums_and_counts_by_ranges_are_as_in_memory_to_the_bit(transformer: Transformer) -> None:
+    random = np.random.default_rng(0)
+    tables = [
+        pa.table(
+            {
+                "s": pa.array([f"w{one}" for one in random.integers(0, 40, 30)], pa.string()),
+                "g": random.integers(0, 3, 30),
+                "g2": random.integers(-(2**62), 2**62, 30),
+                "x": random.standard_normal(30) * 10.0 ** random.integers(-20, 20, 30),
+            }
+        )
+        for _ in range(7)
+    ]
+    kept, scratch = Kept(transformer, tables), Scratch()
+    for fan_in, segment in ((2, 50), (3, 300), (8, 5000)):
+        assert kept.found(Combining(0, 0, fan_in, segment), scratch) == kept.expected()
+    assert scratch.used == 0 < scratch.most
 
 
 @pytest.mark.parametrize("count", [1, 2, 17])

@@ -280,6 +280,8 @@ FULL: Final = (
     Held(fs.GroupStats(["x", "n"], by="k", stats=["min", "max", "count"]), "distinct", "summarize"),
     Held(fs.GroupStats("x", by="k"), "skewed"),
     Held(fs.TfIdf("s", 64), "strings"),
+    Held(fs.OneHot("k", size=8), "narrow"),
+    Held(fs.Categorify(["k", "n"], shared=[["k"]], oov_buckets=8, max_size=500), "narrow"),
     Held(fs.GroupStats("x", by=["k", "n"]), "narrow"),
     Held(fs.Calendar("t", ("month", "week"), cyclical=True, timezone="Asia/Kolkata"), "narrow"),
     Held(fs.Calendar("t", ("week",)), "narrow"),

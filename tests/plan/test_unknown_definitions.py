@@ -15,7 +15,7 @@ import featurestore as fs
 from featurestore.engines.protocol import Engine
 from featurestore.errors import FormatError
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms import base
+from featurestore.transforms import registry
 from featurestore.transforms.base import Columns, Partition, Scope, State, Transformer
 
 
@@ -41,9 +41,9 @@ def table(tmp_path: Path) -> Iterator[fs.Table]:
     store = fs.FeatureStore.create(tmp_path / "s")
     made = store.ingest("t", pl.DataFrame({"d": [1, 2, 3], "x": [5, 6, 7]}), time="d")
     made.add(Tripled("x"), fs.Expression(more=nw.col("tripled") + 1))
-    del base._KINDS["Tripled"]  # another process, which does not import the package
+    del registry._KINDS["Tripled"]  # another process, which does not import the package
     yield fs.FeatureStore.open(tmp_path / "s").table("t")
-    base._KINDS.pop("Tripled", None)
+    registry._KINDS.pop("Tripled", None)
 
 
 def test_values_can_be_read(table: fs.Table) -> None:

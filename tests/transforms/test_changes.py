@@ -52,8 +52,7 @@ def difference(new: Any, old: Any) -> Any:
     return new - old
 
 
-def relative(new: Any, old: Any) -> float:
-    new, old = float(new), float(old)
+def relative(new: float, old: float) -> float:
     if old != 0:
         return new / old - 1
     return math.nan if math.isnan(new) or new == 0 else math.copysign(math.inf, new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pyarrow as pa
@@ -22,6 +22,8 @@ from featurestore.testing.strategies import tables
 from featurestore.testing.transformer_contract import TransformerContract
 from featurestore.transforms.base import EMPTY_STATE, Partition, State, Transformer
 from featurestore.transforms.forward import AGGREGATES, STATISTICS, Forward
+from featurestore.transforms.independence import check_partition_independent
+from featurestore.units import Duration
 
 ENGINE = PolarsEngine()
 BY = st.sampled_from([None, ["k"], ["g"], ["x", "s"], []])
@@ -34,12 +36,12 @@ def forward(
 ) -> list[Any]:
     """Return what comes after each row, looking at all rows for each."""
     newest = max((row["t"] for row in rows), default=0)
-    span = None if isinstance(one.ahead, int) else one.ahead.nanoseconds // 1000  # type: ignore[union-attr]
+    span = None if isinstance(one.ahead, int) else cast("Duration", one.ahead).nanoseconds // 1000
     out: list[Any] = []
     for i, row in enumerate(rows):
         group = [j for j in range(len(rows)) if oracles.group_key(rows[j], by) == _key(row, by)]
         if span is None:
-            chosen = [j for j in group if j > i][: one.ahead]  # type: ignore[misc]
+            chosen = [j for j in group if j > i][: cast("int", one.ahead)]
             complete = len(chosen) == one.ahead
         else:
             chosen = [j for j in group if row["t"] < rows[j]["t"] <= row["t"] + span]
@@ -146,7 +148,8 @@ def test_what_a_partition_needs_of_later_rows_is_enough_and_no_more(
     for part in rest:
         later = one.combine(later, one.summarize(part, ENGINE))
     state, until = one.look_ahead(later, one.summarize(own, ENGINE), None)
-    whole, narrow = (ENGINE.to_arrow(one.apply(own, s, ENGINE).frame) for s in (later, state))
+    frames = [one.apply(own, given, ENGINE).frame for given in (later, state)]
+    whole, narrow = (ENGINE.to_arrow(cast("Any", frame)) for frame in frames)
     assert oracles.same_values(whole, narrow)
     groups = {oracles.group_key(row, by or ["k"]) for row in oracles.rows_of(pieces[0])}
     if by == []:
@@ -275,3 +278,11 @@ def test_tables_that_it_cannot_work_on_are_refused() -> None:
         Forward("x", 1).inputs(TableSchema(schema.fields, (), "t"))
     with pytest.raises(SchemaError, match="'s'"):
         Forward("s", 1, "return").inputs(schema)
+
+
+def test_of_other_packages_it_is_tried_with_what_comes_after_a_cut() -> None:
+    frame = pa.table(
+        {"k": ["a", "b"] * 20, "t": list(range(40)), "x": [float(i) for i in range(40)]}
+    )
+    part = Partition(ENGINE.from_arrow(frame), oracles.schema_of(frame, ["k"], "t"))
+    check_partition_independent(Forward("x", 3, ["value", "mean"]), part, ENGINE)

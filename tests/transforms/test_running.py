@@ -330,6 +330,22 @@ def test_times_from_one_end_of_the_calendar_to_the_other() -> None:
         np.testing.assert_allclose(out["x_ewm_mean_1h"].to_numpy()[[0, 5]], [1.0, 32.0])
 
 
+def test_dates_have_a_length() -> None:
+    table = pa.table({"t": pa.array([0, 1, 1, 4], pa.int32()).cast(pa.date32()), "x": [1, 3, 5, 7]})
+    schema = oracles.schema_of(table, [], "t")
+    wanted: dict[Transformer, list[Any]] = {
+        fs.TimeSince(unit="1d", by=[]): [None, 1.0, 0.0, 3.0],
+        fs.Expanding("x", "sum", by=[], lag="1d"): [None, 1, 1, 9],
+        fs.ExpandingTarget("x", "x", 0.0, lag="3d", prefix="p"): [None, None, None, 3.0],
+        fs.EWM("x", "1d", by=[]): [1.0, 3.5 / 1.5, 8.5 / 2.5, (7 + 8.5 / 8) / (1 + 2.5 / 8)],
+    }
+    for one, values in wanted.items():
+        for points in ([], [1, 3]):
+            parts = oracles.cut(table, "t", points)
+            found = oracles.run_partitioned(one, parts, schema, ENGINE).column(0).to_pylist()
+            assert oracles.close_values(found, values), (one, found)
+
+
 def test_integer_times_have_no_unit_and_no_lengths() -> None:
     table = pa.table({"t": [1, 4, 4, 9], "x": [1.0, 2.0, 3.0, 4.0]})
     schema = oracles.schema_of(table, [], "t")
@@ -366,7 +382,8 @@ def test_states_serve_all_that_differ_in_names_only() -> None:
         lambda: fs.EWM("x", 0), lambda: fs.EWM("x", math.nan), lambda: fs.EWM("x", True),
         lambda: fs.EWM("x", "0s"), lambda: fs.EWM("x", "1 month"), lambda: fs.EWM("x", 2, "var"),
         lambda: fs.EWM("x", "1d", ignore_nulls=True), lambda: fs.EWM("x", 2, min_count=0),
-        lambda: fs.EWM("x", 2, adjust=1), lambda: fs.Expanding("x", "mode"),
+        lambda: fs.EWM("x", 2, adjust=1),  # type: ignore[arg-type]
+        lambda: fs.Expanding("x", "mode"),
         lambda: fs.Expanding("x", []), lambda: fs.Expanding("x", min_count=0),
         lambda: fs.Expanding("x", closed="both"), lambda: fs.Expanding("x", lag=2),
         lambda: fs.Expanding("x", lag="0s"), lambda: fs.TimeSince(unit=3),

@@ -17,9 +17,15 @@ from featurestore.transforms.categories import Categorify
 from featurestore.transforms.expression import Expression
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.function import Function
+from featurestore.transforms.min_max import MinMax
+from featurestore.transforms.pca import PCA
 from featurestore.transforms.pipeline import Pipeline
+from featurestore.transforms.quantile_bin import QuantileBin
+from featurestore.transforms.quantile_transform import QuantileTransform
+from featurestore.transforms.robust_scale import RobustScale
 from featurestore.transforms.scaling import Impute, Standardize
 from featurestore.transforms.selectors import by_dtype, matching, numeric, strings
+from featurestore.transforms.winsorize import Winsorize
 
 SCHEMA = TableSchema(
     (
@@ -62,6 +68,16 @@ GOLDEN: dict[str, tuple[Transformer, str]] = {
         Standardize(numeric() - matching("n.*"), suffix="_std"),
         "7e5b7037b92f16e3b3105ab2c5f196aa",
     ),
+    "impute median": (Impute("x", "median"), "3647f2964389a5193381073c9479cca6"),
+    "min max": (MinMax(numeric(), (-1, 1), clip=True), "96b9aeff96e3e5567b50c14d8654941d"),
+    "robust scale": (RobustScale("x", (0.1, 0.9), False), "53931a09be541e14a533a1e4eac21388"),
+    "quantile transform": (
+        QuantileTransform(numeric(), 50, "normal"),
+        "54fa2b8553400770035091ddaad30629",
+    ),
+    "quantile bin": (QuantileBin("x", 4), "c87f943392bcf23c215b234a4e0b772b"),
+    "winsorize": (Winsorize("x", (0.05, 0.95)), "06566ca3bb11d147038e31f132fbadbd"),
+    "pca": (PCA(["x", "n"], 1, tensor=True), "2047a7f36ed12043f3c12cbea94a4721"),
     "categorify": (
         Categorify(strings() | by_dtype("integer"), max_size=100, min_count=2),
         "bbb5d25d3d4a4d09f90d93188e81e87f",

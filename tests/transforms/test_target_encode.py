@@ -101,7 +101,8 @@ def values(one: fs.TargetEncode, part: Partition, state: Any) -> list[Any]:
 
 
 def test_other_rows_get_what_scikit_learn_gives_them() -> None:
-    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    from sklearn import preprocessing
+
     rng = np.random.default_rng(0)
     city, y = rng.integers(0, 30, 2000), rng.standard_normal(2000)
     part = part_of({"id": np.arange(2000), "city": city, "y": y})
@@ -114,7 +115,7 @@ def test_other_rows_get_what_scikit_learn_gives_them() -> None:
     assert values(one, new, learnt(one, part)) == pytest.approx(wanted.tolist(), rel=1e-12)
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 7, 100])
+@pytest.mark.parametrize("pieces", [1, 7, 60])
 @pytest.mark.parametrize("categories", [2, 50, 5000])
 def test_random_labels_are_not_seen_whatever_the_partitions(pieces: int, categories: int) -> None:
     rows = 20_000

@@ -234,6 +234,8 @@ def test_scores_do_not_depend_on_the_unit() -> None:
     plain = run(fs.ZScore("x"), [1.0, 2.0, 4.0])
     for unit in (2.0**-1000, 2.0**1000):
         assert run(fs.ZScore("x"), [unit, 2 * unit, 4 * unit]) == plain
+    half = math.sqrt(0.5)
+    assert run(fs.ZScore("x"), [-1.7e308, 1.7e308]) == pytest.approx([-half, half])
 
 
 def test_infinities_are_cut_and_say_no_bound() -> None:
