@@ -38,7 +38,6 @@ from featurestore.dataset.columns import looks_ahead_through
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
 from featurestore.errors import DefinitionError, InvalidInputError
-from featurestore.execution.collecting import to_arrow
 from featurestore.execution.hindsight import KnownBy, compares, recomputed
 from featurestore.execution.room import Need, holding
 from featurestore.execution.states import Available
@@ -54,6 +53,7 @@ from featurestore.session import Session
 from featurestore.storage.records import BASE_GROUP
 from featurestore.times import from_steps
 from featurestore.transforms.base import Partition, Scope
+from featurestore.transforms.frames import to_arrow
 from featurestore.transforms.independence import equal_rows
 from featurestore.units import Duration
 

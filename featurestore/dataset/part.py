@@ -25,7 +25,7 @@ from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.engines.protocol import Array
 from featurestore.errors import InvalidInputError
-from featurestore.execution.collecting import check_kind, convert, empty_table, to_arrow
+from featurestore.execution.collecting import check_kind, convert, empty_table
 from featurestore.execution.cutting import CutTask, Rows
 from featurestore.execution.cutting import slices as cut_slices
 from featurestore.execution.room import Need
@@ -37,6 +37,7 @@ from featurestore.plan.slicing import SliceLimits
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import Partition
 from featurestore.transforms.extent import Extent
+from featurestore.transforms.frames import to_arrow
 
 _COUNTING_BYTES: Final = 32
 """Of each row, to tell whether it is selected: a hash of its key or a condition, and the mask."""

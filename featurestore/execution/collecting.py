@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 
 from featurestore.arguments import shown
@@ -22,7 +21,7 @@ from featurestore.plan.costs import lone_row_bytes, reading_bytes
 from featurestore.schema import TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.row_ranges import batch_bytes
-from featurestore.transforms.base import Partition
+from featurestore.transforms.frames import to_arrow
 
 KINDS: Final = ("polars", "pandas", "arrow", "narwhals", "cudf")
 
@@ -125,26 +124,6 @@ def _needed(
         reading = max(reading, read)
     shown = ", ".join(columns[:5]) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
     return Need(f"reading {shown}", copies * kept + reading)
-
-
-def to_arrow(partition: Partition, columns: Sequence[str], engine: Engine) -> pa.Table:
-    """Return columns of a partition as Arrow; tensors as (nested) fixed-size lists."""
-    scalars = engine.to_arrow(partition.frame)
-    arrays = [
-        tensor_to_arrow(engine.to_host(partition.tensors[name]))
-        if partition.schema[name].is_tensor
-        else scalars.column(name)
-        for name in columns
-    ]
-    return pa.table(dict(zip(columns, arrays, strict=True)))
-
-
-def tensor_to_arrow(values: np.ndarray[Any, Any]) -> pa.Array:
-    """Return a ``[rows, ...]`` array as an Arrow array of nested fixed-size lists."""
-    array = pa.array(np.ascontiguousarray(values).reshape(-1))
-    for size in reversed(values.shape[1:]):
-        array = pa.FixedSizeListArray.from_arrays(array, size)
-    return array
 
 
 def empty_table(schema: TableSchema, columns: Sequence[str]) -> pa.Table:

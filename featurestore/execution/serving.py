@@ -16,7 +16,7 @@ import pyarrow as pa
 from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError, MemoryLimitError, SchemaError
 from featurestore.execution.applying import apply_feature
-from featurestore.execution.collecting import convert, empty_table, to_arrow
+from featurestore.execution.collecting import convert, empty_table
 from featurestore.execution.states import Available, StateRequest, Workplace, prepared_state
 from featurestore.execution.tasks import SourceRows, source_parts, with_row_count
 from featurestore.fingerprint import fingerprint
@@ -44,6 +44,7 @@ from featurestore.transforms.base import (
     State,
     Transformer,
 )
+from featurestore.transforms.frames import to_arrow
 from featurestore.units import format_bytes
 
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, TypeVar
 
-import narwhals as nw
 import pyarrow as pa
 
 from featurestore.engines.protocol import Engine
 from featurestore.errors import CorruptionError, DefinitionError, FormatError, SchemaError
 from featurestore.fingerprint import Json, digest, fingerprint
-from featurestore.schema import Field, TableSchema, normalise_type
+from featurestore.schema import Field, TableSchema
 from featurestore.storage.states import decode_state, encode_state
 from featurestore.transforms.base import (
     EMPTY_STATE,
@@ -33,6 +32,7 @@ from featurestore.transforms.base import (
     Transformer,
     transformer_from_spec,
 )
+from featurestore.transforms.frames import from_frame, like_frame, to_arrow
 
 _T = TypeVar("_T")
 _SPEC_VERSION = 1
@@ -214,9 +214,22 @@ class Pipeline:
         from featurestore.engines.selection import get_engine
 
         engine = get_engine("polars")
-        table = _arrow(frame)
-        schema = TableSchema(tuple(Field(one.name, one.type) for one in table.schema))
-        return self.fit_partitions([Partition(engine.from_arrow(table), schema)], engine)
+        return self.fit_partitions([from_frame(frame, engine)], engine)
+
+    def fit_transform(self, frame: Any, y: Any = None) -> Any:
+        """Learn from one frame in memory and return it after all steps.
+
+        As ``fit(frame).transform(frame)``, except that a step which tells rows that it learnt from apart
+        does so: ``TargetEncode`` gives them values out of fold.
+
+        Parameters
+        ----------
+        frame : frame
+            As for :meth:`fit`.
+        y : ignored
+            There for interfaces that pass it.
+        """
+        return self.fit(frame)._transformed(frame, learnt_from=True)
 
     # --- identity ----------------------------------------------------------------------------------
 
@@ -349,22 +362,27 @@ class FittedPipeline:
     def transform(self, frame: Any) -> Any:
         """Return a frame in memory after all steps, as a frame of the library it came in.
 
-        Columns of types that a store cannot hold, and the index of a pandas frame, are not kept.
+        Tensors come as columns of arrays, ``fixed_size_list`` in Arrow. Columns of types that a store cannot hold, and the index of a pandas frame, are not kept.
 
         Raises
         ------
         SchemaError
             If a column that a step reads is missing or of another type.
         """
+        return self._transformed(frame, learnt_from=False)
+
+    def _transformed(self, frame: Any, learnt_from: bool) -> Any:
         from featurestore.engines.selection import get_engine
 
         engine = get_engine("polars")
-        part = Partition(engine.from_arrow(_arrow(frame, self.schema_in)), self.schema_in)
-        table = engine.to_arrow(self.apply(part, engine).frame)
-        if isinstance(frame, nw.DataFrame):
-            return nw.from_arrow(table, backend=frame.implementation)
-        implementation = nw.from_native(frame, eager_only=True).implementation
-        return nw.from_arrow(table, backend=implementation).to_native()
+        part = replace(from_frame(frame, engine, self.schema_in), learnt_from=learnt_from)
+        made = self.apply(part, engine)
+        kept = [
+            name
+            for name in self.schema_out.names
+            if name in made.tensors or name in made.frame.columns
+        ]
+        return like_frame(frame, to_arrow(made, kept, engine))
 
     def get_feature_names_out(self) -> tuple[str, ...]:
         """Return the names of the columns after all steps, in order."""
@@ -463,38 +481,3 @@ def _check_columns(partition: Partition, reads: Sequence[str], schema: TableSche
                 f"to {schema[name].type}",
                 "cast the column",
             )
-
-
-def _arrow(frame: Any, schema: TableSchema | None = None) -> pa.Table:
-    """Return a frame in memory as Arrow of stored types; those of ``schema`` where it has them."""
-    try:
-        table = nw.from_native(frame, eager_only=True).to_arrow()
-    except TypeError as error:
-        raise SchemaError(
-            f"a {type(frame).__name__} is not a frame", "give pandas, Polars or pyarrow"
-        ) from error
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        known = schema is not None and name in schema
-        wanted = schema[name].type if schema is not None and known else normalise_type(column.type)
-        columns[name] = _cast(column, wanted, name)
-    return pa.table(columns)
-
-
-def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str) -> pa.ChunkedArray:
-    if column.type == wanted:
-        return column
-    if not pa.types.is_null(column.type) and (
-        pa.types.is_string(normalise_type(column.type)) != pa.types.is_string(wanted)
-    ):
-        # Arrow would parse or print it; a pipeline must not guess.
-        raise SchemaError(
-            f"column {name!r} has type {column.type}, not {wanted}", "cast the column"
-        )
-    try:
-        return column.cast(wanted, safe=True)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SchemaError(
-            f"column {name!r} has type {column.type}, which does not fit {wanted}: {error}",
-            "cast the column",
-        ) from error

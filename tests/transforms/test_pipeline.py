@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import featurestore as fs
 from featurestore.engines.selection import get_engine
 from featurestore.errors import (
     CorruptionError,
@@ -280,3 +281,24 @@ def test_pandas_rows_without_nulls_and_categories() -> None:
     out = Pipeline(Categorify("c"), Standardize("x")).fit(df).transform(df)
     assert out["c"].tolist() == [2, 3, 2]
     assert out["x"].dtype == np.float32
+
+
+def test_tensors_of_a_frame_in_memory_are_columns_of_arrays() -> None:
+    frame = pl.DataFrame({"text": ["a b", "b", None], "x": [1.0, 2.0, 3.0]})
+    fitted = fs.Pipeline(fs.TfIdf("text", size=2, output="words"), fs.Standardize("x")).fit(frame)
+    out = fitted.transform(frame)
+    assert tuple(out.columns) == fitted.get_feature_names_out()
+    assert out["words"].to_list()[2] == [0.0, 0.0]
+    assert out["words"].dtype == pl.Array(pl.Float32, 2)
+    assert fitted.transform(frame.to_pandas())["words"][2].tolist() == [0.0, 0.0]
+
+
+def test_rows_that_are_learnt_from_are_told_apart_when_both_happen_at_once() -> None:
+    frame = pl.DataFrame({"i": range(40), "c": ["a", "b"] * 20, "y": [0.0] * 39 + [100.0]})
+    encode = fs.TargetEncode("c", "y", smoothing=0, fold_by="i")
+    pipeline = fs.Pipeline(encode)
+    whole = pipeline.fit(frame).transform(frame)["c_y_mean"]
+    apart = pipeline.fit_transform(frame)["c_y_mean"]
+    assert whole.to_list() == [0.0, 5.0] * 20
+    assert apart[39] == 0.0  # its own label is not in it
+    assert set(apart.to_list()) != set(whole.to_list())
