@@ -24,6 +24,7 @@ from featurestore.errors import InvalidInputError, SchemaError
 from featurestore.fingerprint import digest
 from featurestore.schema import check_name, normalise_type
 from featurestore.storage.checksum import FileWriter, hashed_file
+from featurestore.storage.codecs import CODEC, LEVEL, column_codecs
 from featurestore.storage.column_size import ColumnSize
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.parquet_footer import parquet_footer
@@ -205,7 +206,7 @@ class GroupWriter:
         self._nulls = dict.fromkeys(scalars.column_names, 0)
         if scalars.num_columns:
             file = self._open.enter_context(hashed_file(self._store, f"{self._stem}.parquet"))
-            parquet = self._open.enter_context(_parquet_file(file, scalars.schema))
+            parquet = self._open.enter_context(_parquet_file(file, scalars))
             self._parquet = _ParquetWriter(file, parquet)
         for index, (name, layout) in enumerate(layouts.items()):
             directory = f"{self._stem}.{index}.zarr"
@@ -260,17 +261,19 @@ class _ParquetWriter:
         return digest(parquet_footer(self.file.stream.kept))
 
 
-def _parquet_file(file: FileWriter, schema: pa.Schema) -> pq.ParquetWriter:
+def _parquet_file(file: FileWriter, first: pa.Table) -> pq.ParquetWriter:
+    """Return the writer of a file, given its first rows."""
+    codecs = column_codecs(first)
     texts = [
         field.name
-        for field in schema
+        for field in first.schema
         if pa.types.is_string(field.type) or pa.types.is_binary(field.type)
     ]
     return pq.ParquetWriter(
         file.stream,
-        schema,
-        compression="zstd",
-        compression_level=1,
+        first.schema,
+        compression=codecs,
+        compression_level={path: LEVEL for path, codec in codecs.items() if codec == CODEC},
         # One name means one top-level column here, unless it holds dots: then the whole path
         # is looked up, finds nothing, and the column is written without a dictionary.
         use_dictionary=texts or False,
