@@ -44,7 +44,7 @@ def main(folder: str) -> None:
         fs.Lag("close", periods=[1, 5]),
         fs.Expression(gain=nw.col("close") / nw.col("close_lag_1") - 1),
         fs.Rolling("gain", window=20, stats=["mean", "std"]),
-        fs.CrossSection("gain", stats=["rank"]),
+        fs.Rank("gain"),
     )
 
     @table.feature(inputs=["close", "close_lag_1", "close_lag_5"], shape=(3,))

@@ -72,7 +72,10 @@ def type_from_text(text: str) -> pa.DataType:
         return _SIMPLE[text]
     match = _PARAMETRIC.fullmatch(text)
     if match is None:
-        raise SchemaError(f"{text!r} is not the name of a column type")
+        raise SchemaError(
+            f"{text!r} is not the name of a column type",
+            "write it like 'int64', 'float32', 'string' or 'timestamp[us]'",
+        )
     head, arguments = match["head"], [part.strip() for part in match["arguments"].split(",")]
     try:
         if head == "list":
@@ -148,6 +151,17 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def is_pattern(name: str) -> bool:
+    """Whether Polars takes a name for all columns, or for those that match an expression.
+
+    Examples
+    --------
+    >>> is_pattern("*"), is_pattern("^x.*$"), is_pattern("$x")
+    (True, True, False)
+    """
+    return name == "*" or (name.startswith("^") and name.endswith("$"))
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One column.
@@ -155,7 +169,7 @@ class Field:
     Parameters
     ----------
     name : str
-        Not empty, not starting with ``__fs_``.
+        Not empty, not starting with ``__fs_``, and neither ``*`` nor ``^...$``.
     type : pyarrow.DataType
         The normalised type of a value, or of a tensor's elements.
     shape : tuple of int, optional
@@ -173,6 +187,10 @@ class Field:
             raise SchemaError(
                 f"column {self.name!r} begins with the reserved prefix {RESERVED_PREFIX!r}",
                 "rename the column",
+            )
+        if is_pattern(self.name):
+            raise SchemaError(
+                f"column {self.name!r} would be read as a pattern of names", "rename the column"
             )
         if self.shape is not None:
             if not self.shape or any(size < 1 for size in self.shape):

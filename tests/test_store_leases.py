@@ -244,7 +244,7 @@ class TestWriters:
             _define(other)
             _define(store)
             for work in (
-                lambda: session.executor.limited_to(1).run(abs, [-1, -2], label="x"),
+                lambda: session.executor.of_this_thread().run(abs, [-1, -2], label="x"),
                 lambda: session.touching(abs)(-1),
             ):
                 with pytest.raises(NotFoundError, match=f"gc let version {snapshot.version} go"):

@@ -27,6 +27,7 @@ from featurestore.errors import (
     NotReadyError,
 )
 from featurestore.execution import tasks
+from featurestore.execution.dask import Executor
 from featurestore.storage.journal import Journal
 from featurestore.testing.journals import journal_keys
 from featurestore.testing.tables import (
@@ -280,7 +281,7 @@ TWICE = fs.Function(fragile, inputs="row", output="twice", dtypes="int64")
 
 def with_one_worker(store: fs.FeatureStore) -> fs.FeatureStore:
     place = store._session.place
-    place = replace(place, executor=place.executor.limited_to(1))
+    place = replace(place, executor=Executor(workers=1))
     return fs.FeatureStore(replace(store._session, place=place))
 
 

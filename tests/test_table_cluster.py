@@ -88,7 +88,7 @@ def test_a_limit_holds_on_a_client(client: Any, tmp_path: Path) -> None:
 
     executor = Executor(client=client)
     assert executor.workers == 2
-    one = executor.limited_to(1)
+    one = Executor(workers=1, client=client)
     assert one.workers == 1
     assert one.run(busy, [tmp_path] * 6, label="busy") == [1] * 6
     assert max(executor.run(busy, [tmp_path] * 6, label="busy")) <= 2

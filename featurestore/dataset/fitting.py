@@ -109,6 +109,8 @@ class SummarizeTask:
     wanted : tuple of Summary
     limits : SliceLimits, optional
         Of the slices in which the rows are gone through; None for all at once.
+    bytes, memory_limit : int
+        What a slice needs, and the limit it was made so small for, for messages.
     """
 
     source: ReadTask
@@ -117,6 +119,8 @@ class SummarizeTask:
     earlier: tuple[tuple[int, FittedStep], ...]
     wanted: tuple[Summary, ...]
     limits: SliceLimits | None = None
+    bytes: int = 0
+    memory_limit: int = 0
 
 
 def fit_pipeline(
@@ -227,7 +231,7 @@ def _run(tasks: Sequence[SummarizeTask], view: TableView, states: StateStore) ->
     sized = [sized_task(task, states, left) for task in tasks]
     view.run(
         summarize_part,
-        [task for task, _ in sized],
+        [replace(task, memory_limit=view.memory_limit) for task, _ in sized],
         label="fit pipeline",
         needs=[need for _, need in sized],
         instead="use fewer features, or ingest with a smaller partition_bytes",
@@ -263,7 +267,7 @@ def sized_task(task: SummarizeTask, states: StateStore, within: int) -> tuple[Su
     limits = None if whole else slice_limits(table, extent, work, needs, within - carried)
     size = sliced_bytes(table, extent, limits, needs) + (0 if limits is None else carried)
     need = Need(f"learning {_kinds(lessons)}", size, source.partition)
-    return replace(task, limits=limits), need
+    return replace(task, limits=limits, bytes=size), need
 
 
 def _learnt(lesson: Lesson, extent: Extent) -> Extent:
@@ -288,16 +292,17 @@ def _combine(
     """
     if not open_:
         return
-    reserved = view.reserved_bytes
-    room = max(0, view.memory_limit - reserved)
+    site = view.own_site
+    room = max(0, view.memory_limit - site.reserved_bytes)
+    beside = site.reserved_bytes - site.own_bytes
     work = {
         position: CombineWork.of(
-            step.transformer, members[position], states.sizes(set(members[position])), room
+            step.transformer, members[position], states.sizes(set(members[position])), room, beside
         )
         for position, step in open_.items()
     }
     for one in work.values():
-        one.require(view.memory_limit, reserved, view.scratch)
+        one.require(view.memory_limit, site.reserved_bytes, view.scratch)
     for position, one in work.items():
         need = Need(one.what, one.way.bytes)
         # What is small is not looked at: it would take longer than to combine it.
@@ -358,7 +363,10 @@ def _slices(task: SummarizeTask) -> Iterator[Rows | None]:
         return
     one = task.source
     what = "what a pipeline learns"
-    yield from slices(one.store, CutTask(one.url, one.source, one.schema, task.limits, what))
+    yield from slices(
+        one.store,
+        CutTask(one.url, one.source, one.schema, task.limits, what, task.bytes, task.memory_limit),
+    )
 
 
 def _summaries(

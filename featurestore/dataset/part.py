@@ -194,7 +194,12 @@ class Part:
             yield to_batch(self._frame(piece), self.schema, view.engine)
             return
         source, what = view.partitions[piece.position], f"part {self._name!r}"
-        task = CutTask(view.store.url, source, view.schema, limits, what)
+        # A larger limit gives each of those who share it as much more.
+        shares = max(1, (view.memory_limit - view.reserved_bytes) // max(1, within))
+        needed = self.memory(partition, within)
+        task = CutTask(
+            view.store.url, source, view.schema, limits, what, needed, view.memory_limit, shares
+        )
         for rows in cut_slices(view.store, task):
             yield to_batch(self._frame(piece, rows), self.schema, view.engine)
 

@@ -17,7 +17,7 @@ from featurestore.engines.selection import get_engine
 from featurestore.execution.dask import Executor
 from featurestore.execution.reading import PartitionSource
 from featurestore.execution.room import Need, holding, require_room
-from featurestore.execution.sites import reserved_bytes
+from featurestore.execution.sites import Site, reserved_bytes
 from featurestore.schema import TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.leases import NO_LEASE, Lease
@@ -169,6 +169,11 @@ class TableView:
         """What the processes of the host that holds most hold without work."""
         executor = self.executor.within(self.memory_limit, self.engine_name)
         return max(one.reserved_bytes for one in executor.sites())
+
+    @property
+    def own_site(self) -> Site:
+        """This host, with what is held there without work."""
+        return self.executor.within(self.memory_limit, self.engine_name).sites()[0]
 
     def require_room(self, need: Need, instead: str) -> None:
         """Refuse work of this process that does not fit the memory limit.

@@ -27,8 +27,9 @@ from featurestore.execution.merging import (
     spill_states,
 )
 from featurestore.execution.room import Need, require_room
-from featurestore.plan.combining import finishing_bytes
+from featurestore.plan.combining import finishing_bytes, keeping_room
 from featurestore.plan.costs import combine_bytes
+from featurestore.storage.row_width import RowCounts
 from featurestore.storage.scratch import Scratch
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import EMPTY_STATE, State
@@ -133,24 +134,29 @@ class _Kept:
     def add(self, name: str, schema: pa.Schema, ranges: Iterable[pa.Table]) -> None:
         """Keep of all ranges of a table, in order, what can be used."""
         parts, size, settled = [self._narrowed(name, schema.empty_table())], 0, 0
+        counted = RowCounts()
         for one in ranges:
-            parts.append(self._narrowed(name, one))
-            size += parts[-1].nbytes
-            if self._refused_beside is None and (
-                size > 2 * settled + _NARROWING or self._try_hold(size) is not None
-            ):
+            narrowed = self._narrowed(name, one)
+            if self._refused_beside is not None:
+                counted.add(narrowed)
+                continue
+            parts.append(narrowed)
+            size += narrowed.nbytes
+            if size > 2 * settled + _NARROWING or self._try_hold(size) is not None:
                 parts = [self._narrowed(name, pa.concat_tables(parts))]
                 size = settled = parts[0].nbytes
                 self._refused_beside = self._try_hold(size)
+            self._holding.kept = self._bytes + size
             if self._refused_beside is not None:
+                counted.add(parts[0])
                 self._tables.clear()
                 parts = []
                 self._holding.kept = 0
-            else:
-                self._holding.kept = self._bytes + size
-        self._bytes += size
         if self._refused_beside is None:
             self._tables[name] = pa.concat_tables(parts)
+            self._bytes += size
+        else:
+            self._bytes += counted.widest_bytes(self._work.transformer.most_kept(name))
 
     def state(self) -> State:
         """Return what was kept.
@@ -161,7 +167,8 @@ class _Kept:
             If it did not fit; the message has the limit that would do.
         """
         if self._refused_beside is not None:
-            need = Need(self._work.what, self._needed(0))
+            needed = max(self._needed(0), keeping_room(self._bytes))
+            need = Need(self._work.what, needed)
             require_room(need, self._holding.limit, self._refused_beside, _FEWER_VALUES)
         return self._tables
 

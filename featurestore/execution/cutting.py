@@ -10,6 +10,7 @@ times are kept whole no time is in two slices; else it is refused.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class CutTask:
         What is to be computed in slices, for messages.
     bytes : int
         What a slice within the limits needs at its peak, for messages; 0 if that is not known.
+    memory_limit : int
+        For which the slices were made so small, for messages.
+    at_once : int
+        How many slices they were to fit beside each other.
     """
 
     url: str
@@ -55,6 +60,8 @@ class CutTask:
     limits: SliceLimits
     what: str
     bytes: int = 0
+    memory_limit: int = 0
+    at_once: int = 1
 
 
 def cut_partition(task: CutTask) -> tuple[Rows, ...]:
@@ -86,7 +93,7 @@ def slices(store: ObjectStore, task: CutTask) -> Iterator[Rows]:
         try:
             yield from cutter.cut(block.num_rows, widths, times)
         except _Uncuttable as stuck:
-            raise _refusal(task, stuck, _rows_of_its_time(store, task, stuck)) from None
+            raise _refusal(task, stuck, *_of_its_time(store, task, stuck)) from None
     yield from cutter.rest()
 
 
@@ -98,22 +105,34 @@ class _Uncuttable(Exception):
         self.start = start
 
 
-def _rows_of_its_time(store: ObjectStore, task: CutTask, stuck: _Uncuttable) -> int:
-    """Return how many rows have the time of the row where no slice could end; 1 without times."""
-    time = task.schema.time
-    if time is None or not task.limits.whole_times:
-        return 1
-    found, done, value = 0, 0, None
-    for block in task.source.blocks(store, [time]):
-        times = arrow_times(block[time])
-        if value is None and stuck.start < done + len(times):
-            value = times[stuck.start - done]
-        found += 0 if value is None else int(np.count_nonzero(times == value))
-        done += len(times)
-    return found
+def _of_its_time(store: ObjectStore, task: CutTask, stuck: _Uncuttable) -> tuple[int, float]:
+    """Return how many rows have the time of the row where no slice could end, or it alone without times.
+
+    And how many times as large as a slice they are.
+    """
+    limits, schema = task.limits, task.schema
+    time = schema.time if limits.whole_times else None
+    columns = [*limits.column_bytes, *([] if time is None else [time])]
+    rows, done, value = 0, 0, None
+    sizes = dict.fromkeys(limits.column_bytes, 0)
+    for block in task.source.blocks(store, list(dict.fromkeys(columns))):
+        at = stuck.start - done
+        if time is None:
+            same = np.arange(block.num_rows) == at
+        else:
+            times = arrow_times(block[time])
+            if value is None and at < len(times):
+                value = times[at]
+            same = np.zeros(len(times), np.bool_) if value is None else times == value
+        rows += int(np.count_nonzero(same))
+        for name in sizes:
+            sizes[name] += int(_widths(block[name])[same].sum())
+        done += block.num_rows
+    shares = [size / limits.column_bytes[name] for name, size in sizes.items()]
+    return rows, max([rows / limits.rows, *shares])
 
 
-def _refusal(task: CutTask, stuck: _Uncuttable, rows: int) -> MemoryLimitError:
+def _refusal(task: CutTask, stuck: _Uncuttable, rows: int, share: float) -> MemoryLimitError:
     limits = task.limits
     what = f"the {rows} rows of one time" if limits.whole_times else "a row"
     problem = (
@@ -122,13 +141,13 @@ def _refusal(task: CutTask, stuck: _Uncuttable, rows: int) -> MemoryLimitError:
     )
     if limits.column_bytes:
         problem += f" and of its columns {dict(limits.column_bytes)} bytes"
-    if not task.bytes or rows <= limits.rows:
+    if not task.bytes:
         return MemoryLimitError(problem, "raise memory_limit")
-    # What a slice needs grows at most in proportion to its rows.
-    more = -(-task.bytes * (rows - limits.rows) // limits.rows)
+    # What a slice needs grows at most in proportion to its rows, or to the bytes of a column.
+    more = task.at_once * math.ceil(task.bytes * (share - 1))
     return MemoryLimitError(
         f"{problem} ({format_bytes(task.bytes)})",
-        f"raise memory_limit by {-(-more // 2**20)} MiB",
+        f"raise memory_limit to at least {-(-(task.memory_limit + more) // 2**20)}MiB",
     )
 
 

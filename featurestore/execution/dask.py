@@ -92,11 +92,6 @@ class Executor:
     def memory_limit(self) -> int | None:
         return self._memory_limit
 
-    def limited_to(self, workers: int) -> Executor:
-        """Return an executor that runs at most ``workers`` tasks at once, never more than this."""
-        at_once = max(1, min(workers, self.workers))
-        return Executor(at_once, self._client, self._memory_limit, self._engine, self._on_progress)
-
     def within(self, memory_limit: int, engine: str) -> Executor:
         """Return an executor of the same workers for a memory limit and an engine."""
         if (memory_limit, engine) == (self._memory_limit, self._engine):

@@ -12,6 +12,7 @@ from heapq import nlargest
 from typing import Final
 
 from featurestore.errors import DiskFullError, LimitError
+from featurestore.execution.budget import DRIFT
 from featurestore.execution.dask import Executor, projected_peak
 from featurestore.execution.room import Need, readable_bytes, remedy, require_room
 from featurestore.execution.sites import Site
@@ -170,14 +171,15 @@ def _worst(places: Sequence[tuple[StepProjection, Site]]) -> tuple[Need, Site]:
 
 def smaller_partitions(places: Sequence[tuple[StepProjection, Site]], limit: int) -> str:
     """Return the advice to ingest with smaller partitions; empty where none are small enough."""
-    sizes = [
-        task.largest_partition(limit - site.reserved_bytes)
-        for step, site in places
-        for task in step.tasks
-        if site.reserved_bytes + task.bytes > limit
-    ]
+    found: int | None = None
+    for step, site in places:
+        # Of what is in use a little more may be by then.
+        room = limit - site.reserved_bytes - DRIFT
+        for task in step.tasks:
+            if site.reserved_bytes + task.bytes > limit:
+                found = task.largest_partition(room, found)
     # Less than one and a half times the size asked for stays one partition: see ``ingest.cuts``.
-    smallest = 2 * min(sizes, default=0) // 3
+    smallest = 2 * (found or 0) // 3
     if smallest < _KIB:
         return ""
     return f"ingest with partition_bytes of at most {readable_bytes(smallest)}"

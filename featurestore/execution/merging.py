@@ -50,12 +50,16 @@ class CombineWork:
     sizes : mapping of str to int
         Bytes of those that are kept.
     way : Combining
+    beside : int
+        Bytes of the limit that this process's budget does not see: what other processes of this host
+        hold, and what a thread takes beside its tasks.
     """
 
     transformer: Transformer
     keys: Sequence[str]
     sizes: Mapping[str, int]
     way: Combining
+    beside: int = 0
 
     @classmethod
     def of(
@@ -64,6 +68,7 @@ class CombineWork:
         keys: Sequence[str],
         sizes: Mapping[str, int],
         room: int | None,
+        beside: int = 0,
     ) -> CombineWork:
         """Return the work, done in the way that the sizes and the room ask for."""
         known = [sizes.get(key, 0) for key in keys]
@@ -72,7 +77,7 @@ class CombineWork:
             way = expected_chaining([largest], room, largest)
         else:
             way = combining(known, room, by_ranges=combines_by_ranges(transformer))
-        return cls(transformer, keys, sizes, way)
+        return cls(transformer, keys, sizes, way, beside)
 
     @property
     def fit_together(self) -> bool:
@@ -131,7 +136,7 @@ class Holding:
     def try_hold(self, needed: int) -> int | None:
         """Hold so many bytes in all; if that does not fit, return what the process holds otherwise."""
         if needed > self._bytes:
-            reserved = self._budget.reserved
+            reserved = self._budget.reserved + self.work.beside
             if reserved + needed > self.limit:
                 return reserved
             admitted = self._budget.admit(needed - self._bytes, self.limit, waits=False)

@@ -245,7 +245,7 @@ class Build:
                 tuple(Available(source, {}).at(one, columns) for one in assessment.need.rows),
                 columns,
                 source.schema,
-                self._widest_row(source, columns),
+                self._widest_of(Available(source, {}), columns),
             )
         learner, names = self._state_inputs(feature)
         return ApplyWork(
@@ -259,17 +259,10 @@ class Build:
         )
 
     def _widest_of(self, table: Available, columns: tuple[str, ...]) -> int:
-        """Return the most bytes of a row of any partition of this table, looked up once."""
+        """Return the most bytes of a row of any partition of a table, looked up once."""
         key = table.files.name, columns
         if key not in self._widest:
             self._widest[key] = table.widest_row(columns)
-        return self._widest[key]
-
-    def _widest_row(self, source: TableFiles, columns: tuple[str, ...]) -> int:
-        """Return the most bytes of a row of any partition of another table, looked up once."""
-        key = source.name, columns
-        if key not in self._widest:
-            self._widest[key] = source.widest_row(columns)
         return self._widest[key]
 
     def _apply_task(self, position: int, work: tuple[ApplyWork, ...]) -> ApplyTask:

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError, MemoryLimitError, SchemaError
@@ -177,9 +178,8 @@ def _table_order(table: pa.Table, files: TableFiles) -> np.ndarray[Any, Any]:
             f"column {nulls[0]!r} of the new rows has {table.column(nulls[0]).null_count} nulls",
             "key and time of every row must be known",
         )
-    numbered = table.select(names).append_column("__fs_row", pa.array(np.arange(table.num_rows)))
-    keys = [(name, "ascending") for name in [*names, "__fs_row"]]
-    return np.asarray(numbered.sort_by(keys).column("__fs_row"))
+    ways = [(pc.field(name), "ascending") for name in names]  # "[0]" as text would be a position
+    return np.asarray(pc.sort_indices(table, sort_keys=ways), np.int64)  # equal ones stay in order
 
 
 def _as_partition(table: pa.Table, files: TableFiles, engine: Engine) -> Partition:

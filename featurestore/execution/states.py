@@ -81,15 +81,10 @@ class Available:
 
     def widest_row(self, columns: Sequence[str]) -> int:
         """Return the most bytes of a row of any partition, as recorded of the files of these columns."""
-        widest = 0
-        for base in self.files.base:
-            width = 0
-            for group in self.files.groups_of(tuple(columns)):
-                entry = self.built.get(group, {}).get(base.partition)
-                entry = self.files.entries[group].get(base.partition) if entry is None else entry
-                width += 0 if entry is None else entry.widest_row
-            widest = max(widest, width)
-        return widest
+        positions = range(len(self.files.base))
+        return max(
+            (self.files.widest_row(one, columns, self.built) for one in positions), default=0
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +266,8 @@ class _Combination:
     def __init__(self, request: StateRequest, place: Workplace, site: Site) -> None:
         self._transformer = request.transformer
         self._states = StateStore(place.store)
-        # The budget of this host sees this process; what its workers hold is beside it.
-        self._limit = place.memory_limit - (site.reserved_bytes - site.own_bytes)
-        self._reserved = site.own_bytes
+        self._limit = place.memory_limit
+        self._reserved = site.reserved_bytes
         self._scratch = place.scratch
         self._base = request.table.files.base
         self._state: State = EMPTY_STATE
@@ -286,7 +280,10 @@ class _Combination:
         keys = [one.key for one in members_of(self.needs)]
         # Of one fit scope; of prefixes, what any of them may take.
         room = max(0, self._limit - self._reserved)
-        self._work = CombineWork.of(self._transformer, keys, self._states.sizes(keys), room)
+        # The budget of this host sees this process only.
+        beside = site.reserved_bytes - site.own_bytes
+        sizes = self._states.sizes(keys)
+        self._work = CombineWork.of(self._transformer, keys, sizes, room, beside)
         self._chain = Chain(self._work, self._states, self._limit, room, self._scratch)
 
     @property

@@ -224,7 +224,18 @@ def _cut(
     for task, load in parts:
         assert load.limits is not None
         what = ", ".join(_names(task, load))
-        cuts.append(CutTask(task.url, task.source, task.schema, load.limits, what, load.bytes))
+        cuts.append(
+            CutTask(
+                task.url,
+                task.source,
+                task.schema,
+                load.limits,
+                what,
+                load.bytes,
+                executor.memory_limit or 0,
+                executor.workers,
+            )
+        )
         costs.append(load.bytes)
     found = (
         executor.run(

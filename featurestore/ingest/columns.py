@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import SchemaError
-from featurestore.schema import Field, normalise_type, type_to_text
+from featurestore.schema import RESERVED_PREFIX, Field, is_pattern, normalise_type, type_to_text
 
 
 def field_of(name: str, type_: pa.DataType, where: str) -> Field:
@@ -50,6 +50,8 @@ def field_of(name: str, type_: pa.DataType, where: str) -> Field:
     try:
         return Field(name, normalise_type(type_))
     except SchemaError as error:
+        if name.startswith(RESERVED_PREFIX) or is_pattern(name):
+            raise
         remedy = "cast the column to a number, string, time, or list of those, or leave it out"
         if not name:
             raise SchemaError(f"a column of {where} has no name", "give it one") from error

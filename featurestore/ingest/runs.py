@@ -34,7 +34,9 @@ def sort_rows(table: pa.Table, names: Sequence[str]) -> pa.Table:
     if table.num_rows < 2 or not names:
         return table
     keys = table.select(list(dict.fromkeys(names)))
-    order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
+    # As fields: of a plain text pyarrow takes "[0]" and ".x" for ways into the table.
+    ways = [(pc.field(name), "ascending") for name in keys.column_names]
+    order = pc.sort_indices(keys, sort_keys=ways)
     positions = to_numpy(order)
     if bool((positions[1:] > positions[:-1]).all()):
         return table

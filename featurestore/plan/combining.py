@@ -19,17 +19,25 @@ from featurestore.plan.costs import combine_bytes
 from featurestore.transforms.base import Scope, Transformer
 
 LEAST_SEGMENT: Final = 64 * 2**10
+"""Of a run: less costs more calls than bytes are saved."""
 _MOST_SEGMENT: Final = 2 * 2**20
+"""Of a run: more is read no faster."""
+_MERGED_PART: Final = 3
+"""Of the room, a third is for merging; the rest for the values that are kept, which are not known yet."""
 _MERGING: Final = 6
 """One and a half segments of each run, and the work on a range of them, as so many times a segment."""
 _RANGE: Final = 5
+"""A range of rows as so many times itself: read of each run, together, put in order, and the result."""
 _BESIDE: Final = 8 * 2**20
 """What allocators keep of what is freed between one range and the next, whatever their size (measured)."""
 _READING: Final = 2
+"""A state as it is read and verified, as so many times its bytes: its file's, and as a table."""
 _ORDERING: Final = 6
 """What putting a state in order of its keys takes, as so many times the state, the state included."""
 _KEEPING: Final = 3
+"""Values that are kept, as so many times themselves: they, and as they are narrowed, put together and taken."""
 _FINISHING: Final = 4
+"""The same, while they are put in order and written: they, the state made of them, and as a stream that grew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,21 @@ def chains_by_ranges(transformer: Transformer) -> bool:
 def finishing_bytes(kept: int) -> int:
     """Return what it takes to make a state of the values that are kept, and to write it."""
     return _FINISHING * kept
+
+
+def keeping_room(kept: int) -> int:
+    """Return a room in which values of so many bytes can be kept, whatever they are combined of.
+
+    Of a larger room more is used for merging, so that it is a little more than what one way needs.
+
+    Examples
+    --------
+    >>> way = combining([2**20] * 90, keeping_room(2**24), by_ranges=True)
+    >>> way.by_ranges, way.keeping_bytes(2**24) <= keeping_room(2**24)
+    (True, True)
+    """
+    merging = max(kept * _KEEPING // (_MERGED_PART - 1), 2 * LEAST_SEGMENT * _MERGING)
+    return max(_BESIDE + merging + _KEEPING * kept, finishing_bytes(kept))
 
 
 def combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -> Combining:
@@ -172,8 +195,7 @@ def most_combining(sizes: Sequence[int], room: int | None, *, by_ranges: bool) -
 def _by_ranges(
     count: int, largest: int, together: int, room: int, reading: int = _READING
 ) -> Combining:
-    # A third is for merging; the rest for the values that are kept, which are not known yet.
-    segments = max(0, room - _BESIDE) // 3 // _MERGING
+    segments = max(0, room - _BESIDE) // _MERGED_PART // _MERGING
     fan_in = max(2, min(count, segments // LEAST_SEGMENT))
     segment = LEAST_SEGMENT
     # Not larger than is of use: a dozen ranges cost no more than one.

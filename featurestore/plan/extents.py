@@ -107,10 +107,7 @@ class Extents:
         return feature.transformer.output_bytes(schema, extent)
 
     def _widest_row(self, files: TableFiles, position: int, names: Sequence[str]) -> int:
-        base = files.base[position]
-        groups = dict.fromkeys(files.graph.owners[name] for name in names)
-        entries = [files.entries[group].get(base.partition) for group in groups]
-        widest = sum(one.widest_row for one in entries if one is not None)
+        widest = files.widest_row(position, names)
         for name in names:
             if self._maker(files, name, position) is not None:
                 # Not written yet: a single row might hold nearly all of a text column.

@@ -27,20 +27,14 @@ class Load:
         That it needs at its peak.
     most : int
         The verb of it that needs most.
-    fixed_bytes : int
-        The part that would not be less with fewer rows.
     limits : SliceLimits, optional
         If its one verb is done in slices.
-    whole_bytes : int
-        What it would need at once.
     """
 
     verbs: tuple[int, ...]
     bytes: int
     most: int
-    fixed_bytes: int = 0
     limits: SliceLimits | None = None
-    whole_bytes: int = 0
 
 
 def loads(works: Sequence[Work], room: int | None, at_once: int = 1) -> list[Load]:
@@ -87,7 +81,7 @@ def _load(works: Sequence[Work], own: Sequence[int], verbs: Sequence[int]) -> Lo
     most = max(verbs, key=lambda verb: own[verb])
     widest = max(works[verb].extent.widest_row for verb in verbs)
     size = reading_bytes(first.reads, sizes, first.extent.rows, widest) + own[most]
-    return Load(tuple(verbs), size, most, works[most].fixed_bytes, None, size)
+    return Load(tuple(verbs), size, most)
 
 
 def _sliced(work: Work, verb: int, room: int, at_once: int) -> Load | None:
@@ -102,4 +96,4 @@ def _sliced(work: Work, verb: int, room: int, at_once: int) -> Load | None:
 
 
 def _alone(work: Work, verb: int, portions: Portions) -> Load:
-    return Load((verb,), portions.bytes, verb, work.fixed_bytes, portions.limits, work.whole_bytes)
+    return Load((verb,), portions.bytes, verb, portions.limits)

@@ -40,43 +40,44 @@ class TaskCost:
     ----------
     partition : str
     bytes : int
-    fixed_bytes : int
-        The part that would not be less if the partition had fewer rows: states, another table's rows.
     feature : tuple of str
         Columns of the feature that needs the most of it.
     partition_bytes : int
         Decoded size of the partition's ingested columns; 0 if it cannot be cut.
-    whole_bytes : int
-        What it would need at once; more than ``bytes`` where the partition is processed in slices.
+    works : tuple of Work
+        What it does.
     scratch_bytes : int
         The most scratch space it needs.
     """
 
     partition: str
     bytes: int
-    fixed_bytes: int = 0
     feature: tuple[str, ...] = ()
     partition_bytes: int = 0
-    whole_bytes: int = 0
+    works: tuple[Work, ...] = ()
     scratch_bytes: int = 0
 
-    def largest_partition(self, room: int) -> int:
+    def largest_partition(self, room: int, most: int | None = None) -> int:
         """Return how large a partition may be to need no more than ``room``; 0 if none is so small.
 
-        What grows with the rows grows at most in proportion to them.
-
-        Examples
-        --------
-        >>> cost = TaskCost("p", 300, fixed_bytes=100, partition_bytes=50, whole_bytes=300)
-        >>> cost.largest_partition(200)
-        25
+        Parameters
+        ----------
+        room : int
+        most : int, optional
+            More is not asked for.
         """
-        growing = self.whole_bytes - self.fixed_bytes
-        if growing <= 0 or room <= self.fixed_bytes:
-            return 0
-        return min(
-            self.partition_bytes, self.partition_bytes * (room - self.fixed_bytes) // growing
-        )
+        high = self.partition_bytes if most is None else min(most, self.partition_bytes)
+        if not high or self._fits(high, room):
+            return high
+        low = 0
+        while high - low > max(1, high // 64):
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._fits(middle, room) else (low, middle)
+        return low
+
+    def _fits(self, size: int, room: int) -> bool:
+        share = size / self.partition_bytes
+        return all(one.of_a_part(share).least.bytes <= room for one in self.works)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +250,7 @@ class _Level:
                 way = sizes.combining(need, self.room)
                 at = files.base[need.members[-1].partition].partition if need.members else ""
                 tasks.append(
-                    TaskCost(
-                        at, way.bytes, way.bytes, feature.names, scratch_bytes=way.scratch_bytes
-                    )
+                    TaskCost(at, way.bytes, feature.names, scratch_bytes=way.scratch_bytes)
                 )
         return StepProjection(COMBINE, self.number, tuple(features), tuple(tasks), 0, 0)
 
@@ -283,10 +282,9 @@ class _Level:
             TaskCost(
                 base.partition,
                 one.bytes,
-                one.fixed_bytes,
                 features[one.most].names,
                 base.decoded_bytes if cuttable else 0,
-                one.whole_bytes,
+                tuple(works[verb] for verb in one.verbs),
             )
             for one in loads(works, self.room, self.at_once)
         ]

@@ -24,7 +24,6 @@ from featurestore.plan.costs import (
     THREAD_BYTES,
     carrying_bytes,
     feature_bytes,
-    learnt_bytes,
     lone_row_bytes,
     reading_bytes,
     sifting_bytes,
@@ -161,12 +160,30 @@ class Work:
         """What it needs for all rows at once, beside what it reads."""
         return self._own_bytes(self.extent) + (self._lone_bytes if self.extent.rows == 1 else 0)
 
-    @property
-    def fixed_bytes(self) -> int:
-        """What it needs whatever the number of rows: states, another table's rows."""
-        if self.summarizes:
-            return 0
-        return learnt_bytes(self.transformer, self.schema, self.handed(self.extent))
+    def of_a_part(self, share: float) -> Work:
+        """Return the verb on a smaller partition, which has at most such a share of the rows and bytes.
+
+        Where a state is carried, what the other parts leave in it comes on top: all of them may lie before.
+        """
+        extent, learnt, known = self.extent, self.extent.state_bytes, self.extent.state_rows
+        if carries_state(self.transformer) and not self.summarizes:
+            # Of a state that nobody knows how many rows it was learnt of, it stays so.
+            known = known + extent.rows if known or not learnt else 0
+            learnt += self.transformer.state_bytes(self.schema, extent)
+        sizes = {}
+        for name, size in extent.column_bytes.items():
+            varies = name in self.reads and row_width(self.reads[name]) is None
+            least = min(size, extent.widest_row) if varies else 0
+            sizes[name] = max(least, math.ceil(size * share))
+        part = replace(
+            extent,
+            rows=min(extent.rows, max(1, math.ceil(extent.rows * share))),
+            column_bytes=sizes,
+            state_bytes=learnt,
+            state_rows=known,
+            nulls={name: math.ceil(one * share) for name, one in extent.nulls.items()},
+        )
+        return replace(self, extent=part, time_bytes=math.ceil(self.time_bytes * share))
 
     @property
     def least(self) -> Portions:

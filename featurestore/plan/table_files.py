@@ -174,15 +174,29 @@ class TableFiles:
             self._ends.append(tuple(accumulate((one.rows for one in self.base), initial=0)))
         return self._ends[0][stop] - self._ends[0][start]
 
-    def widest_row(self, columns: Iterable[str]) -> int:
-        """Return the most bytes of a row of any partition, as recorded of the files of these columns."""
+    def widest_row(
+        self,
+        position: int,
+        columns: Iterable[str],
+        built: Mapping[str, Mapping[str, PartitionEntry]] | None = None,
+    ) -> int:
+        """Return the most bytes of a row of a partition, as recorded of the files of these columns.
+
+        Parameters
+        ----------
+        position : int
+        columns : iterable of str
+        built : mapping of str to mapping of str to PartitionEntry, optional
+            Partitions by group that take the place of the table's own.
+        """
+        partition = self.base[position].partition
         groups = dict.fromkeys(self.graph.owners[name] for name in columns)
-        entries = [self.entries[group] for group in groups]
-        widths = (
-            sum(one[base.partition].widest_row for one in entries if base.partition in one)
-            for base in self.base
-        )
-        return max(widths, default=0)
+        widest = 0
+        for group in groups:
+            entry = None if built is None else built.get(group, {}).get(partition)
+            entry = self.entries[group].get(partition) if entry is None else entry
+            widest += 0 if entry is None else entry.widest_row
+        return widest
 
     def provenance(self, group: str) -> Mapping[str, Provenance]:
         """Return what a group's values were computed from, by partition; cheaper than ``entries``."""

@@ -7,7 +7,8 @@ can bound a slice before they read it.
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from collections.abc import Iterator
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,43 @@ def row_widths(array: pa.Array) -> Widths:
     return max(1, -(-int(type_.bit_width) // 8))
 
 
+class RowCounts:
+    """How many rows there are of which width, so that it can be said what the widest of them take.
+
+    Rows are told apart by the power of two that their width is below.
+
+    Examples
+    --------
+    >>> counts = RowCounts()
+    >>> counts.add(pa.table({"x": ["a" * 96, "b" * 96, "c", "d"]}))
+    >>> counts.widest_bytes(None), counts.widest_bytes(1), counts.widest_bytes(3)
+    (210, 100, 205)
+    """
+
+    def __init__(self) -> None:
+        self._rows = np.zeros(64, np.int64)
+        self._bytes = np.zeros(64, np.int64)
+        self._widest = np.zeros(64, np.int64)
+
+    def add(self, table: pa.Table) -> None:
+        """Count the rows of a table."""
+        for widths in _table_widths(table):
+            at = np.frexp(widths.astype(np.float64))[1]
+            self._rows += np.bincount(at, minlength=64)
+            np.add.at(self._bytes, at, widths)
+            np.maximum.at(self._widest, at, widths)
+
+    def widest_bytes(self, most: int | None) -> int:
+        """Return the most bytes that so many of the rows have together; None for all of them."""
+        left, found = int(self._rows.sum()) if most is None else most, 0
+        for at in reversed(range(64)):
+            rows = int(self._rows[at])
+            if rows > left:
+                return found + min(int(self._bytes[at]), left * int(self._widest[at]))
+            found, left = found + int(self._bytes[at]), left - rows
+        return found
+
+
 def widest_row(table: pa.Table, tensor_bytes: int = 0) -> int:
     """Return the bytes of the widest row of a table, 0 if it has no rows.
 
@@ -52,16 +90,17 @@ def widest_row(table: pa.Table, tensor_bytes: int = 0) -> int:
     tensor_bytes : int
         Added to every row.
     """
-    widest = 0
+    return max((int(one.max()) + tensor_bytes for one in _table_widths(table)), default=0)
+
+
+def _table_widths(table: pa.Table) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the bytes of each row, a few at a time."""
     for batch in table.to_batches(max_chunksize=65_536):
         if batch.num_rows:
-            widths = sum((row_widths(column) for column in batch.columns), start=_zero())
-            widest = max(widest, int(np.max(widths)) + tensor_bytes)
-    return widest
-
-
-def _zero() -> Any:
-    return np.int64(0)
+            widths = np.zeros(batch.num_rows, np.int64)
+            for column in batch.columns:
+                widths += row_widths(column)
+            yield widths
 
 
 def array_offsets(array: pa.Array) -> npt.NDArray[np.int32]:

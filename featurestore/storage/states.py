@@ -24,7 +24,7 @@ import re
 import struct
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -84,16 +84,25 @@ def _encoded(state: Mapping[str, pa.Table]) -> tuple[memoryview, bytes]:
 
     Apart, so that a large state is copied once only.
     """
-    sink = pa.BufferOutputStream()
+    tables = []
     for name in sorted(state):
         table = state[name].combine_chunks()
         metadata = {**(table.schema.metadata or {}), NAME: name.encode()}
-        table = table.replace_schema_metadata(metadata)
+        tables.append(table.replace_schema_metadata(metadata))
+    # Counted first: a stream that grows would hold it twice and more.
+    counted = pa.MockOutputStream()
+    _write_to(counted, tables)
+    body = pa.allocate_buffer(counted.size())
+    _write_to(pa.FixedSizeBufferWriter(body), tables)
+    view = memoryview(body)
+    return view, hashlib.blake2b(view, digest_size=DIGEST_BYTES).digest()
+
+
+def _write_to(sink: pa.NativeFile, tables: Sequence[pa.Table]) -> None:
+    for table in tables:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
     sink.write(MAGIC)
-    body = memoryview(sink.getvalue())
-    return body, hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
 
 
 def decode_state(data: bytes | memoryview) -> dict[str, pa.Table]:

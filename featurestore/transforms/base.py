@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import reduce
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, Self, TypeAlias
 
 import pyarrow as pa
 
@@ -39,6 +39,7 @@ from featurestore.schema import Field, TableSchema
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.parameters import decode, encode, register_codec
 from featurestore.transforms.registry import register, transformer_from_spec
+from featurestore.transforms.signature import check_arguments
 
 State: TypeAlias = "Mapping[str, pa.Table]"
 """What a transformer learnt. The empty mapping is the identity of every ``combine``."""
@@ -128,6 +129,10 @@ class Transformer(ABC):
         super().__init_subclass__(**kwargs)
         register(cls)
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        check_arguments(cls, args, kwargs)  # here, as each subclass has an ``__init__`` of its own
+        return super().__new__(cls)
+
     # --- what it is ----------------------------------------------------------------------------
 
     @property
@@ -209,6 +214,10 @@ class Transformer(ABC):
     def narrow(self, state: State) -> State:
         """Return a range of a combined state without what ``finish`` drops whatever the others hold."""
         return state
+
+    def most_kept(self, table: str) -> int | None:
+        """Return the most rows that ``narrow`` leaves of a table of a state; None if there is no such number."""
+        return None
 
     @property
     def is_keyed(self) -> bool:

@@ -190,6 +190,9 @@ class Categorify(Columnwise):
     def narrow(self, state: State) -> State:
         return most_frequent(state, self.max_size, self.min_count)
 
+    def most_kept(self, table: str) -> int | None:
+        return self.max_size
+
     def finish(self, state: State) -> State:
         """Return, per column, the learnt values in the order of their codes."""
         if not state:

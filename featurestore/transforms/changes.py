@@ -124,19 +124,7 @@ class Diff(Lag):
         """Return the change of values; whatever where it is not known."""
         if new.dtype.kind == "f":
             return new - old
-        if new.dtype == xp.uint64:
-            made = (new - old).view(xp.int64)
-            wrong = (made >= 0) != (new >= old)
-        else:
-            new, old = new.astype(xp.int64), old.astype(xp.int64)
-            made = new - old
-            wrong = ((new ^ old) & (new ^ made)) < 0
-        if bool(xp.any(wrong & known)):
-            raise InvalidInputError(
-                "the difference of two integers does not fit 64 bits",
-                "cast the column to float64 first",
-            )
-        return made
+        return whole_difference(xp, new, old, known)
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         columns = self._columns(schema)
@@ -201,3 +189,26 @@ class PctChange(Diff):
 
     def _change(self, xp: Any, new: Array, old: Array, known: Array) -> Array:
         return new.astype(xp.float64) / (old.astype(xp.float64) + 0.0) - 1.0
+
+
+def whole_difference(xp: Any, new: Array, old: Array, known: Array) -> Array:
+    """Return the exact differences of integers as int64; whatever where they are not known.
+
+    Raises
+    ------
+    InvalidInputError
+        If one does not fit 64 bits.
+    """
+    if new.dtype == xp.uint64:
+        made = (new - old).view(xp.int64)  # integers wrap
+        wrong = (made >= 0) != (new >= old)
+    else:
+        new, old = (one.astype(xp.int64, copy=False) for one in (new, old))
+        made = new - old
+        wrong = ((new ^ old) & (new ^ made)) < 0
+    if bool(xp.any(wrong & known)):
+        raise InvalidInputError(
+            "the difference of two integers does not fit 64 bits",
+            "cast the column to float64 first",
+        )
+    return made

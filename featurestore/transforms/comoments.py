@@ -177,10 +177,10 @@ def _of_block(columns: tuple[str, ...], rows: Array, engine: Engine) -> Comoment
         rows -= mean[:, None]
         drift = rows.sum(axis=1) / count
         products = rows @ rows.T - count * (drift[:, None] * drift[None, :])
+        means: Pair = two_sum(engine.to_host(mean), engine.to_host(drift))
     # The same from both sides, whatever order the sums were taken in.
     products = engine.to_host(products)
     products = np.triu(products) + np.triu(products, 1).T
-    means: Pair = two_sum(engine.to_host(mean), engine.to_host(drift))
     return Comoments(columns, count, means, (products, np.zeros_like(products)))
 
 

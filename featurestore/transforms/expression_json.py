@@ -72,8 +72,8 @@ _OPERATIONS: Final = _operations()
 _KINDS: Final = {"col": ExprKind.COL, "lit": ExprKind.LITERAL}
 _REMEDIES: Final[Mapping[str, str]] = {
     "shift": "use Lag", "diff": "use Lag and subtract",
-    "over": "use Rolling or CrossSection for values per group",
-    "rank": "use CrossSection for ranks per timestamp",
+    "over": "use Rolling, Demean or GroupStats for values per group",
+    "rank": "use Rank for ranks per timestamp",
     "filter": "select rows in the dataset; a feature has one value per row",
 }  # fmt: skip
 _DTYPES: Final = frozenset(
@@ -258,7 +258,7 @@ def _check_operation(name: str, kind: ExprKind, kwargs: Mapping[str, Any]) -> No
     strategy = name == "fill_null" and kwargs.get("strategy") is not None
     if not kind.is_elementwise or strategy:
         shown = "fill_null(strategy=...)" if name == "fill_null" else name
-        remedy = _REMEDIES.get(name, "use Lag, Rolling or CrossSection")
+        remedy = _REMEDIES.get(name, "use Lag, Rolling or Rank")
         raise NotPartitionIndependentError(
             f"{shown} makes a row's value depend on other rows, so it would change with the "
             "partitioning",

@@ -19,7 +19,7 @@ import pyarrow as pa
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.engines.windows import Windows, canonical, group_rows
 from featurestore.engines.windows_ahead import rows_ahead, times_ahead
-from featurestore.errors import DefinitionError, InvalidInputError, SchemaError
+from featurestore.errors import DefinitionError, SchemaError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema, time_unit
 from featurestore.transforms.base import (
@@ -31,6 +31,7 @@ from featurestore.transforms.base import (
     Transformer,
     encode,
 )
+from featurestore.transforms.changes import whole_difference
 from featurestore.transforms.event_time import Span, span_of
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import (
@@ -390,7 +391,7 @@ class _Ahead:
             found &= valid[future]
         now, then = values[:count], values[future] if values.shape[0] else values
         if pa.types.is_integer(field.type):
-            return canonical(xp, _whole_difference(xp, now, then, found), found), found
+            return canonical(xp, whole_difference(xp, then, now, found), found), found
         now, then = now.astype(xp.float64, copy=False), then.astype(xp.float64, copy=False)
         with np.errstate(all="ignore"):
             if stat == "difference":
@@ -411,24 +412,6 @@ class _Ahead:
         values, valid = windows.statistic(stat, min_count)
         valid = valid & self.complete
         return scattered(xp, (canonical(xp, values, valid), valid), self.target)
-
-
-def _whole_difference(xp: Any, now: Array, then: Array, found: Array) -> Array:
-    """Return the exact difference of integers where both are known.
-
-    Raises
-    ------
-    InvalidInputError
-        If one does not fit 64 bits.
-    """
-    rough = xp.where(found, then.astype(xp.float64) - now.astype(xp.float64), 0.0)
-    if bool(xp.any(xp.abs(rough) >= 2.0**63)):
-        raise InvalidInputError(
-            "a difference of integers does not fit 64 bits", "cast the column to float64 first"
-        )
-    # Integers wrap, so that the difference is exact wherever it fits.
-    kind = xp.uint64 if now.dtype == xp.uint64 else xp.int64
-    return (then.astype(kind) - now.astype(kind)).view(xp.int64)
 
 
 def _type(type_: pa.DataType, stat: str) -> pa.DataType:

@@ -9,6 +9,7 @@ so that the golden set stays whole when it is moved away.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ class FromArray(Transformer):
             "index": index,
             "output": Path(whole).stem if output is None else output,
             # NaN is the default of floats; as such it equals itself.
-            "missing": None if array.dtype.kind == "f" and np.isnan(missing or 0) else missing,
+            "missing": None if array.dtype.kind == "f" and math.isnan(missing or 0) else missing,
             "digest": _digest(whole),
             "dtype": array.dtype.name,
             "shape": tuple(int(one) for one in array.shape[1:]),

@@ -107,7 +107,7 @@ def _groups(frame: Frame, keys: Sequence[str], engine: Engine) -> tuple[Array, p
     last = last[last >= 0]  # a row of each group, whichever
     groups = engine.to_arrow(engine.take(frame.select(*keys), last))
     order = engine.from_host(
-        pc.sort_indices(groups, [(key, "ascending") for key in keys]).to_numpy()
+        pc.sort_indices(groups, [(pc.field(key), "ascending") for key in keys]).to_numpy()
     )
     order = order.astype(xp.int64)
     number = xp.zeros(rows, dtype=xp.int64)
@@ -175,7 +175,7 @@ def _merged(tables: Sequence[pa.Table]) -> pa.Table:
     """Return the sums of several runs of rows, those of equal groups put together."""
     order = keys_of(tables[0])
     both = pa.concat_tables(tables)
-    both = both.take(pc.sort_indices(both, [(name, "ascending") for name in order]))
+    both = both.take(pc.sort_indices(both, [(pc.field(name), "ascending") for name in order]))
     both = both.combine_chunks()
     begins = np.flatnonzero(first_of_group(both, order))
     if len(begins) == both.num_rows:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import pyarrow as pa
+
 from featurestore.errors import DefinitionError
 from featurestore.schema import TableSchema
 
@@ -36,7 +38,7 @@ def resolve_by(by: By, schema: TableSchema, kind: str) -> tuple[str, ...]:
     SchemaError
         If a column does not exist.
     DefinitionError
-        If the table's key is meant and it has none, or a column is a tensor.
+        If the table's key is meant and it has none, or a column is a tensor or has lists.
     """
     names = normalise_by(by)
     if names is None:
@@ -47,9 +49,11 @@ def resolve_by(by: By, schema: TableSchema, kind: str) -> tuple[str, ...]:
             )
         names = schema.key
     for name in names:
-        if schema[name].is_tensor:
+        one = schema[name]
+        if one.is_tensor or pa.types.is_nested(one.type):
+            what = "tensor" if one.is_tensor else str(one.type)
             raise DefinitionError(
-                f"{kind} cannot group by tensor column {name!r}", "group by a scalar column"
+                f"{kind} cannot group by {what} column {name!r}", "group by a scalar column"
             )
     return names
 

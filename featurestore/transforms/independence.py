@@ -26,7 +26,7 @@ from featurestore.transforms.base import (
 )
 
 _REMEDY: Final = (
-    "declare lookback= if it looks back in time; use Lag, Rolling or CrossSection for other rows; put "
+    "declare lookback= if it looks back in time; use Lag, Rolling or Rank for other rows; put "
     "statistics of the whole table into a fitted transformer (Standardize, Impute, Categorify)"
 )
 _TOLERANCE: Final = {2: 1e-2, 4: 1e-6, 8: 1e-12}

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array, Engine
-from featurestore.errors import CorruptionError
+from featurestore.errors import CorruptionError, DefinitionError
 from featurestore.fingerprint import fingerprint
 from featurestore.transforms.base import Partition, State, encode
 from featurestore.transforms.double_double import (
@@ -89,6 +89,22 @@ class Moments:
         with np.errstate(invalid="ignore", over="ignore"):
             spread = np.sqrt(self.m2[0] / np.maximum(self.count, 1))
         return np.where(self.constant, 0.0, spread)
+
+    def require_finite(self, values: Floats, what: str) -> None:
+        """Refuse statistics that overflowed.
+
+        Raises
+        ------
+        DefinitionError
+        """
+        told = zip(self.columns, values, self.count, strict=True)
+        wild = [name for name, one, count in told if count and not np.isfinite(one)]
+        if wild:
+            raise DefinitionError(
+                f"the {what} of columns {wild} exceeds float64 (largest value "
+                f"{self.largest.max():.3g})",
+                "take logarithms or divide the columns first",
+            )
 
     def to_state(self) -> State:
         arrays: list[Any] = [pa.array(self.columns, pa.string())]
@@ -208,7 +224,8 @@ def _of_column(values: Array, valid: Array, xp: Any) -> tuple[float, ...]:
         return (*head, smallest, 0.0, 0.0, 0.0, smallest, largest)
     drift = _sum(sums) / finite
     m2 = _sum(squares) - finite * drift * drift
-    mean, mean_low = (float(one) for one in two_sum(np.float64(pivot), np.float64(drift)))
+    with np.errstate(invalid="ignore"):
+        mean, mean_low = (float(one) for one in two_sum(np.float64(pivot), np.float64(drift)))
     return (*head, mean, mean_low, m2 if not m2 < 0 else 0.0, 0.0, smallest, largest)
 
 

@@ -175,6 +175,9 @@ class OneHot(Transformer):
     def narrow(self, state: State) -> State:
         return most_frequent(state, self.size, self.min_count)
 
+    def most_kept(self, table: str) -> int | None:
+        return self.size
+
     def finish(self, state: State) -> State:
         """Return, per column, the learnt values in order of their places."""
         if not state:

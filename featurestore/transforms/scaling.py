@@ -114,15 +114,7 @@ class Standardize(Columnwise):
         require_learnt(state)
         moments = Moments.from_state(state)
         deviation = moments.deviation()
-        wild = [
-            name for name, one in zip(moments.columns, deviation, strict=True) if not one < np.inf
-        ]
-        if wild:
-            raise DefinitionError(
-                f"the variance of columns {wild} exceeds float64 (largest value "
-                f"{moments.largest.max():.3g})",
-                "take logarithms or divide the columns first",
-            )
+        moments.require_finite(deviation, "variance")
         return centers_and_divisors(moments.columns, moments.mean, deviation, moments.count == 0)
 
     def column(
@@ -249,6 +241,9 @@ class Impute(Columnwise):
     def narrow(self, state: State) -> State:
         return state if self._computes else most_frequent(state, 1)
 
+    def most_kept(self, table: str) -> int | None:
+        return None if self._computes else 1
+
     def finish(self, state: State) -> State:
         """Return, per column, the one value to fill in."""
         require_learnt(state)
@@ -318,6 +313,7 @@ class _Learning:
 
 def _means(state: State) -> dict[str, pa.Array]:
     moments, found = Moments.from_state(state), {}
+    moments.require_finite(moments.mean[0], "sum")
     for i, name in enumerate(moments.columns):
         known = slice(i, i + int(moments.count[i] > 0))
         found[name] = pa.array(moments.mean[0][known], pa.float64())

@@ -304,8 +304,10 @@ class TargetEncode(Transformer):
         )
 
     def _drawn(self, mean: HostArray, count: HostArray, prior: float) -> HostArray:
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):
             drawn = (count * mean + self.smoothing * prior) / (count + self.smoothing)
+            share = count / (count + self.smoothing)  # sums near the largest float64 overflow
+            drawn = np.where(np.isfinite(drawn), drawn, share * mean + (1 - share) * prior)
         return np.where(count == 0, prior, drawn)
 
     # --- applying --------------------------------------------------------------------------------

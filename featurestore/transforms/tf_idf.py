@@ -187,6 +187,9 @@ class TfIdf(Transformer):
             for name, counts in state.items()
         }
 
+    def most_kept(self, table: str) -> int | None:
+        return None if table == _DOCUMENTS else self.size
+
     def finish(self, state: State) -> State:
         """Return the tokens in ascending order of their hashes, their columns and how rare they are."""
         if not state:

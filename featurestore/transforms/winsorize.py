@@ -135,6 +135,7 @@ class Winsorize(QuantileLearner, WithinTime):
             return super().finish(state)
         require_learnt(state)
         moments = Moments.from_state(state)
+        moments.require_finite(moments.deviation(), "variance")
         width = self.deviations * moments.deviation()
         bounds = np.stack([moments.mean[0] - width, moments.mean[0] + width], axis=1)
         known = moments.count > 0

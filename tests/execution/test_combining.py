@@ -24,7 +24,13 @@ from featurestore.execution.budget import budget_of
 from featurestore.execution.combining import learn
 from featurestore.execution.events import Event, StepStarted, TaskStarted, observed_by
 from featurestore.execution.merging import CombineWork
-from featurestore.plan.combining import Combining, combining, finishing_bytes, most_combining
+from featurestore.plan.combining import (
+    Combining,
+    combining,
+    finishing_bytes,
+    keeping_room,
+    most_combining,
+)
 from featurestore.plan.costs import combine_bytes
 from featurestore.plan.definition import FeatureDefinition
 from featurestore.storage.backends import open_object_store
@@ -265,12 +271,52 @@ def test_a_vocabulary_that_is_kept_whole_and_does_not_fit_names_the_limit_that_w
     assert "max_size=, min_count=" in caught.value.remedy
     # All 320,000 words of 13 letters, with an offset and a count each.
     whole = 320_000 * (13 + 4 + 8)
-    needed = max(WAY.keeping_bytes(whole), finishing_bytes(whole))
-    assert f"needs {needed / MIB:.1f} MiB" in caught.value.problem
+    assert f"needs {keeping_room(whole) / MIB:.1f} MiB" in caught.value.problem
     assert scratch.used == 0
     assert budget_of().in_flight == 0
     few = Kept(Categorify("s", max_size=1000), words(8, 40_000, 40_000))
     assert few.found(WAY, scratch, still + 16 * MIB) == few.expected()
+
+
+@pytest.mark.parametrize("most", [None, 20_000])
+@pytest.mark.parametrize("beside", [0, 16 * MIB])
+def test_the_limit_that_is_named_does_in_one_round(
+    tmp_path: Path, still: int, most: int | None, beside: int
+) -> None:
+    kept, scratch = (
+        Kept(Categorify("s", max_size=most), words(8, 10_000, 10_000)),
+        Scratch(tmp_path),
+    )
+
+    def combine(limit: int) -> bytes:
+        work = CombineWork.of(
+            kept.transformer, kept.keys, kept.sizes, limit - still - beside, beside
+        )
+        work.require(limit, still + beside, scratch)
+        learn(work, "f" * 8, kept.states, limit, scratch)
+        return encode_state(kept.states.require("f" * 8))
+
+    with pytest.raises(MemoryLimitError) as caught:
+        combine(still + beside + 10 * MIB)
+    named = re.search(r"raise memory_limit to at least (\d+)MiB", caught.value.remedy)
+    assert named is not None
+    needed = keeping_room((most or 80_000) * (13 + 4 + 8))
+    # Whole MiB, and the drift.
+    assert still + beside + needed <= int(named[1]) * MIB <= still + beside + needed + 9 * MIB
+    assert combine(int(named[1]) * MIB) == kept.expected()
+    assert scratch.used == 0 < scratch.most
+
+
+@given(
+    st.lists(st.integers(1, 2**26), min_size=1, max_size=100), st.integers(0, 2**32), st.integers(0)
+)
+def test_in_a_room_that_is_large_enough_values_can_be_kept(
+    sizes: list[int], kept: int, more: int
+) -> None:
+    room = keeping_room(kept) + more
+    way = combining(sizes, room, by_ranges=True)
+    if way.by_ranges:
+        assert max(way.keeping_bytes(kept), finishing_bytes(kept)) <= room
 
 
 def test_a_row_that_is_wider_than_segments_is_counted(tmp_path: Path, still: int) -> None:

@@ -325,8 +325,15 @@ class TestCutting:
         )
         with pytest.raises(MemoryLimitError, match=r"x_rank .* the 3 rows of one time from row 1"):
             cut_partition(task)
-        with pytest.raises(MemoryLimitError, match="raise memory_limit by 5 MiB"):
-            cut_partition(replace(task, bytes=10 * 2**20))
+        known = replace(task, bytes=10 * 2**20, memory_limit=100 * 2**20)
+        with pytest.raises(MemoryLimitError, match="raise memory_limit to at least 105MiB"):
+            cut_partition(known)
+        with pytest.raises(MemoryLimitError, match="raise memory_limit to at least 110MiB"):
+            cut_partition(replace(known, at_once=2))
+        # Of each list 12 bytes, so that three take half as much again.
+        wide = replace(known, limits=SliceLimits(9, {"l": 24}, whole_times=True))
+        with pytest.raises(MemoryLimitError, match="raise memory_limit to at least 105MiB"):
+            cut_partition(wide)
         assert cut_partition(replace(task, limits=SliceLimits(3, {}, whole_times=True))) == (
             (0, 1),
             (1, 4),

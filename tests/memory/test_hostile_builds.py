@@ -181,3 +181,22 @@ def test_hostile_tables_are_worked_on_below_the_limit_or_refused(
 ) -> None:
     refused = checked(sets, tmp_path, name, work, LIMIT)
     assert not (refused and (name, work) in FITTING), "what fits was refused"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["lag", "rolling"])
+def test_partitions_of_the_size_that_a_refusal_names_do_in_one_round(
+    sets: Sets, tmp_path: Path, work: str
+) -> None:
+    refused = Place.of(sets, "many_keys", work, tmp_path).done(LIMIT)["refused"]
+    named = re.search(r"partition_bytes of at most (\d+[KM]iB)", refused)
+    assert named is not None, refused
+    folder = tmp_path / "smaller"
+    folder.mkdir()
+    done = run("write", "many_keys", str(folder), named[1])
+    assert done.returncode == 0, done.stderr
+    # Each partition is handed now what those before it left.
+    place = Place("many_keys", work, folder)
+    found = place.done(LIMIT)
+    assert found["refused"] == "", "partitions of the size that was named do not do"
+    place.require_values(sets.oracle("many_keys"), found["values"])

@@ -30,6 +30,7 @@ from featurestore.testing.tables import (
     observations,
     one_of_each,
 )
+from featurestore.transforms.base import Scope, Transformer
 from featurestore.transforms.extent import Extent
 
 ROWS = observations(300)
@@ -136,25 +137,55 @@ def test_states_that_are_kept_are_neither_planned_nor_guessed(table: fs.Table) -
     assert step.work == "apply"
 
 
+LAGGED = TableSchema(
+    (
+        Field("k", pa.int64()),
+        Field("t", pa.int64()),
+        Field("x", pa.float64()),
+        Field("s", pa.string()),
+    ),
+    ("k",),
+    "t",
+)
+
+
 # --- how large a partition may be ----------------------------------------------------------------
 
 
+@settings(deadline=None, max_examples=40)
 @given(
-    fixed=st.integers(0, 10**6),
-    growing=st.integers(0, 10**9),
-    partition=st.integers(0, 10**9),
-    room=st.integers(0, 10**9),
+    rows=st.integers(1, 10**7),
+    width=st.integers(0, 400),
+    state=st.sampled_from([0, MIB, 50 * MIB]),
+    room=st.integers(0, 2**31),
+    transformer=st.sampled_from([fs.Lag("s", by="k"), fs.Lag("x", by=[]), fs.Rank("x")]),
 )
 def test_partitions_of_the_size_that_is_named_fit(
-    fixed: int, growing: int, partition: int, room: int
+    rows: int, width: int, state: int, room: int, transformer: Transformer
 ) -> None:
-    cost = TaskCost("p", fixed + growing, fixed, (), partition, fixed + growing)
-    size = cost.largest_partition(room)
-    assert 0 <= size <= partition
+    names = {"k": 8, "t": 8, "x": 8, "s": width + 4}
+    extent = Extent(
+        rows,
+        {one: rows * names[one] for one in transformer.inputs(LAGGED)},
+        sum(names.values()),
+        state,
+        source_widest_row=sum(names.values()),
+    )
+    one = Work(transformer, LAGGED, LAGGED, extent, 8 * rows)
+    size = TaskCost("p", one.whole_bytes, (), 100 * rows, (one,)).largest_partition(room)
+    assert 0 <= size <= 100 * rows
     if size:
-        assert fixed + growing * size / partition <= room
-    if size + 1 < partition and room > fixed and growing:
-        assert fixed + growing * (size + 1) / partition > room
+        share = size / (100 * rows)
+        part = one.of_a_part(share)
+        assert part.least.bytes <= room
+        assert part.extent.rows >= share * rows
+        # It may be handed what the rest of the partition left.
+        own = transformer.state_bytes(LAGGED, extent)
+        carries = transformer.scope is Scope.PREFIX
+        assert part.extent.state_bytes == state + (own if carries else 0)
+    least = one.of_a_part(1e-9)
+    assert least.extent.rows == 1
+    assert size or least.least.bytes > room or rows == 1
 
 
 # --- packing -------------------------------------------------------------------------------------
@@ -186,7 +217,6 @@ def test_every_verb_is_in_one_task_and_tasks_fit_if_they_can(
     assert found == loads(works, room, at_once)
     for one in found:
         assert one.most in one.verbs
-        assert one.bytes <= one.whole_bytes
         alone = [works[verb] for verb in one.verbs]
         if one.bytes > room:
             assert one.bytes == alone[0].least.bytes

@@ -170,7 +170,7 @@ def test_what_it_cannot_take_or_give_is_said() -> None:
     with pytest.raises(SchemaError, match="takes a text or a tensor"):
         table.add(fs.Embed("t", vectors, SIZE))
     for size, batch in ((0, 1), (1, 0), (True, 1), (2.0, 1)):
-        with pytest.raises(DefinitionError, match="whole numbers"):
+        with pytest.raises(DefinitionError, match="whole number"):
             fs.Embed("text", vectors, size, batch_size=batch)  # type: ignore[arg-type]
 
 

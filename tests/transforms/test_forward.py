@@ -267,6 +267,22 @@ def test_wrong_parameters_are_refused(arguments: dict[str, Any], match: str) -> 
         Forward("x", **arguments)
 
 
+def test_differences_of_integers_are_exact_up_to_what_64_bits_hold() -> None:
+    limits = {pa.int64(): (-(2**63), 2**63 - 1), pa.uint64(): (0, 2**63 - 1)}
+    for type_, (least, most) in limits.items():
+        table = pa.table({"k": ["a"] * 4, "t": [1, 2, 3, 4], "x": pa.array([0, most, 0, 1], type_)})
+        part = Partition(ENGINE.from_arrow(table), oracles.schema_of(table, ["k"], "t"))
+        ahead = Forward("x", 1, "difference")
+        made = ahead.apply(part, {}, ENGINE).frame
+        assert made is not None
+        assert made["x_difference_ahead_1r"].to_list() == [most, -most, 1, None]
+        beyond = [1, least, 0, 0] if least else [0, 2**63, 0, 0]
+        table = table.set_column(2, "x", pa.array(beyond, type_))
+        part = Partition(ENGINE.from_arrow(table), part.schema)
+        with pytest.raises(InvalidInputError, match="does not fit 64 bits"):
+            ahead.apply(part, {}, ENGINE)
+
+
 def test_tables_that_it_cannot_work_on_are_refused() -> None:
     schema = oracles.schema_of(pa.table({"t": [1], "k": ["a"], "x": [1.0], "s": [""]}), ["k"], "t")
     with pytest.raises(DefinitionError, match="counts integers"):

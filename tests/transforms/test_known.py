@@ -245,7 +245,7 @@ def test_what_says_no_time_is_refused() -> None:
     refused(fs.AsOfJoin(OTHER, "v", available="nope"), "no column 'nope'")
     refused(fs.AsOfJoin(OTHER, "v", available="t"), "needs a time column", timed=False)
     refused(fs.Lookup(OTHER, "v", lag="1h"), "has no time column", timed=False)
-    with pytest.raises(DefinitionError, match="name the column"):
+    with pytest.raises(DefinitionError, match="Lookup has available=3"):
         fs.Lookup(OTHER, "v", available=3)  # type: ignore[arg-type]
 
 

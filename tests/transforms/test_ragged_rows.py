@@ -84,9 +84,11 @@ def test_lists_that_do_not_fit() -> None:
             fs.ListPad(column, 2).outputs(schema)
     with pytest.raises(SchemaError, match="cannot hold the floats of column 'f' as int32"):
         fs.ListPad("f", 2, dtype="int32").outputs(schema)
-    for pad in (0.5, 2**31, math.nan, math.inf, True):
+    for pad in (0.5, 2**31, math.nan, math.inf):
         with pytest.raises(DefinitionError, match="cannot pad int32"):
             fs.ListPad("i", 2, pad).outputs(schema)
+    with pytest.raises(DefinitionError, match="ListPad has pad=True"):
+        fs.ListPad("i", 2, True)
 
 
 # --- texts ----------------------------------------------------------------------------------------
