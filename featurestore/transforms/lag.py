@@ -210,6 +210,8 @@ class Lag(Transformer):
         sorted_ = sorting_bytes(schema, by, together, 40 * together + 35 * extent.rows + taking)
         keys = VIEW * earlier * sum(is_text(schema[name].type) for name in by)
         rounding = rounding_bytes(self.outputs(schema), extent.rows)
+        # Of the state too, where there are hundreds of columns: as read, as a frame, and as joined.
+        rounding += 3 * rounding_bytes((schema[name] for name in columns), earlier)
         return rounding + sorted_ + keys + views + joined
 
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
