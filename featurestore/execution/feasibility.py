@@ -173,8 +173,9 @@ def smaller_partitions(places: Sequence[tuple[StepProjection, Site]], limit: int
     """Return the advice to ingest with smaller partitions; empty where none are small enough."""
     found: int | None = None
     for step, site in places:
-        # Of what is in use a little more may be by then.
-        room = limit - site.reserved_bytes - DRIFT
+        # Of what is in use a little more may be by then, unless the work itself is no more than that.
+        left = limit - site.reserved_bytes
+        room = left - DRIFT if left > 4 * DRIFT else left
         for task in step.tasks:
             if site.reserved_bytes + task.bytes > limit:
                 found = task.largest_partition(room, found)

@@ -23,9 +23,6 @@ _MIB: Final = 2**20
 TURNS: Final = "turns"
 """Name of the budget of those that take turns: one thing at a time, whatever it needs."""
 
-_GROWTH: Final = 32
-"""Measured over 10,000 columns: 10 MiB between two passes of 400 MiB."""
-
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -63,15 +60,12 @@ def readable_bytes(count: int) -> str:
 def smallest_limit(need: int, reserved: int) -> str:
     """Return the smallest memory limit that will do, in whole MiB, as one would write it.
 
-    A little more than is needed now: what a process holds grows by some of it between its passes.
-
     Examples
     --------
     >>> smallest_limit(100 * 2**20, reserved=150 * 2**20)
     '258MiB'
     """
-    now = need + reserved
-    return f"{-(-(now + max(DRIFT, now // _GROWTH)) // _MIB)}MiB"
+    return f"{-(-(need + reserved + DRIFT) // _MIB)}MiB"
 
 
 def require_room(need: Need, limit: int, reserved: int, instead: str) -> None:

@@ -57,7 +57,7 @@ class Categorify(Columnwise):
     its value out.
     Output: int32, never null, below ``cardinalities()``.
     Memory: 44 bytes (88 for strings) per row and per value of the vocabulary, for one column at a time. To
-    learn, 160 bytes per row (230 for strings), that column, and its
+    learn, 160 bytes per row (200 for strings), that column, and its
     counts; those of all partitions need not fit.
 
     Parameters

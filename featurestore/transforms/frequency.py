@@ -46,7 +46,7 @@ class FrequencyEncode(Columnwise):
     is that of the rows that are not null. A value that was not learnt gives 0.
     Output: int64 counts, or with ``share`` float64.
     Memory: 44 bytes (88 for strings) per row and per learnt value, for one column at a time. To learn, 160
-    bytes per row (230 for strings), that column, and its counts; those of all partitions need not fit.
+    bytes per row (200 for strings), that column, and its counts; those of all partitions need not fit.
 
     Parameters
     ----------

@@ -146,7 +146,7 @@ class Impute(Columnwise):
     ``most_frequent``. Boundary rule: statistics of all rows of the fit scope.
     Output: the input's type; with ``"mean"`` and ``"median"`` float64 for integers, booleans and decimals.
     Memory: 24 bytes per row, for one column at a time, and 16 for each string column. To learn, 14 bytes
-    per row for the mean and 40 for the median; for ``most_frequent`` 160 (230 for strings), that column, and its
+    per row for the mean and 40 for the median; for ``most_frequent`` 160 (200 for strings), that column, and its
     counts; those of all partitions need not fit.
 
     Parameters
