@@ -137,7 +137,7 @@ class VectorCache:
                 rows = ((key, blob, _checksum(key, blob)) for key, blob in blobs)
                 database.executemany("INSERT INTO vectors VALUES (?, ?, ?)", rows)
             database.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # whatever ends it, Ctrl-C too, lets the others go on; raised again
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
