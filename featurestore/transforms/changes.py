@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from featurestore.engines.differences import whole_difference
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.engines.windows import canonical, group_rows
-from featurestore.errors import InvalidInputError, SchemaError
+from featurestore.errors import SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, State
 from featurestore.transforms.extent import Extent
@@ -189,26 +190,3 @@ class PctChange(Diff):
 
     def _change(self, xp: Any, new: Array, old: Array, known: Array) -> Array:
         return new.astype(xp.float64) / (old.astype(xp.float64) + 0.0) - 1.0
-
-
-def whole_difference(xp: Any, new: Array, old: Array, known: Array) -> Array:
-    """Return the exact differences of integers as int64; whatever where they are not known.
-
-    Raises
-    ------
-    InvalidInputError
-        If one does not fit 64 bits.
-    """
-    if new.dtype == xp.uint64:
-        made = (new - old).view(xp.int64)  # integers wrap
-        wrong = (made >= 0) != (new >= old)
-    else:
-        new, old = (one.astype(xp.int64, copy=False) for one in (new, old))
-        made = new - old
-        wrong = ((new ^ old) & (new ^ made)) < 0
-    if bool(xp.any(wrong & known)):
-        raise InvalidInputError(
-            "the difference of two integers does not fit 64 bits",
-            "cast the column to float64 first",
-        )
-    return made

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import numpy as np
 import pyarrow as pa
 
+from featurestore.engines.differences import whole_difference
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.engines.windows import Windows, canonical, group_rows
 from featurestore.engines.windows_ahead import rows_ahead, times_ahead
@@ -31,7 +32,6 @@ from featurestore.transforms.base import (
     Transformer,
     encode,
 )
-from featurestore.transforms.changes import whole_difference
 from featurestore.transforms.event_time import Span, span_of
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import (
