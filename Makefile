@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+BENCHMARKS := add_feature memory commits allocators fit_statistics asof_join windows categories
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_USE_PEP517 = 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -45,10 +46,7 @@ format: $(VENV)/.stamp-test
 	$(BIN)/python -m ruff format .
 
 bench: $(VENV)/.stamp-test
-	$(BIN)/python benchmarks/add_feature.py --small
-	$(BIN)/python benchmarks/memory.py --small
-	$(BIN)/python benchmarks/commits.py --small
-	$(BIN)/python benchmarks/allocators.py --small
+	@for one in $(BENCHMARKS); do $(BIN)/python benchmarks/$$one.py --small || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

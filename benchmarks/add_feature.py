@@ -17,22 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import (
-    MIB,
-    OURS,
-    OUT,
-    PANDAS,
-    POLARS,
-    described,
-    figure,
-    measured,
-    parse,
-    print_table,
-    run_case,
-    save,
-    tree_bytes,
-    write_data,
-)
+from comparison import ADDED, PEAK, SECONDS, WRITTEN, ingested, keep, run_cases, show
+from measuring import MIB, OURS, PANDAS, POLARS, described, measured, parse, tree_bytes, write_data
 
 LABELS = {
     "featurestore": "featurestore add",
@@ -118,29 +104,6 @@ CASES = {
 }
 
 
-def draw(results: list[dict[str, Any]], title: str) -> Path:
-    picture = figure(11, 3.6)
-    picture.suptitle(title, fontsize=10)
-    done = [one for one in results if "error" not in one]
-    names = [LABELS[one["case"]] for one in done]
-    measures = (("seconds", 1.0, "s"), ("written_bytes", MIB, "MiB"), ("added_bytes", MIB, "MiB"))
-    titles = ("time", "written", "peak memory above imports")
-    for axes, (key, scale, unit), heading in zip(
-        picture.subplots(1, 3), measures, titles, strict=True
-    ):
-        bars = axes.bar(
-            names,
-            [one[key] / scale for one in done],
-            color=["#3b6ea5", "#c9b458", "#a9c4de", "#d9d9d9"],
-        )
-        axes.bar_label(bars, fmt="{:,.1f}", fontsize=8)
-        axes.set_title(f"{heading} ({unit})", fontsize=9)
-        axes.tick_params(axis="x", labelsize=7, labelrotation=12)
-    path = OUT / "add_feature.png"
-    picture.savefig(path)
-    return path
-
-
 def compare(rows: int, columns: int, memory_limit: str) -> None:
     with tempfile.TemporaryDirectory(prefix="add_feature-") as folder:
         source = write_data(Path(folder) / "source.parquet", rows, columns)
@@ -149,29 +112,14 @@ def compare(rows: int, columns: int, memory_limit: str) -> None:
             "memory_limit": memory_limit, "partition_bytes": "128MiB",
         }  # fmt: skip
         title = f"add 1 column to {rows:,} rows x {columns} float32 ({tree_bytes(source) / MIB:,.0f} MiB)"
-        made = run_case(__file__, "ingest", arguments)
-        if "error" in made:
-            raise SystemExit(f"ingest failed: {made['error']}")
-        results = [{"case": one, **run_case(__file__, one, arguments)} for one in LABELS]
-    print_table(
-        title,
-        ("", "seconds", "MiB written", "peak MiB", "of it above imports"),
-        [
-            [LABELS[one["case"]], one["error"]]
-            if "error" in one
-            else [
-                LABELS[one["case"]], f"{one['seconds']:.2f}", f"{one['written_bytes'] / MIB:,.1f}",
-                f"{one['peak_bytes'] / MIB:,.0f}", f"{one['added_bytes'] / MIB:,.0f}",
-            ]
-            for one in results
-        ],
-    )  # fmt: skip
+        made = ingested(__file__, arguments)
+        results = run_cases(__file__, LABELS, arguments)
+    show(title, LABELS, results, (SECONDS, WRITTEN, PEAK, ADDED))
     sums = [one["check"] for one in results if "check" in one]
     if any(abs(one - sums[0]) > 1e-4 * max(1.0, rows**0.5) for one in sums):
         raise SystemExit(f"the values differ: their sums are {sums}")
     configuration = {"rows": rows, "columns": columns, "memory_limit": memory_limit, "ingest": made}
-    OUT.mkdir(exist_ok=True)
-    print(f"saved {save('add_feature', configuration, results)} and {draw(results, title)}")
+    keep("add_feature", title, LABELS, results, (SECONDS, WRITTEN, ADDED), configuration)
 
 
 def main() -> None:

@@ -13,27 +13,14 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measuring import (
-    MIB,
-    OURS,
-    OUT,
-    PANDAS,
-    POLARS,
-    described,
-    figure,
-    measured,
-    parse,
-    print_table,
-    run_case,
-    save,
-)
+from comparison import ADDED, PEAK, SECONDS, ingested, keep, million_rows, run_cases, show
+from measuring import OURS, PANDAS, POLARS, described, measured, parse
 
 LABELS = {
     "featurestore": "featurestore add",
@@ -157,25 +144,6 @@ CASES = {
 }
 
 
-def draw(results: list[dict[str, Any]], rows: int, title: str) -> Path:
-    picture = figure(9, 3.6)
-    picture.suptitle(title, fontsize=10)
-    done = [one for one in results if "error" not in one]
-    names = [LABELS[one["case"]] for one in done]
-    measures = (
-        ("million rows per second", [rows / one["seconds"] / 1e6 for one in done]),
-        ("peak memory above imports (MiB)", [one["added_bytes"] / MIB for one in done]),
-    )
-    for axes, (heading, values) in zip(picture.subplots(1, 2), measures, strict=True):
-        bars = axes.bar(names, values, color=["#3b6ea5", *["#a9c4de"] * len(names)][: len(names)])
-        axes.bar_label(bars, fmt="{:,.1f}", fontsize=8)
-        axes.set_title(heading, fontsize=9)
-        axes.tick_params(axis="x", labelsize=7, labelrotation=12)
-    path = OUT / "asof_join.png"
-    picture.savefig(path)
-    return path
-
-
 def compare(rows: int, events: int, keys: int, memory_limit: str, partition_bytes: str) -> None:
     with tempfile.TemporaryDirectory(prefix="asof_join-") as folder:
         arguments = {
@@ -185,24 +153,10 @@ def compare(rows: int, events: int, keys: int, memory_limit: str, partition_byte
             "events": str(write_events(Path(folder) / "events.parquet", events, keys, 1)),
         }  # fmt: skip
         title = f"as-of join of {rows:,} rows with {events:,} events of {keys:,} keys"
-        made = run_case(__file__, "ingest", arguments)
-        if "error" in made:
-            raise SystemExit(f"ingest failed: {made['error']}")
-        cases = [one for one in LABELS if one == "featurestore" or find_spec(one) is not None]
-        results = [{"case": one, **run_case(__file__, one, arguments)} for one in cases]
-    print_table(
-        title,
-        ("", "seconds", "million rows/s", "peak MiB", "of it above imports"),
-        [
-            [LABELS[one["case"]], one["error"]]
-            if "error" in one
-            else [
-                LABELS[one["case"]], f"{one['seconds']:.2f}", f"{rows / one['seconds'] / 1e6:.2f}",
-                f"{one['peak_bytes'] / MIB:,.0f}", f"{one['added_bytes'] / MIB:,.0f}",
-            ]
-            for one in results
-        ],
-    )  # fmt: skip
+        made = ingested(__file__, arguments)
+        results = run_cases(__file__, LABELS, arguments)
+    rate = million_rows(rows)
+    show(title, LABELS, results, (SECONDS, rate, PEAK, ADDED))
     found = [(one["rows"], one["matched"], one["check"]) for one in results if "error" not in one]
     if any(one[:2] != found[0][:2] or abs(one[2] - found[0][2]) > 1e-6 for one in found):
         raise SystemExit(f"the values differ: rows, matches and their sums are {found}")
@@ -210,8 +164,7 @@ def compare(rows: int, events: int, keys: int, memory_limit: str, partition_byte
         "rows": rows, "events": events, "keys": keys, "memory_limit": memory_limit,
         "partition_bytes": partition_bytes, "ingest": made,
     }  # fmt: skip
-    OUT.mkdir(exist_ok=True)
-    print(f"saved {save('asof_join', configuration, results)} and {draw(results, rows, title)}")
+    keep("asof_join", title, LABELS, results, (rate, ADDED), configuration)
 
 
 def main() -> None:

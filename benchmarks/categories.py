@@ -13,28 +13,14 @@ Writes a table to the terminal, and ``categories.json`` and ``.png`` to ``benchm
 from __future__ import annotations
 
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measuring import (
-    DASK,
-    MIB,
-    OURS,
-    OUT,
-    POLARS,
-    described,
-    figure,
-    measured,
-    parse,
-    print_table,
-    run_case,
-    save,
-    tree_bytes,
-)
+from comparison import ADDED, PEAK, SECONDS, ingested, keep, run_cases, show
+from measuring import DASK, MIB, OURS, POLARS, described, measured, parse, tree_bytes
 
 LABELS = {
     "featurestore": "featurestore Categorify",
@@ -153,22 +139,6 @@ CASES = {
 }
 
 
-def draw(results: list[dict[str, Any]], title: str) -> Path:
-    picture = figure(9, 3.6)
-    picture.suptitle(title, fontsize=10)
-    done = [one for one in results if "error" not in one]
-    names = [LABELS[one["case"]] for one in done]
-    measures = (("seconds", 1.0, "time (s)"), ("added_bytes", MIB, "peak above imports (MiB)"))
-    for axes, (key, scale, heading) in zip(picture.subplots(1, 2), measures, strict=True):
-        bars = axes.bar(names, [one[key] / scale for one in done], color="#3b6ea5")
-        axes.bar_label(bars, fmt="{:,.1f}", fontsize=8)
-        axes.set_title(heading, fontsize=9)
-        axes.tick_params(axis="x", labelsize=7, labelrotation=12)
-    path = OUT / "categories.png"
-    picture.savefig(path)
-    return path
-
-
 def compare(rows: int, values: int, memory_limit: str) -> None:
     with tempfile.TemporaryDirectory(prefix="categories-") as folder:
         source = write_categories(Path(folder) / "source.parquet", rows, values)
@@ -179,30 +149,14 @@ def compare(rows: int, values: int, memory_limit: str) -> None:
         title = (
             f"codes of {values:,} strings in {rows:,} rows ({tree_bytes(source) / MIB:,.0f} MiB)"
         )
-        made = run_case(__file__, "ingest", arguments)
-        if "error" in made:
-            raise SystemExit(f"ingest failed: {made['error']}")
-        cases = [one for one in LABELS if one == "featurestore" or find_spec(one) is not None]
-        results = [{"case": one, **run_case(__file__, one, arguments)} for one in cases]
-    print_table(
-        title,
-        ("", "seconds", "peak MiB", "of it above imports"),
-        [
-            [LABELS[one["case"]], one["error"]]
-            if "error" in one
-            else [
-                LABELS[one["case"]], f"{one['seconds']:.2f}",
-                f"{one['peak_bytes'] / MIB:,.0f}", f"{one['added_bytes'] / MIB:,.0f}",
-            ]
-            for one in results
-        ],
-    )  # fmt: skip
+        made = ingested(__file__, arguments)
+        results = run_cases(__file__, LABELS, arguments)
+    show(title, LABELS, results, (SECONDS, PEAK, ADDED))
     found = {one["check"] for one in results if "check" in one}
     if len(found) > 1:
         raise SystemExit(f"the codes differ: {found}")
     configuration = {"rows": rows, "values": values, "memory_limit": memory_limit, "ingest": made}
-    OUT.mkdir(exist_ok=True)
-    print(f"saved {save('categories', configuration, results)} and {draw(results, title)}")
+    keep("categories", title, LABELS, results, (SECONDS, ADDED), configuration)
 
 
 def main() -> None:

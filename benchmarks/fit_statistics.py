@@ -13,7 +13,6 @@ Writes a table to the terminal, and ``fit_statistics.json`` and ``.png`` to ``be
 from __future__ import annotations
 
 import datetime as dt
-import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measuring import (
-    DASK,
-    MIB,
-    OURS,
-    OUT,
-    PANDAS,
-    POLARS,
-    described,
-    figure,
-    measured,
-    parse,
-    print_table,
-    run_case,
-    save,
-    tree_bytes,
-)
+from comparison import ADDED, PEAK, Measure, ingested, keep, run_cases, show
+from measuring import DASK, MIB, OURS, PANDAS, POLARS, described, measured, parse, tree_bytes
 
 LABELS = {
     "featurestore": "featurestore fit",
@@ -220,24 +205,6 @@ CASES = {
 }
 
 
-def draw(results: list[dict[str, Any]], title: str) -> Path:
-    picture = figure(11, 3.6)
-    picture.suptitle(title, fontsize=10)
-    done = [one for one in results if "error" not in one]
-    names = [LABELS[one["case"]].replace(", ", ",\n") for one in done]
-    measures = (("seconds", 1.0, "s"), ("added_bytes", MIB, "MiB"))
-    for axes, (key, scale, unit), heading in zip(
-        picture.subplots(1, 2), measures, ("time", "peak memory above imports"), strict=True
-    ):
-        bars = axes.bar(names, [one[key] / scale for one in done], color="#3b6ea5")
-        axes.bar_label(bars, fmt="{:,.2f}" if unit == "s" else "{:,.0f}", fontsize=8)
-        axes.set_title(f"{heading} ({unit})", fontsize=9)
-        axes.tick_params(axis="x", labelsize=7, labelrotation=12)
-    path = OUT / "fit_statistics.png"
-    picture.savefig(path)
-    return path
-
-
 def compare(rows: int, columns: int, memory_limit: str) -> None:
     with tempfile.TemporaryDirectory(prefix="fit_statistics-") as folder:
         source = Path(folder) / "source"
@@ -253,34 +220,15 @@ def compare(rows: int, columns: int, memory_limit: str) -> None:
             f"mean and deviation of {rows:,} rows x {columns} float64 "
             f"({tree_bytes(source) / MIB:,.0f} MiB)"
         )
-        made = run_case(__file__, "ingest", arguments)
-        if "error" in made:
-            raise SystemExit(f"ingest failed: {made['error']}")
-        there = [one for one in LABELS if one not in ("duckdb", "dask") or is_installed(one)]
-        results = [{"case": one, **run_case(__file__, one, arguments)} for one in there]
-    print_table(
-        title,
-        ("", "seconds", "peak MiB", "of it above imports"),
-        [
-            [LABELS[one["case"]], one["error"]]
-            if "error" in one
-            else [
-                LABELS[one["case"]], f"{one['seconds']:.3f}", f"{one['peak_bytes'] / MIB:,.0f}",
-                f"{one['added_bytes'] / MIB:,.0f}",
-            ]
-            for one in results
-        ],
-    )  # fmt: skip
+        made = ingested(__file__, arguments)
+        results = run_cases(__file__, LABELS, arguments)
+    seconds = Measure("seconds", lambda one: one["seconds"], 3)
+    show(title, LABELS, results, (seconds, PEAK, ADDED))
     checks = [one["check"] for one in results if "check" in one]
     if any(not np.allclose(one, checks[0], rtol=1e-9) for one in checks):
         raise SystemExit(f"the values differ: {checks}")
     configuration = {"rows": rows, "columns": columns, "memory_limit": memory_limit, "ingest": made}
-    OUT.mkdir(exist_ok=True)
-    print(f"saved {save('fit_statistics', configuration, results)} and {draw(results, title)}")
-
-
-def is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    keep("fit_statistics", title, LABELS, results, (seconds, ADDED), configuration)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from comparison import ingested
 from measuring import (
     MIB,
     OURS,
@@ -221,9 +222,7 @@ def compare(rows: int, keys: int, memory_limit: str) -> None:
             "folder": folder, "source": str(source), "store": f"{folder}/store",
             "memory_limit": memory_limit,
         }  # fmt: skip
-        made = run_case(__file__, "ingest", arguments)
-        if "error" in made:
-            raise SystemExit(f"ingest failed: {made['error']}")
+        made = ingested(__file__, arguments)
         results = [
             {
                 "library": one,

@@ -1,0 +1,120 @@
+"""One task done by several libraries in one run: cases, a table, bars, a file of results.
+
+A result is what its case returned, with the case's name; or its error, which the table shows in its
+place, so that a library that runs out of memory is a row like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from measuring import MIB, OUT, figure, print_table, run_case, save
+
+Result = dict[str, Any]
+_OURS = "#3b6ea5"
+_THEIRS = "#a9c4de"
+_LIBRARIES = ("polars", "duckdb", "dask", "pandas")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A number of each result: its heading, how it is read, how many digits are shown."""
+
+    heading: str
+    of: Callable[[Result], float]
+    digits: int = 2
+
+    def text(self, result: Result) -> str:
+        return f"{self.of(result):,.{self.digits}f}"
+
+
+def mebibytes(key: str, heading: str, digits: int = 0) -> Measure:
+    """Return the measure of one of a result's byte counts."""
+    return Measure(heading, lambda one: one[key] / MIB, digits)
+
+
+SECONDS = Measure("seconds", lambda one: one["seconds"])
+PEAK = mebibytes("peak_bytes", "peak MiB")
+ADDED = mebibytes("added_bytes", "MiB above imports")
+WRITTEN = mebibytes("written_bytes", "MiB written", 1)
+
+
+def million_rows(rows: int) -> Measure:
+    """Return the rate of results that went through so many rows."""
+    return Measure("million rows/s", lambda one: rows / one["seconds"] / 1e6)
+
+
+def ingested(script: str, arguments: Mapping[str, Any]) -> Result:
+    """Run a script's ``ingest`` case; without its store there is nothing to compare.
+
+    Raises
+    ------
+    SystemExit
+        If it failed.
+    """
+    made = run_case(script, "ingest", arguments)
+    if "error" in made:
+        raise SystemExit(f"ingest failed: {made['error']}")
+    return made
+
+
+def run_cases(script: str, cases: Mapping[str, str], arguments: Mapping[str, Any]) -> list[Result]:
+    """Run each case in a fresh process, one after the other; those of libraries not installed are left out."""
+    there = [one for one in cases if one not in _LIBRARIES or find_spec(one) is not None]
+    return [{"case": one, **run_case(script, one, arguments)} for one in there]
+
+
+def show(
+    title: str, labels: Mapping[str, str], results: Sequence[Result], measures: Sequence[Measure]
+) -> None:
+    """Print a row for each result."""
+    print_table(
+        title,
+        ("", *(one.heading for one in measures)),
+        [
+            [labels[one["case"]], one["error"]]
+            if "error" in one
+            else [labels[one["case"]], *(measure.text(one) for measure in measures)]
+            for one in results
+        ],
+    )
+
+
+def keep(
+    name: str,
+    title: str,
+    labels: Mapping[str, str],
+    results: Sequence[Result],
+    measures: Sequence[Measure],
+    configuration: Mapping[str, Any],
+) -> None:
+    """Save results as JSON and bars of some measures beside it; say where."""
+    OUT.mkdir(exist_ok=True)
+    saved = save(name, configuration, results)
+    print(f"saved {saved} and {_bars(OUT / f'{name}.png', title, labels, results, measures)}")
+
+
+def _bars(
+    path: Path,
+    title: str,
+    labels: Mapping[str, str],
+    results: Sequence[Result],
+    measures: Sequence[Measure],
+) -> Path:
+    picture = figure(11, 3.6)
+    picture.suptitle(title, fontsize=10)
+    done = [one for one in results if "error" not in one]
+    names = [labels[one["case"]].replace(", ", ",\n") for one in done]
+    colours = [_THEIRS if one["case"] in _LIBRARIES else _OURS for one in done]
+    grid = picture.subplots(1, len(measures), squeeze=False)
+    for axes, measure in zip(grid[0], measures, strict=True):
+        bars = axes.bar(names, [measure.of(one) for one in done], color=colours)
+        axes.bar_label(bars, [measure.text(one) for one in done], fontsize=8)
+        axes.set_title(measure.heading, fontsize=9)
+        axes.tick_params(axis="x", labelsize=7, labelrotation=12)
+    picture.savefig(path)
+    return path
