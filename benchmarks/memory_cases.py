@@ -78,13 +78,22 @@ def _transformer(name: str) -> Any:
         "categorify": lambda: fs.Categorify("entity", suffix="_code"),
         "standardize": lambda: fs.Standardize(["x0", "x1"], suffix="_std"),
         "impute": lambda: fs.Impute(["x0", "x1"], suffix="_full"),
+        "expanding": lambda: fs.Expanding("x2", by="entity"),
+        "forward": lambda: fs.Forward("x2", "10s", stats="mean", by="entity"),
+        "as-of window": lambda: fs.AsOfWindow(
+            "quotes", "x0", 4, by="entity", rename={"x0": "quotes"}
+        ),
+        "quantiles": lambda: fs.QuantileTransform(["x0", "x1"], suffix="_even"),
+        "target encode": lambda: fs.TargetEncode("entity", "x0", suffix="_target"),
+        "group statistics": lambda: fs.GroupStats("x1", by="entity"),
+        "components": lambda: fs.PCA(["x0", "x1", "x2"], 2),
     }[name]()
 
 
 def store_add(name: str, arguments: Arguments) -> dict[str, Any]:
     table, one = _table(arguments), _transformer(name)
-    learns = name in ("categorify", "standardize", "impute")
-    return _ours(lambda: table.add(one, fit_on="all" if learns else None), arguments)
+    fit_on = "all" if name in LEARNING else None
+    return _ours(lambda: table.add(one, fit_on=fit_on), arguments)
 
 
 def _dataset(arguments: Arguments, label: str | None = None) -> Any:
@@ -282,9 +291,13 @@ DASK_STEPS: dict[str, Callable[[Any, Arguments], Any]] = {
 
 # --- all -----------------------------------------------------------------------------------------------
 
+LEARNING = (
+    "categorify", "standardize", "impute", "quantiles", "target encode", "group statistics",
+    "components",
+)  # fmt: skip
 FAMILIES = (
-    "expression", "function", "calendar", "rolling", "lag", "rank", "as-of join", "lookup",
-    "categorify", "standardize", "impute",
+    "expression", "function", "calendar", "rank", "rolling", "lag", "expanding", "forward",
+    "as-of join", "as-of window", "lookup", *LEARNING,
 )  # fmt: skip
 STEPS = ("ingest", *FAMILIES, "fit", "load", "xgboost")
 TOOLS = ("featurestore", "pandas", "dask")

@@ -47,14 +47,33 @@ TRANSFORMERS: dict[str, Callable[[str], Transformer]] = {
     "categorify": lambda _: fs.Categorify("place", suffix="_code"),
     "standardize": lambda _: fs.Standardize(["x0", "x1"], suffix="_std"),
     "impute": lambda _: fs.Impute(["x0", "x1"], suffix="_full"),
+    "expanding": lambda _: fs.Expanding("x1", by="sensor"),
+    "ewm": lambda _: fs.EWM("x1", 20, by="sensor"),
+    "median": lambda _: fs.Rolling("x1", 20, stats=["median"], by="sensor"),
+    "expanding_target": lambda _: fs.ExpandingTarget("place", "label"),
+    "forward": lambda _: fs.Forward("x2", "30s", stats="mean", by="sensor"),
+    "as_of_aggregate": lambda size: fs.AsOfAggregate(f"{size}_quotes", "quote", "60s", by="sensor"),
+    "as_of_window": lambda size: fs.AsOfWindow(f"{size}_quotes", "quote", 4, by="sensor"),
+    "rank": lambda _: fs.Rank("x3"),
+    "text_hash": lambda _: fs.TextHash("place", 64),
+    "one_hot": lambda _: fs.OneHot("place", size=16),
+    "target_encode": lambda _: fs.TargetEncode("place", "label", suffix="_target"),
+    "group_stats": lambda _: fs.GroupStats("x1", by="place"),
+    "quantile_transform": lambda _: fs.QuantileTransform(["x0", "x1"], suffix="_even"),
+    "pca": lambda _: fs.PCA(["x0", "x1", "x2"], 2),
+    "tf_idf": lambda _: fs.TfIdf("place", 64, unit="characters"),
 }
+LEARNING = (
+    "categorify", "standardize", "impute", "one_hot", "target_encode", "group_stats",
+    "quantile_transform", "pca", "tf_idf",
+)  # fmt: skip
 
 
 def build(name: str) -> Work:
     def work(store: fs.FeatureStore, folder: Path, size: str) -> object:
         one = TRANSFORMERS[name](size)
-        learns = name in ("categorify", "standardize", "impute")
-        return store.table(f"{size}_readings").add(one, fit_on="all" if learns else None)
+        fit_on = "all" if name in LEARNING else None
+        return store.table(f"{size}_readings").add(one, fit_on=fit_on)
 
     return work
 
