@@ -5,7 +5,7 @@ Always true: what comes out has the types under which the store keeps columns, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -54,8 +54,10 @@ def array_to_arrow(values: HostArray, valid: HostArray | None, type_: pa.DataTyp
     return pa.array(values.astype(dtype, copy=False), mask=mask, type=type_)
 
 
-def _read_some_at_once(parquet: Any, columns: Sequence[str]) -> pa.Table:
-    """Return columns, of which a few are decoded at once.
+def _read_some_at_once(
+    parquet: Any, columns: Sequence[str], groups: Sequence[int] | None = None
+) -> pa.Table:
+    """Return columns, of which a few are decoded at once; of all row groups, or of some.
 
     While columns are read together, the reader keeps the last pages of each, compressed and not: of
     hundreds of columns, several times what the columns take.
@@ -63,10 +65,29 @@ def _read_some_at_once(parquet: Any, columns: Sequence[str]) -> pa.Table:
     found: dict[str, pa.ChunkedArray] = {}
     for start in range(0, max(1, len(columns)), _COLUMNS_AT_ONCE):
         several = list(columns[start : start + _COLUMNS_AT_ONCE])
-        table = parquet.read(columns=several, use_threads=False)
+        table = _read_columns(parquet, several, groups)
         # A reader takes "a" for the prefix of a path, so that a column "a.b" comes along.
         found.update({name: table.column(name) for name in several})
     return pa.table(found)
+
+
+def _read_columns(
+    parquet: Any, columns: Sequence[str], groups: Sequence[int] | None = None
+) -> pa.Table:
+    """Return columns of all row groups or of some; lists a row group at a time.
+
+    The items of lists, and how deep each is, are collected in buffers that are copied as they grow: of a
+    whole partition, four times what the lists take.
+    """
+    schema = parquet.schema_arrow
+    if any(pa.types.is_nested(schema.field(name).type) for name in columns if name in schema.names):
+        each = range(parquet.num_row_groups) if groups is None else groups
+        found = [parquet.read_row_group(one, columns, use_threads=False) for one in each]
+        if found:
+            return pa.concat_tables(found)
+    if groups is None:
+        return parquet.read(columns=columns, use_threads=False)
+    return parquet.read_row_groups(list(groups), columns=columns, use_threads=False)
 
 
 def read_arrow(
@@ -75,11 +96,15 @@ def read_arrow(
     columns: Sequence[str],
     entry: PartitionEntry | None = None,
     rows: tuple[int, int] | None = None,
+    coded: Collection[str] = (),
+    until: tuple[str, int] | None = None,
 ) -> pa.Table:
     """Return columns of a partition's Parquet files as Arrow, page checksums verified.
 
     Given the partition's ``entry``, sizes in the files are compared with it before they are read.
-    Given ``rows``, only the rows ``start <= row < stop`` are returned.
+    Given ``rows``, only the rows ``start <= row < stop`` are returned. Columns that are ``coded`` come as
+    dictionaries where the files have them as such. Given a time column and ``until`` when, row groups in which
+    all rows are later are left out.
 
     Raises
     ------
@@ -88,22 +113,29 @@ def read_arrow(
     """
     from featurestore.storage.column_group import open_parquet
     from featurestore.storage.parquet_bounds import require_bounded
-    from featurestore.storage.row_ranges import batch_rows, read_rows
+    from featurestore.storage.row_ranges import batch_rows, read_rows, row_groups_until
 
     found: dict[str, pa.ChunkedArray] = {}
     counts: dict[str, int] = {}
     for file in files:
         try:
-            with open_parquet(store, file) as parquet:
+            with open_parquet(store, file, coded) as parquet:
                 stored = set(parquet.schema_arrow.names)
                 wanted = [name for name in columns if name in stored]
                 if entry is not None:
                     require_bounded(parquet, file, entry, wanted)
                 if rows is None:
-                    table = _read_some_at_once(parquet, wanted)
+                    groups = None
+                    if until is not None and until[0] in wanted:
+                        footer, schema = parquet.metadata, parquet.schema_arrow
+                        groups = row_groups_until(footer, schema, *until)
+                    table = _read_some_at_once(parquet, wanted, groups)
                 else:
                     at_once = batch_rows(0 if entry is None else entry.widest_row)
                     table = read_rows(parquet, wanted, *rows, at_once)
+                for name in set(coded).intersection(wanted):
+                    # Nobody else compares positions with how many values there are.
+                    table[name].validate(full=True)
                 counts[file.path] = parquet.metadata.num_rows
         except pa.ArrowMemoryError:  # an ArrowException too, but no damage
             raise

@@ -14,6 +14,8 @@ import numpy as np
 from featurestore.engines.protocol import Array
 
 _BLOCK: Final = 16_384
+_RUNS: Final = 2**16
+"""So many numbers, and what is made of them, stay in a CPU's cache from step to step."""
 
 
 def blocks(rows: int, xp: Any, block: int = _BLOCK) -> Iterator[slice]:
@@ -27,6 +29,27 @@ def blocks(rows: int, xp: Any, block: int = _BLOCK) -> Iterator[slice]:
     size = block if xp is np else max(rows, 1)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
+
+
+def whole_runs(xp: Any, number: Array) -> Iterator[slice]:
+    """Yield stretches of ascending numbers that end where these change, and fit a CPU's cache if runs do.
+
+    On a GPU, all at once.
+
+    Examples
+    --------
+    >>> list(whole_runs(np, np.array([0, 0, 1])))
+    [slice(0, 3, None)]
+    """
+    start, size = 0, number.shape[0]
+    while start < size:
+        stop = start + _RUNS if xp is np else size
+        if stop < size:
+            stop = int(np.searchsorted(number, number[stop], side="left"))
+            if stop <= start:
+                stop = int(np.searchsorted(number, number[start], side="right"))
+        yield slice(start, min(stop, size))
+        start = stop
 
 
 def mapped(values: Array, dtype: Any, xp: Any, one: Callable[[Array], Array]) -> Array:

@@ -2,7 +2,8 @@
 
 Events lie sorted by group and time (:class:`~featurestore.engines.joins.Events`). Those known at their time
 are a run of sorted positions; where some within the run were not known yet, the visible ones are picked
-one by one, for so many rows at a time that what is picked stays small.
+one by one, once for all rows between which no late event became known, and for so many rows at a time that
+what is picked stays small.
 
 Always true: what a row gets follows from the events that are visible to it and from nothing else.
 """
@@ -14,9 +15,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from featurestore.engines.blocks import blocks
-from featurestore.engines.joins import Events, Known, passed
+from featurestore.engines.joins import Events, Known, passed, time_order
 from featurestore.engines.protocol import Array
-from featurestore.engines.windows import Parts, Windows, fold, stable_order
+from featurestore.engines.windows import (
+    Parts,
+    Windows,
+    changes,
+    fold,
+    numbered,
+    stable_order,
+)
 
 PICKED: Final = 2**18
 """How many events are looked at one by one at a time, unless a single row has more."""
@@ -129,29 +137,57 @@ class Seen:
         Yields
         ------
         which : Array
-            The next of ``rows``, as positions in it.
+            Some of ``rows``, as positions in it; each comes once.
         picked : Array
-            Sorted positions of visible events, row by row, in their order.
+            Sorted positions of visible events; those of one row beside each other, in their order.
         begin, end : Array
             Where those of each row lie in ``picked``.
         """
-        length = self.end[rows] - start
-        for here in _portions(xp, xp.maximum(length, least)):
-            which = xp.arange(here.start, here.stop, dtype=xp.int64)
-            sizes, first = length[here], start[here]
-            stop = xp.cumsum(sizes, dtype=xp.int64)
-            begin = stop - sizes
+        if not rows.shape[0]:
+            return
+        wanted = self.wanted[rows]
+        order = time_order(xp, wanted)
+        if order is not None:
+            rows, start, wanted = rows[order], start[order], wanted[order]
+        end = self.end[rows]
+        fresh = self._shared(xp, wanted, start, end, least)
+        first = xp.flatnonzero(fresh)
+        last = xp.concatenate((first[1:], xp.asarray([rows.shape[0]], dtype=xp.int64))) - 1
+        low, length = start[first], end[last] - start[first]
+        for here in _portions(xp, xp.maximum(length, least * (last + 1 - first))):
+            mine = slice(int(first[here.start]), int(last[here.stop - 1]) + 1)
+            stop = xp.cumsum(length[here], dtype=xp.int64)
+            shift = stop - length[here] - low[here]
             flags = xp.zeros(int(stop[-1]), dtype=xp.bool_)
-            flags[begin] = True
-            owner = xp.cumsum(flags, dtype=xp.int64)
-            owner -= 1
+            flags[stop - length[here]] = True
+            owner = numbered(xp, flags)
             at = xp.arange(owner.shape[0], dtype=xp.int64)
-            at += (first - begin)[owner]
-            visible = self.events.own[at] < self.wanted[rows[here]][owner]
+            at -= shift[owner]
+            visible = self.events.own[at] < wanted[last[here]][owner]
             del owner, flags
             count = xp.zeros(visible.shape[0] + 1, dtype=xp.int64)
             count[1:] = xp.cumsum(visible, dtype=xp.int64)
-            yield which, at[visible], count[begin], count[stop]
+            of_row = shift[numbered(xp, fresh[mine])]
+            which = (
+                xp.arange(mine.start, mine.stop, dtype=xp.int64) if order is None else order[mine]
+            )
+            yield which, at[visible], count[start[mine] + of_row], count[end[mine] + of_row]
+
+    def _shared(self, xp: Any, wanted: Array, start: Array, end: Array, least: int) -> Array:
+        """Return where rows, in order of ``wanted``, can no longer share what is picked for those before.
+
+        An event that is known in its turn, before all later ones of its group, is visible to every row whose
+        run it is in. So rows between which no other event becomes known see parts of one sequence.
+        """
+        own, keys, rows = self.events.own, self.events.keys, wanted.shape[0]
+        belated = xp.sort(own[own > keys])
+        changed = changes(xp, wanted // self.events.stride)
+        changed |= changes(xp, xp.searchsorted(belated, wanted, side="left"))
+        # What is picked for several rows at a time is not much more than for one.
+        changed |= changes(xp, start // max(1, PICKED // 2))
+        changed |= changes(xp, xp.arange(rows, dtype=xp.int64) // max(1, PICKED // (4 * least)))
+        changed[1:] |= (start[1:] < start[:-1]) | (end[1:] < end[:-1])
+        return changed
 
 
 def _found(xp: Any, keys: Array, wanted: Array) -> Array:

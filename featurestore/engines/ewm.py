@@ -1,7 +1,7 @@
 """Exponentially weighted means and deviations, as folds for :mod:`time_trees`.
 
-A run of rows knows how far its first and its last value lie from its ends (in rows), or when they are
-(in time), so that two runs can be put together without their rows. Distances are counted in half-lives.
+A run of rows knows the place of its first and its last value (a time, or how many rows of the group came
+before), so that two runs can be put together without their rows. Distances are counted in half-lives.
 
 ``adjust``: a value ``d`` half-lives before the last one has weight ``2 ** -d``. Without, the recurrence
 ``y = (decay * y + gain * x) / (decay + gain)`` of each value over those before, where ``decay`` is
@@ -25,8 +25,9 @@ from featurestore.engines.running import Fold, merge_weighted
 from featurestore.engines.time_trees import Parts
 
 _LN2: Final = math.log(2.0)
-_PLACE: Final = (0, 0, 0, 0)
-"""Of every fold, first: rows, values, and where the first and the last value are; ``int64``."""
+_NEVER: Final = -(2**63)
+"""The place of the last value where there is none: not after any other."""
+_FOREVER: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,128 +40,139 @@ class Decay:
         In rows, or in steps of the time.
     timed : bool
     adjust : bool
-    ignore_nulls : bool
-        Whether rows without value do not count as rows.
     """
 
     half_life: float
     timed: bool
     adjust: bool
-    ignore_nulls: bool
 
     def folds(self) -> tuple[Fold, Fold]:
         """Return the folds of means and of deviations."""
+        shift = None if self.timed else self._shifted
+        places = (_NEVER, _FOREVER)[: self._places]
+        mean: tuple[float, ...]
         if self.adjust:
-            return (
-                Fold("mean", (*_PLACE, 0.0, -0.0), self._sum_leaves, self._merge_sums, exact=False),
-                Fold(
-                    "std",
-                    (*_PLACE, *[0.0] * 5),
-                    self._moment_leaves,
-                    self._merge_moments,
-                    exact=False,
-                ),
-            )
+            mean, leaves, merge = (0.0, -0.0), self._sum_leaves, self._merge_sums
+            std, rest, merge_rest = 5, self._moment_leaves, self._merge_moments
+        else:
+            mean, leaves, merge = (0.0, 0.0, -0.0), self._lead_leaves, self._merge_leads
+            std, rest, merge_rest = 7, self._rest_leaves, self._merge_rests
         return (
-            Fold("mean", (*_PLACE, 0.0, 0.0, -0.0), self._lead_leaves, self._merge_leads, exact=False),
-            Fold(
-                "std", (*_PLACE, *[0.0] * 7), self._rest_leaves, self._merge_rests, exact=False
-            ),
-        )  # fmt: skip
+            Fold("mean", (*places, *mean), leaves, merge, exact=False, shift=shift),
+            Fold("std", (*places, *[0.0] * std), rest, merge_rest, exact=False, shift=shift),
+        )
 
     # --- where values are ------------------------------------------------------------------------
 
-    def _place(self, xp: Any, valid: Array, times: Array) -> Parts:
-        count = valid.astype(xp.int64)
-        if self.timed:
-            at = xp.where(valid, times, 0)
-            return xp.zeros_like(count), count, at, at
-        rows = count if self.ignore_nulls else xp.ones_like(count)
-        return rows, count, xp.zeros_like(count), xp.zeros_like(count)
+    @property
+    def _places(self) -> int:
+        """How many parts of a fold are places: the last value's, and perhaps the first's."""
+        return 1 if self.adjust else 2
 
-    def _placed(self, xp: Any, older: Parts, younger: Parts) -> Parts:
-        rows = older[0]
-        first = xp.where(older[1] > 0, older[2], rows + younger[2])
-        last = xp.where(younger[1] > 0, rows + younger[3], older[3])
-        return rows + younger[0], older[1] + younger[1], first, last
+    def _shifted(self, xp: Any, parts: Parts, by: Array) -> Parts:
+        moved = [
+            xp.where(part == empty, part, part + by)
+            for part, empty in zip(parts[: self._places], (_NEVER, _FOREVER), strict=False)
+        ]
+        return (*moved, *parts[self._places :])
 
-    def _half_lives(self, xp: Any, older: Parts, until: Array) -> Array:
-        """Return how many lie between the older run's last value and a place in the younger."""
+    def _half_lives(self, xp: Any, older: Array, younger: Array) -> Array:
+        """Return how many lie between two places."""
         # As unsigned: the distance of two int64 fits, its sign apart.
-        distance = (older[0] + until).view(xp.uint64) - older[3].view(xp.uint64)
-        return distance.astype(xp.float64) / self.half_life
+        distance = younger.view(xp.uint64) - older.view(xp.uint64)
+        lives = distance.astype(xp.float64)
+        lives /= self.half_life
+        return lives
 
-    def _either(self, xp: Any, older: Parts, younger: Parts, made: Parts) -> Parts:
-        """Return what was made of two runs, or the one that has values."""
-        none, alone = younger[1] == 0, older[1] == 0
-        rest = tuple(
-            xp.where(none, a, xp.where(alone, b, c))
-            for a, b, c in zip(older[4:], younger[4:], made, strict=True)
-        )
-        return (*self._placed(xp, older, younger), *rest)
+    def _left(self, xp: Any, older: Parts, younger: Parts) -> tuple[Array, Array]:
+        """Return the place of the last value of two runs, and what weights of the older keep until then.
+
+        All of them where the younger run has no values; where the older has none it has no weights.
+        """
+        last = xp.maximum(older[0], younger[0])
+        lives = self._half_lives(xp, older[0], last)
+        xp.negative(lives, out=lives)
+        return last, xp.exp2(lives, out=lives)
 
     # --- adjusted --------------------------------------------------------------------------------
 
-    def _sum_leaves(self, xp: Any, values: Array, valid: Array, times: Array) -> Parts:
+    def _sum_leaves(self, xp: Any, values: Array, valid: Array, places: Array) -> Parts:
         numbers = xp.where(valid, values.astype(xp.float64, copy=False), -0.0)
-        return (*self._place(xp, valid, times), valid.astype(xp.float64), numbers)
+        return xp.where(valid, places, _NEVER), valid.astype(xp.float64), numbers
 
     def _merge_sums(self, xp: Any, older: Parts, younger: Parts) -> Parts:
-        left = xp.exp2(-self._half_lives(xp, older, younger[3]))
-        made = older[4] * left + younger[4], older[5] * left + younger[5]
-        return self._either(xp, older, younger, made)
+        last, left = self._left(xp, older, younger)
+        weight = older[1] * left
+        weight += younger[1]
+        left *= older[2]
+        left += younger[2]
+        return last, weight, left
 
-    def _moment_leaves(self, xp: Any, values: Array, valid: Array, times: Array) -> Parts:
+    def _moment_leaves(self, xp: Any, values: Array, valid: Array, places: Array) -> Parts:
         zero = xp.zeros(values.shape[0], dtype=xp.float64)
         mean = _finite(xp, values, valid)
-        return (*self._place(xp, valid, times), valid.astype(xp.float64), mean, zero, zero, zero)
+        last = xp.where(valid, places, _NEVER)
+        return last, valid.astype(xp.float64), mean, zero, zero, zero
 
     def _merge_moments(self, xp: Any, older: Parts, younger: Parts) -> Parts:
-        left = xp.exp2(-self._half_lives(xp, older, younger[3]))
-        before, after = _scaled(older[4:8], left), younger[4:8]
-        pairs = older[8] * left * left + younger[8] + 2.0 * before[0] * after[0]
-        return self._either(xp, older, younger, (*merge_weighted(xp, before, after), pairs))
+        last, left = self._left(xp, older, younger)
+        before, after = _scaled(older[1:5], left), younger[1:5]
+        pairs = older[5] * left * left + younger[5] + 2.0 * before[0] * after[0]
+        return last, *merge_weighted(xp, before, after), pairs
 
     # --- recursive -------------------------------------------------------------------------------
 
     def _shares(self, xp: Any, older: Parts, younger: Parts) -> tuple[Array, Array]:
         """Return the shares of what came before and of the younger run's first value, when it came."""
-        lives = self._half_lives(xp, older, younger[2])
+        lives = self._half_lives(xp, older[0], younger[1])
         decay = xp.exp2(-lives)
         gain = -xp.expm1(-_LN2 * (lives if self.timed else xp.full_like(lives, 1 / self.half_life)))
         total = decay + gain
         return decay / total, gain / total
 
-    def _lead_leaves(self, xp: Any, values: Array, valid: Array, times: Array) -> Parts:
+    def _either(self, xp: Any, older: Parts, younger: Parts, made: Parts) -> Parts:
+        """Return what was made of two runs, or the one that has values."""
+        none, alone = younger[0] < younger[1], older[0] < older[1]
+        rest = tuple(
+            xp.where(none, a, xp.where(alone, b, c))
+            for a, b, c in zip(older[2:], younger[2:], made, strict=True)
+        )
+        return xp.maximum(older[0], younger[0]), xp.minimum(older[1], younger[1]), *rest
+
+    def _first_leaf(self, xp: Any, valid: Array, places: Array) -> Parts:
+        return xp.where(valid, places, _NEVER), xp.where(valid, places, _FOREVER)
+
+    def _lead_leaves(self, xp: Any, values: Array, valid: Array, places: Array) -> Parts:
         numbers = xp.where(valid, values.astype(xp.float64, copy=False), 0.0)
         rest = xp.full(values.shape[0], -0.0)
-        return (*self._place(xp, valid, times), numbers, valid.astype(xp.float64), rest)
+        return (*self._first_leaf(xp, valid, places), numbers, valid.astype(xp.float64), rest)
 
     def _merge_leads(self, xp: Any, older: Parts, younger: Parts) -> Parts:
         """Merge ``(first value, its weight, weighted sum of the others)``; weights sum to 1."""
         before, gain = self._shares(xp, older, younger)
-        kept = younger[5] * before
-        rest = kept * older[6] + younger[5] * gain * younger[4] + younger[6]
-        return self._either(xp, older, younger, (older[4], older[5] * kept, rest))
+        kept = younger[3] * before
+        rest = kept * older[4] + younger[3] * gain * younger[2] + younger[4]
+        return self._either(xp, older, younger, (older[2], older[3] * kept, rest))
 
-    def _rest_leaves(self, xp: Any, values: Array, valid: Array, times: Array) -> Parts:
+    def _rest_leaves(self, xp: Any, values: Array, valid: Array, places: Array) -> Parts:
         zero = xp.zeros(values.shape[0], dtype=xp.float64)
         first = _finite(xp, values, valid)
         weight = valid.astype(xp.float64)
-        return (*self._place(xp, valid, times), first, weight, zero, zero, zero, zero, zero)
+        places_ = self._first_leaf(xp, valid, places)
+        return (*places_, first, weight, zero, zero, zero, zero, zero)
 
     def _merge_rests(self, xp: Any, older: Parts, younger: Parts) -> Parts:
         """Merge ``(first value, its weight, moments of the others, weights of pairs of them)``."""
         before, gain = self._shares(xp, older, younger)
-        kept = younger[5] * before
+        kept = younger[3] * before
         zero = xp.zeros_like(kept)
-        early = _scaled(older[6:10], kept)
-        own = (younger[5] * gain, younger[4], zero, zero)
-        late = younger[6:10]
-        pairs = older[10] * kept * kept + younger[10]
+        early = _scaled(older[4:8], kept)
+        own = (younger[3] * gain, younger[2], zero, zero)
+        late = younger[4:8]
+        pairs = older[8] * kept * kept + younger[8]
         pairs = pairs + 2.0 * (early[0] * own[0] + early[0] * late[0] + own[0] * late[0])
         moments = merge_weighted(xp, merge_weighted(xp, early, own), late)
-        return self._either(xp, older, younger, (older[4], older[5] * kept, *moments, pairs))
+        return self._either(xp, older, younger, (older[2], older[3] * kept, *moments, pairs))
 
     # --- what comes out ----------------------------------------------------------------------------
 
@@ -168,19 +180,19 @@ class Decay:
         """Return weighted means; whatever without values."""
         with np.errstate(all="ignore"):
             if self.adjust:
-                return parts[5] / parts[4]
+                return parts[2] / parts[1]
             # A weight that is nothing keeps nothing of a value, be it infinite.
-            return xp.where(parts[5] > 0, parts[4] * parts[5], 0.0) + parts[6]
+            return xp.where(parts[3] > 0, parts[2] * parts[3], 0.0) + parts[4]
 
     def deviations(self, xp: Any, parts: Parts) -> tuple[Array, Array]:
         """Return unbiased weighted standard deviations, and where two values or more have weight."""
         with np.errstate(all="ignore"):
             if self.adjust:
-                moments, pairs = parts[4:8], parts[8]
+                moments, pairs = parts[1:5], parts[5]
             else:
-                zero = xp.zeros_like(parts[4])
-                moments = merge_weighted(xp, (parts[5], parts[4], zero, zero), parts[6:10])
-                pairs = parts[10] + 2.0 * parts[5] * parts[6]
+                zero = xp.zeros_like(parts[2])
+                moments = merge_weighted(xp, (parts[3], parts[2], zero, zero), parts[4:8])
+                pairs = parts[8] + 2.0 * parts[3] * parts[4]
             return xp.sqrt(moments[3] * moments[0] / pairs), pairs > 0
 
 

@@ -37,9 +37,12 @@ _LONG_STRING: Final = 16
 def splitmix64(xp: Any, bits: Array) -> Array:
     """Return the SplitMix64 step of each ``uint64``."""
     bits = bits + xp.uint64(_GAMMA)
-    bits = (bits ^ (bits >> xp.uint64(30))) * xp.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> xp.uint64(27))) * xp.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> xp.uint64(31))
+    bits ^= bits >> xp.uint64(30)
+    bits *= xp.uint64(0xBF58476D1CE4E5B9)
+    bits ^= bits >> xp.uint64(27)
+    bits *= xp.uint64(0x94D049BB133111EB)
+    bits ^= bits >> xp.uint64(31)
+    return bits
 
 
 def hash_numbers(xp: Any, values: Array) -> Array:
@@ -55,20 +58,34 @@ def hash_numbers(xp: Any, values: Array) -> Array:
 
 def hash_strings(xp: Any, offsets: Array, data: Array) -> Array:
     """Return the hash of each string, from UTF-8 bytes and ``int64`` offsets ``[n + 1]``."""
-    begin, length = offsets[:-1], offsets[1:] - offsets[:-1]
-    state = xp.full(begin.shape[0], xp.uint64(_FNV_OFFSET), dtype=xp.uint64)
-    if begin.shape[0]:
+    length = offsets[1:] - offsets[:-1]
+    rows = int(length.shape[0])
+    state = xp.full(rows, xp.uint64(_FNV_OFFSET), dtype=xp.uint64)
+    if rows:
+        longest, alike = int(length.max()), int(length.min()) == int(length.max())
         # Longest first: at byte j the strings that still have one are a prefix.
-        order = xp.argsort(-length, kind="stable")
-        begin, ascending = begin[order], -length[order]
-        counts = xp.searchsorted(ascending, -xp.arange(1, int(length.max()) + 1), side="right")
-        for j, active in enumerate(counts.tolist()):
-            byte = data[begin[:active] + j].astype(xp.uint64)
-            state[:active] = (state[:active] ^ byte) * xp.uint64(_FNV_PRIME)
-        restored = xp.empty_like(state)
-        restored[order] = state
-        state = restored
+        order = None if alike else _longest_first(xp, length, longest)
+        at = offsets[:-1].copy() if order is None else offsets[:-1][order]
+        counts = [rows] * longest
+        if order is not None:
+            steps = -xp.arange(1, longest + 1)
+            counts = xp.searchsorted(-length[order], steps, side="right").tolist()
+        for active in counts:
+            some, where = state[:active], at[:active]
+            some ^= data[where]
+            some *= xp.uint64(_FNV_PRIME)
+            where += 1
+        if order is not None:
+            restored = xp.empty_like(state)
+            restored[order] = state
+            state = restored
     return splitmix64(xp, state ^ xp.uint64(_TAGS["s"]))
+
+
+def _longest_first(xp: Any, length: Array, longest: int) -> Array:
+    shorter = longest - length
+    # Of 16 bits they are sorted by counting.
+    return xp.argsort(shorter.astype(xp.uint16) if longest < 2**16 else shorter, kind="stable")
 
 
 def _hash_string_column(engine: Engine, frame: Frame, name: str) -> tuple[Array, Array]:
@@ -130,6 +147,7 @@ def hash_columns(engine: Engine, frame: Frame, columns: Sequence[str], seed: int
         else:
             values, valid = engine.values(frame[name])
             hashed = hash_numbers(xp, values)
-        hashed = xp.where(valid, hashed, xp.uint64(_NULL))
+        if not bool(valid.all()):
+            hashed = xp.where(valid, hashed, xp.uint64(_NULL))
         total = splitmix64(xp, total ^ hashed)
     return total

@@ -206,9 +206,9 @@ def asof_positions(
     """
     (left_codes, left_times), (codes, times) = left, right
     rows = left_codes.shape[0]
-    positions, found = xp.zeros(rows, dtype=xp.int64), xp.zeros(rows, dtype=xp.bool_)
     if not times.shape[0]:
-        return positions, found
+        return xp.zeros(rows, dtype=xp.int64), xp.zeros(rows, dtype=xp.bool_)
+    positions = xp.empty(rows, dtype=xp.int64)
     events = Events.of(xp, codes, times, known)
     # In the left rows' own order, which is that of time: the search goes forward.
     wanted = events.seen(xp, left_times, lag, exact)
@@ -216,17 +216,19 @@ def asof_positions(
     order = stable_order(xp, left_codes)
     for where in blocks(rows, xp):
         here = order[where]
-        at = xp.searchsorted(events.keys, wanted[here], side="left") - 1
+        at = xp.searchsorted(events.keys, wanted[here], side="left")
+        at -= 1
+        hit = at >= 0
         # All keys of a group are at least its number times the stride.
-        hit = (at >= 0) & (
-            events.keys[xp.maximum(at, 0, out=at)] >= left_codes[here] * events.stride
-        )
+        hit &= events.keys[xp.maximum(at, 0, out=at)] >= left_codes[here] * events.stride
         newest = events.order[at]
         if max_age is not None:
             oldest, _ = subtract_floor(xp, left_times[here], max_age)
             hit &= times[newest] >= oldest
-        positions[here], found[here] = xp.where(hit, newest, 0), hit
-    return positions, found
+        # To the rows' own places once: what is written there and here and there is what costs.
+        positions[here] = xp.where(hit, newest, -1)
+    found = positions >= 0
+    return xp.maximum(positions, 0, out=positions), found
 
 
 def lookup_positions(xp: Any, left_codes: Array, codes: Array) -> tuple[Array, Array]:

@@ -17,10 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from featurestore.engines.blocks import blocks
+from featurestore.engines.blocks import blocks, whole_runs
 from featurestore.engines.protocol import Array
 
 MEDIAN: Final = "median"
+_UINT16_VALUES: Final = 2**16
 
 
 def level_of(name: str) -> float | None:
@@ -59,14 +60,36 @@ def quantiles(xp: Any, values: Array, begin: Array, end: Array, level: float) ->
     Array
         ``float64 [q]``; NaN for windows that hold NaN; of empty windows, whatever.
     """
-    if not values.shape[0] or not begin.shape[0]:
-        return xp.zeros(begin.shape[0], dtype=xp.float64)
+    size = values.shape[0]
+    out = xp.zeros(begin.shape[0], dtype=xp.float64)
+    if not size or not begin.shape[0]:
+        return out
+    number = _stretches(xp, size, begin, end)
+    # Windows in order of where they begin; those without values may begin behind the last one.
+    at = xp.minimum(begin, size - 1)
+    order = None if bool((at[1:] >= at[:-1]).all()) else xp.argsort(at, kind="stable")
+    at = at if order is None else at[order]
+    for where in whole_runs(xp, number):
+        first, last = (
+            int(one) for one in xp.searchsorted(at, xp.asarray([where.start, where.stop]))
+        )
+        if first == last:
+            continue
+        chosen = slice(first, last) if order is None else order[first:last]
+        low, high = (xp.minimum(one[chosen], where.stop) - where.start for one in (begin, end))
+        out[chosen] = _of_stretches(xp, values[where], number[where], low, high, level)
+    return out
+
+
+def _of_stretches(
+    xp: Any, values: Array, number: Array, begin: Array, end: Array, level: float
+) -> Array:
+    """Return the quantiles of windows of some stretches, of which ``number`` says which value is in which."""
     count = xp.maximum(end - begin, 1)
     place = (count - 1).astype(xp.float64) * level
     low = xp.floor(place)
     share = place - low
     low = low.astype(xp.int64)
-    number = _stretches(xp, values.shape[0], begin, end)
     ascending = (
         xp.lexsort(xp.stack([values, number])) if xp is not np else _ascending(values, number)
     )
@@ -75,7 +98,6 @@ def quantiles(xp: Any, values: Array, begin: Array, end: Array, level: float) ->
     rank[ascending] = xp.arange(ascending.shape[0], dtype=xp.int64) - groups
     numbers = values[ascending].astype(xp.float64)
     numbers += 0.0  # -0.0 and 0.0 are equal: which one is chance
-    # Where the group of a window begins; windows without values may begin behind the last one.
     base = groups[xp.minimum(begin, values.shape[0] - 1)]
     del ascending, groups, place
     between = xp.flatnonzero(share > 0)
@@ -102,8 +124,12 @@ def quantiles(xp: Any, values: Array, begin: Array, end: Array, level: float) ->
 
 
 def _ascending(values: Array, number: Array) -> Array:
-    order = np.argsort(values, kind="stable")
-    return order[np.argsort(number[order], kind="stable")]
+    order = np.argsort(values)  # equal ones in any order: they are one value
+    group = number[order]
+    group -= number[0]
+    if group.shape[0] <= _UINT16_VALUES:
+        group = group.astype(np.uint16)  # which NumPy sorts by radix
+    return order[np.argsort(group, kind="stable")]
 
 
 def _stretches(xp: Any, size: int, begin: Array, end: Array) -> Array:
@@ -126,21 +152,26 @@ def _begins(xp: Any, number: Array) -> Array:
 
 def _kth(xp: Any, rank: Array, begin: Array, end: Array, k: Array) -> Array:
     """Return the ``k``-th smallest (from 0) of ``rank[begin:end]``, for each query."""
-    whole = xp.int32 if rank.shape[0] < 2**31 - 1 else xp.int64
-    rank, begin, end, k = (one.astype(whole) for one in (rank, begin, end, k))
-    found = xp.zeros(k.shape[0], dtype=whole)
-    ones = xp.zeros(rank.shape[0] + 1, dtype=whole)
+    begin, end, k = begin.copy(), end.copy(), k.copy()
+    found = xp.zeros_like(k)
+    ones = xp.zeros(rank.shape[0] + 1, dtype=xp.int64)
     for bit in range(int(rank.max()).bit_length() - 1, -1, -1):
         upper = ((rank >> bit) & 1).astype(xp.bool_)
         xp.cumsum(upper, out=ones[1:])
         zeros = rank.shape[0] - int(ones[-1])
         for here in blocks(k.shape[0], xp):
-            first, last = ones[begin[here]], ones[end[here]]
-            less = (end[here] - last) - (begin[here] - first)
+            low, high = begin[here], end[here]
+            first, last = ones.take(low), ones.take(high)
+            low -= first
+            high -= last
+            less = high - low
             right = k[here] >= less
-            found[here] += right.astype(whole) << bit
-            k[here] -= xp.where(right, less, 0)
-            begin[here] = xp.where(right, zeros + first, begin[here] - first)
-            end[here] = xp.where(right, zeros + last, end[here] - last)
+            less *= right
+            k[here] -= less
+            found[here] += right.astype(xp.int64) << bit
+            first += zeros
+            last += zeros
+            begin[here] = xp.where(right, first, low)
+            end[here] = xp.where(right, last, high)
         rank = xp.concatenate([rank[~upper], rank[upper]])
     return found

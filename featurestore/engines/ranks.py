@@ -162,8 +162,9 @@ class SortedGroups:
         """Return each group's mean and sum of squared deviations."""
         xp = self.xp
         numbers = self.values.astype(xp.float64, copy=False)
-        mean, squares = fold(
-            xp, (numbers, xp.zeros_like(numbers)), self.end, self.end - self.begin, merge_moments
+        zeros = xp.zeros_like(numbers)
+        mean, squares, _ = fold(
+            xp, (numbers, zeros, zeros), self.end, self.end - self.begin, merge_moments
         )
         return mean, squares
 

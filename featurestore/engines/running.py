@@ -15,12 +15,14 @@ import numpy as np
 
 from featurestore.engines.protocol import Array
 from featurestore.engines.time_trees import Merge, Parts
-from featurestore.errors import InvalidInputError
+from featurestore.engines.wide_sums import added, as_numbers, between, in_64_bits, wide
 
 Leaves: TypeAlias = "Callable[[Any, Array, Array, Array], Parts]"
-"""``leaves(xp, values, valid, times)``: the folds of single rows."""
-
-_WORD: Final = 2.0**64
+"""``leaves(xp, values, valid, places)``: the folds of single rows; where they are is a time, or a number."""
+Scan: TypeAlias = "Callable[[Any, Parts, Array], Parts]"
+"""``scan(xp, leaves, begin)``: the fold of what comes before each leaf in its group, which begins there."""
+Shift: TypeAlias = "Callable[[Any, Parts, Array], Parts]"
+"""``shift(xp, parts, by)``: the same folds if places are numbers and all are so much larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class Fold:
     leaves, merge : callable
     exact : bool
         Whether the order of merges cannot be seen in the result.
+    scan : callable, optional
+        A shorter way than a tree, for exact ones.
+    shift : callable, optional
+        For those that know places.
     """
 
     name: str
@@ -42,6 +48,13 @@ class Fold:
     leaves: Leaves
     merge: Merge
     exact: bool = True
+    scan: Scan | None = None
+    shift: Shift | None = None
+
+    @property
+    def is_added(self) -> bool:
+        """Whether it is one integer, which is added."""
+        return self.merge is _added and self.exact
 
 
 def _added(xp: Any, older: Parts, younger: Parts) -> Parts:
@@ -52,8 +65,25 @@ def _counted(xp: Any, values: Array, valid: Array, times: Array) -> Parts:
     return (valid.astype(xp.int64),)
 
 
-COUNT: Final = Fold("count", (0,), _counted, _added)
+def _each(xp: Any, values: Array, valid: Array, places: Array) -> Parts:
+    return (xp.ones(valid.shape[0], dtype=xp.int64),)
+
+
+def added_before(xp: Any, leaves: Parts, begin: Array) -> Parts:
+    """Return the sums of integers before each leaf in its group; they wrap."""
+    out = []
+    for part in leaves:
+        before = xp.cumsum(part)
+        before -= part
+        before -= before[begin]
+        out.append(before)
+    return tuple(out)
+
+
+COUNT: Final = Fold("count", (0,), _counted, _added, scan=added_before)
 """How many values: ``(int64,)``."""
+ROWS: Final = Fold("rows", (0,), _each, _added, scan=added_before)
+"""How many rows: ``(int64,)``."""
 
 
 def _numbers(xp: Any, values: Array, valid: Array, times: Array) -> Parts:
@@ -65,24 +95,19 @@ SUM: Final = Fold("sum", (-0.0,), _numbers, _added, exact=False)
 """Sums of floats: ``(float64,)``."""
 
 
-def _wide(xp: Any, values: Array, valid: Array, times: Array) -> Parts:
-    whole = values if values.dtype == xp.uint64 else values.astype(xp.int64)
-    whole = xp.where(valid, whole, whole.dtype.type(0))
-    low = whole.astype(xp.uint64) if whole.dtype == xp.uint64 else whole.view(xp.uint64)
-    high = xp.zeros(low.shape[0], dtype=xp.int64)
-    if whole.dtype != xp.uint64:
-        high[whole < 0] = -1
-    return low, high
+def _wide(xp: Any, values: Array, valid: Array, places: Array) -> Parts:
+    return wide(xp, values, valid)
 
 
 def _added_wide(xp: Any, older: Parts, younger: Parts) -> Parts:
-    low = older[0] + younger[0]
-    high = older[1] + younger[1]
-    high += low < older[0]  # the carry
-    return low, high
+    return added((older[0], older[1]), (younger[0], younger[1]))
 
 
-WHOLE: Final = Fold("whole", (0, 0), _wide, _added_wide)
+def _wide_before(xp: Any, leaves: Parts, begin: Array) -> Parts:
+    return between(xp, (leaves[0], leaves[1]), begin, xp.arange(begin.shape[0], dtype=xp.int64))
+
+
+WHOLE: Final = Fold("whole", (0, 0), _wide, _added_wide, scan=_wide_before)
 """Exact sums of integers of up to 64 bits: their 128 bits as ``(uint64, int64)``."""
 
 
@@ -94,27 +119,13 @@ def whole_sums(xp: Any, parts: Parts, *, unsigned: bool) -> Array:
     InvalidInputError
         If one does not fit.
     """
-    low, high = parts
-    if unsigned:
-        out, fits = low, high == 0
-    else:
-        out = low.view(xp.int64)
-        fits = high == (out >> 63)
-    if not bool(fits.all()):
-        raise InvalidInputError(
-            f"a running sum of integers, about {float(wide_numbers(xp, parts)[~fits][0]):.3g}, does "
-            "not fit 64 bits",
-            "cast the column to float64 first",
-        )
-    return out
+    what = "a running sum of integers"
+    return in_64_bits(xp, (parts[0], parts[1]), unsigned=unsigned, what=what)
 
 
 def wide_numbers(xp: Any, parts: Parts) -> Array:
     """Return sums of integers as ``float64``."""
-    low, high = parts
-    near = low.view(xp.int64)
-    far = high.astype(xp.float64) * _WORD + low.astype(xp.float64)
-    return xp.where(high == (near >> 63), near.astype(xp.float64), far)
+    return as_numbers(xp, (parts[0], parts[1]))
 
 
 # --- moments --------------------------------------------------------------------------------------
@@ -187,16 +198,42 @@ def _picked(pick: Callable[[Any, Array, Array], Array]) -> Merge:
     return merge
 
 
+def _first_before(xp: Any, leaves: Parts, begin: Array) -> Parts:
+    valid, values = leaves
+    found = xp.flatnonzero(valid)
+    count = xp.cumsum(valid, dtype=xp.int64)
+    count -= valid
+    earlier = count[begin]
+    return _at_found(xp, values, found, earlier, count > earlier)
+
+
+def _last_before(xp: Any, leaves: Parts, begin: Array) -> Parts:
+    valid, values = leaves
+    found = xp.flatnonzero(valid)
+    count = xp.cumsum(valid, dtype=xp.int64)
+    count -= valid
+    return _at_found(xp, values, found, count - 1, count > count[begin])
+
+
+def _at_found(xp: Any, values: Array, found: Array, number: Array, known: Array) -> Parts:
+    if not found.shape[0]:
+        return known, xp.zeros_like(values)
+    at = found[xp.clip(number, 0, found.shape[0] - 1)]
+    return known, xp.where(known, values[at], values.dtype.type(0))
+
+
 MIN: Final = Fold("min", (0, 0), _known, _picked(lambda xp, a, b: xp.minimum(a, b)))
 MAX: Final = Fold("max", (0, 0), _known, _picked(lambda xp, a, b: xp.maximum(a, b)))
-FIRST: Final = Fold("first", (0, 0), _known, _picked(lambda xp, a, b: a))
-LAST: Final = Fold("last", (0, 0), _known, _picked(lambda xp, a, b: b))
-LAST_TIME: Final = Fold("last_time", (0, 0), _timed, _picked(lambda xp, a, b: b))
-LAST_TRUE: Final = Fold("last_true", (0, 0), _timed_true, _picked(lambda xp, a, b: b))
+FIRST: Final = Fold("first", (0, 0), _known, _picked(lambda xp, a, b: a), scan=_first_before)
+LAST: Final = Fold("last", (0, 0), _known, _picked(lambda xp, a, b: b), scan=_last_before)
+LAST_TIME: Final = Fold("last_time", (0, 0), _timed, _picked(lambda xp, a, b: b), scan=_last_before)
+LAST_TRUE: Final = Fold(
+    "last_true", (0, 0), _timed_true, _picked(lambda xp, a, b: b), scan=_last_before
+)
 """Whether there is a value, and which: ``(bool, the column's dtype)``; of the last ones, its time."""
 FOLDS: Final = {
     one.name: one
-    for one in (COUNT, SUM, WHOLE, MOMENTS, MIN, MAX, FIRST, LAST, LAST_TIME, LAST_TRUE)
+    for one in (COUNT, ROWS, SUM, WHOLE, MOMENTS, MIN, MAX, FIRST, LAST, LAST_TIME, LAST_TRUE)
 }
 
 

@@ -18,12 +18,13 @@ Written once for NumPy and CuPy (``xp``); about three merges per row, in at most
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from featurestore.engines.blocks import blocks, whole_runs
 from featurestore.engines.protocol import Array
 from featurestore.engines.windows import Groups, changes
 
@@ -90,14 +91,16 @@ def _running(xp: Any, begins: Array) -> Array:
     return xp.flatnonzero(begins)[xp.cumsum(begins) - 1]
 
 
-def is_closed(xp: Any, level: Array, times: Array, low: int, high: int, *, exact: bool) -> Array:
+def is_closed(
+    xp: Any, level: Array, times: Array, low: Array, high: Array, *, exact: bool
+) -> Array:
     """Return ``bool [n]``: which joins of rows can be made, now that all rows of a time span are known.
 
     Parameters
     ----------
     level, times : Array
-    low, high : int
-        No row will be added between these times, both included.
+    low, high : Array
+        ``int64 [n]`` or ``[1]``: no row will be added between these times, both included.
     exact : bool
         Whether the fold is the same in any order: then everything up to ``high`` is joined.
     """
@@ -109,8 +112,8 @@ def is_closed(xp: Any, level: Array, times: Array, low: int, high: int, *, exact
     # A shift by 64 is undefined: the whole range is named by itself.
     inside = (xp.uint64(1) << xp.minimum(size, 63).astype(xp.uint64)) - xp.uint64(1)
     inside[size == 64] = xp.uint64(2**64 - 1)
-    closed = (bits & ~inside) >= xp.uint64(low + _SIGN)
-    closed &= (bits | inside) <= xp.uint64(max(high + _SIGN, 0))
+    closed = (bits & ~inside) >= unsigned(xp, low)
+    closed &= (bits | inside) <= unsigned(xp, high)
     closed &= (level > 0) & (times <= high)
     return closed
 
@@ -160,37 +163,40 @@ class TimeTree:
 
     def fold(self, leaves: Parts, merge: Merge) -> Parts:
         """Return the folds of runs, each where its run begins; elsewhere of parts of them."""
-        return self._up(leaves, merge)[0]
+        folds = tuple(part.copy() for part in leaves)
+        self._up(folds, merge)
+        return folds
 
     def before(self, leaves: Parts, empty: Parts, merge: Merge) -> Parts:
         """Return the fold of what comes before each row in its group; ``empty`` before the first."""
-        xp = self.xp
-        _, beside = self._up(leaves, merge)
-        out = tuple(
-            xp.full(self.size, one, dtype=part.dtype)
-            for one, part in zip(empty, leaves, strict=True)
-        )
+        out = tuple(part.copy() for part in leaves)
+        self._up(out, merge)
+        roots = self.roots()
+        for part, one in zip(out, empty, strict=True):
+            part[roots] = one
         with np.errstate(all="ignore"):
-            for younger, older in reversed(self.steps):
-                earlier = tuple(part[older] for part in out)
-                made = merge(xp, earlier, tuple(part[younger] for part in beside))
+            for younger, older in self._joins(reversed(self.steps)):
+                beside = tuple(part.take(younger) for part in out)
+                made = merge(self.xp, tuple(part.take(older) for part in out), beside)
                 for part, new in zip(out, made, strict=True):
                     part[younger] = new
         return out
 
-    def _up(self, leaves: Parts, merge: Merge) -> tuple[Parts, Parts]:
-        """Return the folds, and for the younger of two runs the fold of the older one."""
-        xp = self.xp
-        folds = tuple(part.copy() for part in leaves)
-        beside = tuple(xp.empty_like(part) for part in leaves)
+    def _up(self, folds: Parts, merge: Merge) -> None:
+        """Put the folds of runs where these begin, and of each older one of two where the younger does."""
         with np.errstate(all="ignore"):
-            for younger, older in self.steps:
-                early = tuple(part[older] for part in folds)
-                made = merge(xp, early, tuple(part[younger] for part in folds))
-                for part, new, side, old in zip(folds, made, beside, early, strict=True):
+            for younger, older in self._joins(self.steps):
+                early = tuple(part.take(older) for part in folds)
+                made = merge(self.xp, early, tuple(part.take(younger) for part in folds))
+                for part, new, old in zip(folds, made, early, strict=True):
                     part[older] = new
-                    side[younger] = old
-        return folds, beside
+                    part[younger] = old
+
+    def _joins(self, steps: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+        """Yield the joins of steps, some at a time: those of one step do not touch each other."""
+        for younger, older in steps:
+            for some in blocks(younger.shape[0], self.xp):
+                yield younger[some], older[some]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +205,8 @@ class Nodes:
 
     Parameters
     ----------
-    tree : TimeTree
+    trees : tuple of (slice, TimeTree)
+        Sorted positions, and their tree.
     order : Array
         ``int64 [n]``: the row at each sorted position.
     at : Array
@@ -208,25 +215,75 @@ class Nodes:
         ``int64 [m]``: the first row of each, ascending.
     """
 
-    tree: TimeTree
+    trees: tuple[tuple[slice, TimeTree], ...]
     order: Array
     at: Array
     rows: Array
 
     @classmethod
     def of(
-        cls, xp: Any, groups: Groups, times: Array, span: tuple[int, int], *, exact: bool
+        cls, xp: Any, groups: Groups, times: Array, low: Array, high: Array, *, exact: bool
     ) -> Nodes:
-        """Join rows in table order that have these times; ``span`` is as in :func:`is_closed`."""
-        when = times[groups.order]
-        level = join_levels(xp, groups.number, when)
-        tree = TimeTree.of(xp, level, is_closed(xp, level, when, *span, exact=exact))
-        at = tree.roots()
-        rows = groups.order[at]
-        ascending = xp.argsort(rows)
-        return cls(tree, groups.order, at[ascending], rows[ascending])
+        """Join rows in table order that have these times.
 
-    def fold(self, leaves: Parts, merge: Merge) -> Parts:
-        """Return the folds of what is left, for the folds of rows in table order."""
-        folded = self.tree.fold(tuple(part[self.order] for part in leaves), merge)
-        return tuple(part[self.at] for part in folded)
+        ``low`` and ``high`` are as in :func:`is_closed`, for each row or for all.
+        """
+        trees, roots = [], [xp.zeros(0, dtype=xp.int64)]
+        for where in whole_runs(xp, groups.number):
+            rows = groups.order[where]
+            when = times[rows]
+            level = join_levels(xp, groups.number[where], when)
+            span = [one if one.shape[0] == 1 else one[rows] for one in (low, high)]
+            tree = TimeTree.of(xp, level, is_closed(xp, level, when, *span, exact=exact))
+            trees.append((where, tree))
+            roots.append(tree.roots() + where.start)
+        at = xp.concatenate(roots)
+        first = groups.order[at]
+        ascending = xp.argsort(first)
+        return cls(tuple(trees), groups.order, at[ascending], first[ascending])
+
+    def folds(
+        self, leaves: Callable[[slice], Mapping[str, Parts]], merges: Mapping[str, Merge | None]
+    ) -> dict[str, Parts]:
+        """Return the folds of what is left, by name, for the folds of rows at sorted positions.
+
+        A fold without ``merge`` is of integers that are added.
+        """
+        found: dict[str, list[Parts]] = {name: [] for name in merges}
+        for where, tree in self.trees or ((slice(0, 0), None),):
+            roots = None if tree is None else tree.roots()
+            for name, parts in leaves(where).items():
+                merge = merges[name]
+                if tree is None or roots is None:
+                    made = parts
+                elif merge is None:
+                    made = tuple(_added(tree.xp, part, roots) for part in parts)
+                else:
+                    made = tuple(part[roots] for part in tree.fold(parts, merge))
+                found[name].append(made)
+        return {name: self._in_order(pieces) for name, pieces in found.items()}
+
+    def _in_order(self, pieces: list[Parts]) -> Parts:
+        """Return parts, as they are at ascending positions, in the order of ``rows``."""
+        if not self.trees:
+            return pieces[0]
+        xp = self.trees[0][1].xp
+        sorted_ = xp.argsort(self.at)  # where in ``rows`` those at ascending positions are
+        out = []
+        for part in zip(*pieces, strict=True):
+            joined = xp.concatenate(part)
+            put = xp.empty_like(joined)
+            put[sorted_] = joined
+            out.append(put)
+        return tuple(out)
+
+
+def _added(xp: Any, part: Array, roots: Array) -> Array:
+    """Return the sums of integers of the runs that begin at these places."""
+    before = xp.cumsum(part)
+    before -= part
+    totals = before[roots]
+    out = xp.empty_like(totals)
+    out[:-1] = totals[1:] - totals[:-1]
+    out[-1:] = before[-1:] + part[-1:] - totals[-1:]
+    return out

@@ -9,116 +9,135 @@ sees, and not on rows in between.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array
 from featurestore.engines.running import Fold
 from featurestore.engines.time_trees import Parts, TimeTree, join_levels
-from featurestore.engines.windows import (
-    INT64_MIN,
-    Groups,
-    changes,
-    numbered,
-    subtract_floor,
-    time_windows,
-)
-
-Own: TypeAlias = "tuple[Array | slice, Array]"
-"""Which sorted positions are asked for, and which rows they are."""
+from featurestore.engines.windows import INT64_MIN, changes, numbered, subtract_floor
 
 
 @dataclass(frozen=True, slots=True)
+class Sorted:
+    """Some whole groups of rows, sorted by group.
+
+    Parameters
+    ----------
+    order : Array
+        ``int64 [n]``: the row at each position.
+    number, begin, times : Array
+        ``int64 [n]``: its group, where that begins, and its time.
+    own : Array or slice
+        The positions of the rows that are asked for.
+    target : Array
+        ``int64 [q]``: which rows they are.
+    """
+
+    order: Array
+    number: Array
+    begin: Array
+    times: Array
+    own: Array | slice
+    target: Array
+
+
+@dataclass(frozen=True)
 class View:
-    """The rows that are asked for, and where in the tree what they see ends.
+    """Where in the tree what rows see ends.
 
     Parameters
     ----------
     xp : module
-    tree : TimeTree
-    order : Array
-        ``int64 [n]``: the row at each sorted position.
-    slot : Array, optional
-        ``int64 [n]``: the leaf of each sorted row, if places in time are leaves too.
+    rows : Sorted
+    number, begin, when : Array
+        ``int64 [m]``: of each leaf the group, where that begins, and the time.
     at : Array or slice
         The leaf of each row asked for: it sees what comes before that.
     inclusive : bool
         It sees the leaf as well.
-    target, times : Array
-        ``int64 [q]``: which rows they are, and their times.
+    slot : Array, optional
+        ``int64 [n]``: the leaf of each row, if places in time are leaves too.
+    query : Array, optional
+        ``bool [m]``: which leaves are such places.
     blind : Array, optional
-        ``bool [q]``: which see nothing.
+        ``bool [q]``: which rows see nothing.
     """
 
     xp: Any
-    tree: TimeTree
-    order: Array
-    slot: Array | None
+    rows: Sorted
+    number: Array
+    begin: Array
+    when: Array
     at: Array | slice
     inclusive: bool
-    target: Array
-    times: Array
+    slot: Array | None = None
+    query: Array | None = None
     blind: Array | None = None
 
     @classmethod
-    def plain(cls, xp: Any, groups: Groups, times: Array, own: Own, *, inclusive: bool) -> View:
+    def plain(cls, xp: Any, rows: Sorted, *, inclusive: bool) -> View:
         """Return the view of rows that see what comes before them in table order."""
-        when = times[groups.order]
-        tree = TimeTree.of(xp, join_levels(xp, groups.number, when))
-        return cls(xp, tree, groups.order, None, own[0], inclusive, own[1], when[own[0]])
+        return cls(xp, rows, rows.number, rows.begin, rows.times, rows.own, inclusive)
 
     @classmethod
-    def earlier(cls, xp: Any, groups: Groups, times: Array, own: Own) -> View:
+    def earlier(cls, xp: Any, rows: Sorted) -> View:
         """Return the view of rows that see all rows of earlier times."""
-        when = times[groups.order]
-        fresh = changes(xp, groups.number) | changes(xp, when)
-        at = xp.flatnonzero(fresh)[numbered(xp, fresh)][own[0]]
-        tree = TimeTree.of(xp, join_levels(xp, groups.number, when))
-        return cls(xp, tree, groups.order, None, at, False, own[1], when[own[0]])
+        fresh = changes(xp, rows.number) | changes(xp, rows.times)
+        at = xp.flatnonzero(fresh)[numbered(xp, fresh)][rows.own]
+        return cls(xp, rows, rows.number, rows.begin, rows.times, at, False)
 
     @classmethod
-    def lagged(cls, xp: Any, groups: Groups, times: Array, own: Own, lag: int, closed: str) -> View:
+    def lagged(cls, xp: Any, rows: Sorted, end: Array, lag: int, closed: str) -> View:
         """Return the view of rows that see all rows up to ``lag`` before their time.
 
-        Those of that time themselves only with ``closed="right"``.
+        Those of that time themselves only with ``closed="right"``. ``end`` is where they end, ``int64 [n]``.
         """
-        when = times[groups.order]
-        _, end = time_windows(xp, groups, times, width=1, lag=lag, closed=closed)
-        number, own_times, end = groups.number[own[0]], when[own[0]], end[own[0]]
-        fresh = changes(xp, number) | changes(xp, own_times)
-        until, blind = subtract_floor(xp, own_times, lag)
+        number, times, end = (one[rows.own] for one in (rows.number, rows.times, end))
+        fresh = changes(xp, number) | changes(xp, times)
+        until, blind = subtract_floor(xp, times, lag)
         if closed == "right":
             until = xp.where(blind, INT64_MIN, until + 1)
         # One place for all rows of a group and time; none where time has no beginning before it.
         asked = xp.flatnonzero(fresh & ~blind)
         place = xp.cumsum(fresh & ~blind, dtype=xp.int64)
         place -= 1
-        slots = xp.concatenate([end[asked] * 2, xp.arange(when.shape[0], dtype=xp.int64) * 2 + 1])
+        size = rows.times.shape[0]
+        slots = xp.concatenate([end[asked] * 2, xp.arange(size, dtype=xp.int64) * 2 + 1])
         order = xp.argsort(slots, kind="stable").astype(xp.int64, copy=False)
         slot = xp.empty_like(order)
         slot[order] = xp.arange(order.shape[0], dtype=xp.int64)
         places = asked.shape[0]
-        numbers = xp.concatenate([number[asked], groups.number])[order]
-        every = xp.concatenate([until[asked], when])[order]
-        tree = TimeTree.of(xp, join_levels(xp, numbers, every, order < places))
+        numbers = xp.concatenate([number[asked], rows.number])[order]
+        every = xp.concatenate([until[asked], rows.times])[order]
+        starts = changes(xp, numbers)
+        begin = xp.flatnonzero(starts)[numbered(xp, starts)]
         at = slot[:places][xp.maximum(place, 0)] if places else place
-        return cls(xp, tree, groups.order, slot[places:], at, False, own[1], own_times, blind)
+        query = order < places
+        return cls(xp, rows, numbers, begin, every, at, False, slot[places:], query, blind)
+
+    @cached_property
+    def tree(self) -> TimeTree:
+        """The tree of the leaves."""
+        return TimeTree.of(self.xp, join_levels(self.xp, self.number, self.when, self.query))
 
     def seen(self, leaves: Parts, fold: Fold) -> Parts:
-        """Return the fold of what each row sees, for the folds of rows in table order."""
-        xp = self.xp
-        held = tuple(part[self.order] for part in leaves)
+        """Return the fold of what each row sees, for the folds of rows at their positions."""
+        xp, held = self.xp, leaves
         if self.slot is not None:
-            held = tuple(map(self._spread, held, fold.empty))
-        before = self.tree.before(held, fold.empty, fold.merge)
-        if not before[0].shape[0]:
-            return before
-        out = tuple(part[self.at] for part in before)
-        del before
+            held = tuple(
+                self._spread(part, one) for part, one in zip(held, fold.empty, strict=True)
+            )
+        if fold.scan is not None:
+            before = fold.scan(xp, held, self.begin)
+        else:
+            before = self.tree.before(held, fold.empty, fold.merge)
+        out = tuple(part[self.at] for part in before) if before[0].shape[0] else before
         if self.inclusive:
-            with np.errstate(all="ignore"):
-                out = fold.merge(xp, out, tuple(part[self.at] for part in held))
+            self._add_own(out, held, fold)
         if self.blind is not None:
             out = tuple(
                 xp.where(self.blind, part.dtype.type(one), part)
@@ -126,7 +145,18 @@ class View:
             )
         return out
 
+    def _add_own(self, out: Parts, held: Parts, fold: Fold) -> None:
+        at = self.at
+        with np.errstate(all="ignore"):
+            for some in blocks(out[0].shape[0], self.xp):
+                here = some if isinstance(at, slice) else at[some]
+                earlier, own = (
+                    tuple(part[one] for part in parts) for parts, one in ((out, some), (held, here))
+                )
+                for part, new in zip(out, fold.merge(self.xp, earlier, own), strict=True):
+                    part[some] = new
+
     def _spread(self, part: Array, empty: float) -> Array:
-        out = self.xp.full(self.tree.size, empty, dtype=part.dtype)
+        out = self.xp.full(self.number.shape[0], empty, dtype=part.dtype)
         out[self.slot] = part
         return out

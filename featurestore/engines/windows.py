@@ -23,6 +23,7 @@ import numpy as np
 from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array
 from featurestore.engines.quantiles import level_of, quantiles
+from featurestore.engines.wide_sums import Wide, as_numbers, between, in_64_bits, wide
 from featurestore.errors import InvalidInputError
 
 STATISTICS: Final = ("mean", "std", "sum", "min", "max", "count", "first", "last")
@@ -252,18 +253,22 @@ def merge_sums(older: Parts, younger: Parts, _older: Any, _younger: Any) -> Part
 
 
 def merge_moments(older: Parts, younger: Parts, older_count: Any, younger_count: Any) -> Parts:
-    """Merge ``(mean, sum of squared deviations)`` of two runs.
+    """Merge ``(mean, sum of squared deviations, what rounding took of the mean)`` of two runs.
+
+    Without the last, a mean far larger than the deviations would cost their digits.
 
     Source: T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for
     computing sample variances", 1979.
     """
-    count = older_count + younger_count
-    delta = younger[0] - older[0]
-    mean = older[0] + delta * (younger_count / count)
-    return (
-        mean,
-        older[1] + younger[1] + delta * delta * (older_count * (younger_count / count)),
-    )
+    share = younger_count / (older_count + younger_count)
+    delta = (younger[0] - older[0]) + (younger[2] - older[2])
+    step = delta * share
+    mean = older[0] + step
+    shifted = mean - older[0]
+    rest = older[2] + ((older[0] - (mean - shifted)) + (step - shifted))
+    delta *= delta
+    delta *= older_count * share
+    return mean, older[1] + younger[1] + delta, rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,29 +319,37 @@ class Windows:
         xp, kind = self.xp, self.values.dtype.kind
         if kind == "f":
             return self._fold((self._numbers(),), merge_sums)[0]
-        whole = self.values.astype(xp.uint64 if self.values.dtype == xp.uint64 else xp.int64)
-        self._check_sum(whole)
+        whole = self._whole_sums()
+        if not isinstance(whole, tuple):
+            return whole
+        unsigned = self.values.dtype == xp.uint64
+        return in_64_bits(xp, whole, unsigned=unsigned, what="the sum of a window of integers")
+
+    def _whole_sums(self) -> Array | Wide:
+        """Return exact sums of integers: in 64 bits if it is known that they fit, else in 128."""
+        xp, values = self.xp, self.values
+        whole = values.astype(xp.uint64 if values.dtype == xp.uint64 else xp.int64)
+        if whole.shape[0] and self.end.shape[0]:
+            limit = 2**64 if whole.dtype.kind == "u" else 2**63
+            largest = max(abs(int(whole.min())), abs(int(whole.max())))
+            if largest * int(self.count.max()) >= limit:
+                return between(xp, wide(xp, values), self.begin, self.end)
         # Integers wrap, so a difference of running sums is exact wherever the true sum fits.
         running = xp.zeros(whole.shape[0] + 1, dtype=whole.dtype)
         xp.cumsum(whole, out=running[1:])
         return running[self.end] - running[self.begin]
 
-    def _check_sum(self, whole: Array) -> None:
-        if not whole.shape[0] or not self.end.shape[0]:
-            return
-        limit = 2**64 if whole.dtype.kind == "u" else 2**63
-        largest = max(abs(int(whole.min())), abs(int(whole.max())))
-        if largest * int(self.count.max()) < limit:
-            return
-        rough = self._fold((self._numbers(),), merge_sums)[0]
-        if bool(self.xp.any(self.xp.abs(rough) >= limit)):
-            raise InvalidInputError(
-                f"the sum of a window of integers as large as {largest} does not fit 64 bits",
-                "cast the column to float64 first",
-            )
-
     def mean(self) -> Array:
-        sums = self._fold((self._numbers(),), merge_sums)[0]
+        """Return means; of integers, of their exact sums."""
+        if self.values.dtype.kind == "f":
+            sums = self._fold((self._numbers(),), merge_sums)[0]
+        else:
+            whole = self._whole_sums()
+            sums = (
+                as_numbers(self.xp, whole)
+                if isinstance(whole, tuple)
+                else whole.astype(self.xp.float64)
+            )
         count = self.count
         with np.errstate(all="ignore"):
             sums /= self.xp.maximum(count, 1, out=count)
@@ -346,7 +359,8 @@ class Windows:
         """Return standard deviations with ``ddof=1``; NaN where the window holds NaN or an infinity."""
         xp, numbers = self.xp, self._numbers()
         numbers = xp.where(xp.isfinite(numbers), numbers, xp.nan)
-        squares = self._fold((numbers, xp.zeros_like(numbers)), merge_moments)[1]
+        zeros = xp.zeros_like(numbers)
+        squares = self._fold((numbers, zeros, zeros), merge_moments)[1]
         count = self.count
         count -= 1
         with np.errstate(all="ignore"):

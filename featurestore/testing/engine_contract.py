@@ -286,19 +286,22 @@ class EngineParity:
         schema = oracles.schema_of(table, ["k"], "t", {"o": oracles.schema_of(right, ["k"], "t")})
         stats = ("mean", "std", "sum", "min", "max", "count", "first", "last")
         for transformer, source in (
-            (Rolling(["x", "n"], "40ms", stats, closed="left", lag="3ms"), []),
-            (Rolling(["x", "b"], 5, stats, by=["g"], min_count=2), []),
+            (Rolling(["x", "n"], "40ms", stats=stats, closed="left", lag="3ms"), []),
+            (Rolling(["x", "b"], 5, stats=stats, by=["g"], min_count=2), []),
             (Lag(["x", "s"], [1, 3]), []),
-            (Forward(["x", "n"], "40ms", FORWARD), []),
-            (Forward(["x", "b"], 3, FORWARD, by=["g"]), []),
+            (Forward(["x", "n"], "40ms", stats=FORWARD), []),
+            (Forward(["x", "b"], 3, stats=FORWARD, by=["g"]), []),
             (Forward(["s", "b"], 2), []),
             (CrossSection(["x", "n"], ["rank", "zscore"], by="g"), []),
             (AsOfJoin("o", ["x", "s"], lag="2ms", prefix="o_"), [right]),
             (AsOfJoin("o", ["n"], by=["g"], max_age="30ms", exact=False, prefix="o_"), [right]),
             (AsOfJoin("o", ["n"], by=["k"], available="a", prefix="o_"), [right]),
-            (AsOfAggregate("o", ["x", "n"], "30ms", stats, lag="2ms", closed="left"), [right]),
-            (AsOfAggregate("o", ["x", "b"], "90ms", stats, by=["g"], available="a"), [right]),
-            (AsOfWindow("o", ["x", "b"], 3, available="a", fill=0.0, length=True), [right]),
+            (
+                AsOfAggregate("o", ["x", "n"], "30ms", stats=stats, closed="left", lag="2ms"),
+                [right],
+            ),
+            (AsOfAggregate("o", ["x", "b"], "90ms", stats=stats, by=["g"], available="a"), [right]),
+            (AsOfWindow("o", ["x", "b"], 3, fill_value=0.0, length=True, available="a"), [right]),
             (Lookup("o", ["s"], prefix="o_"), [right]),
         ):
             parts = oracles.cut(table, "t", [rows // 3, rows // 2])

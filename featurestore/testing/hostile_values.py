@@ -38,11 +38,11 @@ class Oracle:
     positions: npt.NDArray[np.int64]
 
     def expected(self, work: str) -> Expected:
-        """Return the columns that a family, or ``read``, ``epoch`` and ``feed``, gives in these rows.
+        """Return the columns that a family, or ``read``, ``epoch``, ``feed`` and ``matrix``, gives in these rows.
 
         Of many columns those that ``shown`` names.
         """
-        if work in ("read", "epoch", "feed"):
+        if work in ("read", "epoch", "feed", "matrix"):
             return self._dataset()
         found: Callable[[], Expected] = getattr(self, f"_{work}")
         return found()

@@ -125,7 +125,7 @@ def find(case: Case, folder: Path) -> Finding:
         bound = one.output_bytes(schema, extent)
         projected = one.memory(schema, extent) + bound
     else:
-        bound = one.state_bytes(schema, extent)
+        bound = one.summary_bytes(schema, extent)
         projected = one.summarize_memory(schema, extent)
     return Finding(found["measured"], projected, found["result"], bound, extent)
 

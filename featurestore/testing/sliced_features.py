@@ -54,8 +54,8 @@ FEATURES: Final[Mapping[str, Callable[[], Transformer]]] = {
     "tensor": lambda: Function(vector, ["x", "y", "z", "w"], "vector", shape=(4,)),
     "learnt": lambda: Standardize(["x", "y", "z"], prefix="s_"),
     "lagged": lambda: Lag(["x", "y"], [1, 3], by=[]),
-    "rolled": lambda: Rolling("x", 4, ["sum"], by=[], closed="left"),
-    "ahead": lambda: Forward(["z", "w"], 2, ["value", "sum"], by=[]),
+    "rolled": lambda: Rolling("x", 4, stats=["sum"], by=[], closed="left"),
+    "ahead": lambda: Forward(["z", "w"], 2, stats=["value", "sum"], by=[]),
     "texts": lambda: Expression(length=nw.col("text").str.len_chars()),
 }
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {"learnt": {"fit_on": "all"}}

@@ -62,7 +62,7 @@ def _built(url: str) -> None:
     table = store.ingest("rows", rows(48, 1), key="k", time="t", partition_bytes=ROW_BYTES * 20)
     table.add(
         Expression(double=nw.col("x") * 2),
-        Rolling("double", "12h", ["mean"]),
+        Rolling("double", "12h", stats=["mean"]),
         AsOfJoin("other", columns="y"),
         Standardize("x", prefix="std_"),
         fit_on=FIT_ON,

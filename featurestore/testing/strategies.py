@@ -40,6 +40,7 @@ def tables(
     names: list[Any] = [f"k{i}" for i in range(draw(st.integers(1, keys)))]
     if null_keys and draw(st.booleans()):
         names.append(None)
+    own = draw(st.integers(0, 7)) == 7  # a key per row
 
     def column(values: st.SearchStrategy[Any]) -> list[Any]:
         return draw(st.lists(values, min_size=rows, max_size=rows))
@@ -49,7 +50,10 @@ def tables(
             "t": pa.array(times, pa.int32() if pa.types.is_date32(type_) else pa.int64()).cast(
                 type_
             ),
-            "k": pa.array(column(st.sampled_from(names)), pa.string()),
+            "k": pa.array(
+                [f"k{i}" for i in range(rows)] if own else column(st.sampled_from(names)),
+                pa.string(),
+            ),
             "g": pa.array(column(st.sampled_from([None, 1, 2])), pa.int32()),
             "x": pa.array(column(NUMBERS), pa.float64()),
             "n": pa.array(column(INTEGERS), pa.int64()),

@@ -42,26 +42,26 @@ def definition(name: str, variant: int) -> Transformer:
     own = {"k": "k"}  # whatever the key of the other table is
     given: dict[str, Callable[[], Transformer]] = {
         "m": lambda: Expression(m=nw.col("n") * variant),
-        "m_sum_6h": lambda: Rolling("m", "6h", ["sum"]),
+        "m_sum_6h": lambda: Rolling("m", "6h", stats=["sum"]),
         "x_lag_2": lambda: Lag("x", 2),
         "x_rank": lambda: CrossSection("x"),
         "e": lambda: Expression(e=nw.col("m") + nw.col("n")),
         "std_n": lambda: Standardize("n", prefix="std_"),
-        "n_left": lambda: Rolling("n", "3h", "sum", closed="left", lag="2h", rename={"n_sum_3h": "n_left"}),
-        "n_both": lambda: Rolling("n", "3h", "count", closed="both", lag="2h", rename={"n_count_3h": "n_both"}),
-        "n_none": lambda: Rolling("n", "3h", "last", closed="none", lag="2h", rename={"n_last_3h": "n_none"}),
-        "n_first": lambda: Rolling("n", "3h", "first", lag="2h", rename={"n_first_3h": "n_first"}),
-        "n_rows": lambda: Rolling("n", 2, "sum", closed="none", lag=1, rename={"n_sum_2r": "n_rows"}),
+        "n_left": lambda: Rolling("n", "3h", stats="sum", closed="left", lag="2h", rename={"n_sum_3h": "n_left"}),
+        "n_both": lambda: Rolling("n", "3h", stats="count", closed="both", lag="2h", rename={"n_count_3h": "n_both"}),
+        "n_none": lambda: Rolling("n", "3h", stats="last", closed="none", lag="2h", rename={"n_last_3h": "n_none"}),
+        "n_first": lambda: Rolling("n", "3h", stats="first", lag="2h", rename={"n_first_3h": "n_first"}),
+        "n_rows": lambda: Rolling("n", 2, stats="sum", closed="none", lag=1, rename={"n_sum_2r": "n_rows"}),
         "recent": lambda: Function(
             count_of_a_day, ["t", "n"], "recent", frame="polars", dtypes="int64", lookback="1d"
         ),
         "y_young": lambda: AsOfJoin(
-            "other", "y", own, lag="1h", max_age="5h", rename={"y": "y_young"}
+            "other", "y", by=own, lag="1h", max_age="5h", rename={"y": "y_young"}
         ),
-        "y_strict": lambda: AsOfJoin("other", "y", own, exact=False, rename={"y": "y_strict"}),
-        "y_last": lambda: Lookup("other", "y", own, rename={"y": "y_last"}),
-        "q_joined": lambda: AsOfJoin("other", "q", own, lag="2h", rename={"q": "q_joined"}),
-        "q": lambda: Rolling("y", f"{variant + 1}h", "sum", closed="left", rename={f"y_sum_{variant + 1}h": "q"}),
+        "y_strict": lambda: AsOfJoin("other", "y", by=own, exact=False, rename={"y": "y_strict"}),
+        "y_last": lambda: Lookup("other", "y", by=own, rename={"y": "y_last"}),
+        "q_joined": lambda: AsOfJoin("other", "q", by=own, lag="2h", rename={"q": "q_joined"}),
+        "q": lambda: Rolling("y", f"{variant + 1}h", stats="sum", closed="left", rename={f"y_sum_{variant + 1}h": "q"}),
         "q_lag_1": lambda: Lag("q", 1),
     }  # fmt: skip
     return given[name]()

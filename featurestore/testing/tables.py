@@ -91,9 +91,9 @@ def one_of_each(other: str = "other", static: str = "static") -> tuple[Transform
             dtypes="int64",
             lookback="1d",
         ),
-        Rolling("x", "12h", ["mean", "std", "min", "count"]),
-        Rolling("n", 5, ["sum", "max"], closed="left"),
-        Rolling("double", "1d", ["mean"], by=[], prefix="all_"),
+        Rolling("x", "12h", stats=["mean", "std", "min", "count"]),
+        Rolling("n", 5, stats=["sum", "max"], closed="left"),
+        Rolling("double", "1d", stats=["mean"], by=[], prefix="all_"),
         Lag("x", periods=[1, 3]),
         CrossSection("x", ["rank", "zscore"]),
         AsOfJoin(other, columns="y"),
@@ -106,8 +106,8 @@ def one_of_each(other: str = "other", static: str = "static") -> tuple[Transform
 def labels_of_each() -> tuple[Transformer, ...]:
     """Return transformers that look ahead, for ``observations``."""
     return (
-        Forward("x", 2, ["value", "return", "mean"]),
-        Forward(["x", "n"], "6h", ["difference", "std", "count"]),
+        Forward("x", 2, stats=["value", "return", "mean"]),
+        Forward(["x", "n"], "6h", stats=["difference", "std", "count"]),
         Forward("word", 1, by=[], prefix="all_"),
     )
 

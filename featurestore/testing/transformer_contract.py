@@ -46,6 +46,8 @@ from featurestore.transforms.base import (
 
 OTHER: Final = "other"
 """The name under which a transformer of the contract knows the other table."""
+_CLOCKS_CHANGE: Final = 1_729_990_800
+"""2024-10-27 01:00 UTC, in seconds: clocks in Berlin go back from 3 to 2."""
 _COLUMNS: Final = frozenset("tkgxnbs")
 _SECTIONS: Final = ("Null rule", "Boundary rule", "State", "Memory", "Examples")
 
@@ -112,6 +114,19 @@ class TransformerContract(ABC):
             self._same(whole, case.outputs(pieces, [case.other], fit_on=[case.rows]))
 
         self._try(check, self._cases(), share=4)
+
+    def test_a_time_zone_whose_clocks_change_is_the_same_instants(self) -> None:
+        """Rows around the hour that Berlin's clocks show twice give what they give without a zone."""
+
+        def check(case: _Case, points: list[int]) -> None:
+            assume(self.learnable(case.transformer, oracles.rows_of(case.rows)))
+            plain, zoned = (case.around(_CLOCKS_CHANGE, zone) for zone in (None, "Europe/Berlin"))
+            pieces = oracles.cut(zoned.rows, self.time, points)
+            found = zoned.outputs(pieces, [zoned.other])
+            whole = plain.outputs([plain.rows], [plain.other])
+            self._same(whole, pa.table({one: _unzoned(found[one]) for one in found.column_names}))
+
+        self._try(check, self._cases(), cuts(), most=min(self.examples, 6))
 
     def test_states_combine_in_any_grouping_and_survive_being_stored(self) -> None:
         def check(case: _Case, points: tuple[int, int]) -> None:
@@ -240,7 +255,9 @@ class TransformerContract(ABC):
         held = table.read(names, as_="arrow") if names else None
         made = {} if held is None else dict(zip(names, held.columns, strict=True))
         for name in tensors:
-            values = np.array(table.read(name, as_="arrow")[name].to_pylist(), np.float32)
+            cells = table.read(name, as_="arrow")[name].to_pylist()
+            shape = table.schema[name].shape or ()
+            values = np.array(cells, np.float32).reshape(len(cells), *shape)
             made.update(oracles.tensor_cells(name, values))
         self._compare(transformer, _plain(table), other, pa.table(made))
 
@@ -284,6 +301,12 @@ class _Case:
         rows, other = (_keys_known(one, self.schema.key) for one in (self.rows, self.other))
         return _Case(self.transformer, rows, other, self.schema.key, cast("str", self.schema.time))
 
+    def around(self, instant: int, zone: str | None) -> _Case:
+        """Return it with all times moved to around an instant, of a zone."""
+        time = cast("str", self.schema.time)
+        moved = [_moved(one, instant, zone) for one in (self.rows, self.other)]
+        return _Case(self.transformer, moved[0], moved[1], self.schema.key, time)
+
     def summarize(self, piece: pa.Table) -> State:
         one = self.transformer
         if one.scope is Scope.NONE:
@@ -304,6 +327,22 @@ def tables_like(rows: int) -> pa.Table:
             "t": pa.array([0] * rows, pa.timestamp("us")),
         }
     )
+
+
+def _moved(rows: pa.Table, instant: int, zone: str | None) -> pa.Table:
+    """Return rows with all times later by an instant in seconds, and of a zone."""
+    for place, one in enumerate(rows.schema):
+        if pa.types.is_timestamp(one.type):
+            unit = one.type.unit
+            shift = instant * {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+            steps = pc.add(rows[place].cast(pa.int64()), shift)
+            rows = rows.set_column(place, one.name, steps.cast(pa.timestamp(unit, zone)))
+    return rows
+
+
+def _unzoned(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    type_ = column.type
+    return column.cast(pa.timestamp(type_.unit)) if pa.types.is_timestamp(type_) else column
 
 
 def _stored(state: State) -> State:

@@ -59,7 +59,7 @@ def transformer(number: int) -> Transformer:
     """Return a definition: of ``number`` follow its column's name and its kind."""
     name = f"f{number:05d}"
     if number % 4 == 1:
-        return Rolling("x", "12h", ["mean"], by=[], rename={"x_mean_12h": name})
+        return Rolling("x", "12h", stats=["mean"], by=[], rename={"x_mean_12h": name})
     if number % 4 == 3:
         return Function(
             scaled, "x", output=name, frame="polars", dtypes="float64", params={"factor": number}

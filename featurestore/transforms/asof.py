@@ -6,8 +6,8 @@ became visible after the left row's time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from featurestore.engines.joins import asof_positions
 from featurestore.engines.protocol import Array, Engine, Frame
@@ -16,7 +16,6 @@ from featurestore.transforms.known import Age, KnownMatching
 from featurestore.transforms.matching import Named, Pairs
 from featurestore.transforms.naming import Renaming
 from featurestore.transforms.selectors import Selection
-from featurestore.units import Duration
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,20 @@ class AsOfJoin(KnownMatching):
         The other table: its name, or anything with a ``name``.
     columns : str, sequence of str or Selector
         Columns of the other table: scalars, strings or lists.
+    exact : bool
+        Whether a row that becomes known exactly at ``t`` is known at ``t``.
     by : mapping, sequence of str or str, optional
         Which columns must be equal, ``{"own": "other"}`` or shared names; by default the other
         table's key columns that this table has. ``[]``: time alone decides.
     lag : str, timedelta or int, optional
         How long after its time a row becomes known (publication lag).
-    max_age : str, timedelta or int, optional
-        Rows older than this give null.
-    exact : bool
-        Whether a row that becomes known exactly at ``t`` is known at ``t``.
-    prefix, rename : optional
-        Change the names, which are those of the columns.
     available : str, optional
         A column of the other table: when each of its rows became known. A date or timestamp (an integer
         where times are), of any unit.
+    max_age : str, timedelta or int, optional
+        Rows older than this give null.
+    prefix, rename : optional
+        Change the names, which are those of the columns.
 
     Notes
     -----
@@ -87,25 +86,16 @@ class AsOfJoin(KnownMatching):
 
     table: str | Named
     columns: Selection
+    _: KW_ONLY
+    exact: bool = True
     by: Pairs = None
     lag: Age = None
+    available: str | None = None
     max_age: Age = None
-    exact: bool = True
     prefix: str | None = None
     rename: Renaming = None
-    available: str | None = None
 
-    def __post_init__(self) -> None:
-        self._put_age("max_age")
-        super().__post_init__()
-
-    @property
-    def back(self) -> Duration | int | None:
-        return cast("Duration | int | None", self.max_age)
-
-    @property
-    def kept(self) -> int:
-        return 1
+    oldest: ClassVar[str | None] = "max_age"
 
     def matched(
         self, partition: Partition, right: Frame, codes: tuple[Array, Array], engine: Engine

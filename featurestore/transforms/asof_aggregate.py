@@ -8,8 +8,8 @@ tables are partitioned and however late the events came.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from featurestore.engines.event_windows import Seen, Span, window_statistics
 from featurestore.engines.protocol import Engine, Frame, Series
@@ -21,9 +21,14 @@ from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import fixed_bytes, rounding_bytes
 from featurestore.transforms.known import Age, EventMatching
 from featurestore.transforms.matching import Named, Pairs
-from featurestore.transforms.naming import Renaming, output_names
+from featurestore.transforms.naming import Renaming
 from featurestore.transforms.selectors import Selection
-from featurestore.transforms.statistics import statistic_type
+from featurestore.transforms.statistics import (
+    check_min_count,
+    made_fields,
+    normalise_statistics,
+    statistic_type,
+)
 from featurestore.transforms.tails import column_name, scattered
 from featurestore.units import Duration
 
@@ -50,12 +55,12 @@ class AsOfAggregate(EventMatching):
     by : mapping, sequence of str or str, optional
         Which columns must be equal, ``{"own": "other"}`` or shared names; by default the other
         table's key columns that this table has. ``[]``: time alone decides.
+    closed : {"right", "left", "both", "none"}
+        Which ends of the window belong to it.
     lag : str, timedelta or int, optional
         How long after its time an event becomes known (publication lag).
     available : str, optional
         A column of the other table: when each of its rows became known.
-    closed : {"right", "left", "both", "none"}
-        Which ends of the window belong to it.
     min_count : int
         Fewer values than this in the window give null.
     prefix, rename : optional
@@ -106,55 +111,41 @@ class AsOfAggregate(EventMatching):
     table: str | Named
     columns: Selection
     window: Age
+    _: KW_ONLY
     stats: str | Sequence[str] = ("mean",)
     by: Pairs = None
+    closed: str = "right"
     lag: Age = None
     available: str | None = None
-    closed: str = "right"
     min_count: int = 1
     prefix: str | None = None
     rename: Renaming = None
 
+    oldest: ClassVar[str | None] = "window"
+
     def __post_init__(self) -> None:
-        self._put_age("window")
-        stats = (self.stats,) if isinstance(self.stats, str) else tuple(self.stats)
+        stats = normalise_statistics(self.stats, STATISTICS, "AsOfAggregate")
         object.__setattr__(self, "stats", stats)
-        if self.window is None or self.window in (0, Duration(0)):
-            raise DefinitionError(
-                f"AsOfAggregate has window={self.window!r}", "give a positive length of time"
-            )
-        unknown = [one for one in stats if one not in STATISTICS]
-        if unknown or not stats or len(set(stats)) != len(stats):
-            raise DefinitionError(
-                f"AsOfAggregate has stats={list(stats)}",
-                f"use some of {list(STATISTICS)}, each once",
-            )
         if self.closed not in CLOSED:
             raise DefinitionError(
                 f"AsOfAggregate has closed={self.closed!r}", f"use one of {CLOSED}"
             )
-        if isinstance(self.min_count, bool) or self.min_count < 1:
-            raise DefinitionError(f"AsOfAggregate has min_count={self.min_count}", "use 1 or more")
+        check_min_count(self.min_count, "AsOfAggregate")
         super().__post_init__()
-
-    @property
-    def back(self) -> Duration | int | None:
-        return cast("Duration | int", self.window)
-
-    @property
-    def kept(self) -> int:
-        return 1
+        if self.window is None or self.window in (0, Duration(0)):
+            raise DefinitionError(
+                f"AsOfAggregate has window={self.window!r}", "give a positive length of time"
+            )
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
         source = schema.source(self.source_table)
-        chosen = [(name, stat) for name in self.numbers(schema) for stat in self.stats]
-        names = output_names(
-            [f"{name}_{stat}_{self.window}" for name, stat in chosen],
-            self.prefix, self.rename, "AsOfAggregate",
-        )  # fmt: skip
-        types = [statistic_type(source[name].type, stat) for name, stat in chosen]
-        return tuple(Field(name, type_) for name, type_ in zip(names, types, strict=True))
+        made = [
+            (f"{name}_{stat}_{self.window}", statistic_type(source[name].type, stat))
+            for name in self.numbers(schema)
+            for stat in self.stats
+        ]
+        return made_fields(made, self.prefix, self.rename, "AsOfAggregate")
 
     def values(self, partition: Partition, right: Frame, seen: Seen, engine: Engine) -> Columns:
         fields, made = iter(self.outputs(partition.schema)), list[Series]()

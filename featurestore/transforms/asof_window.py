@@ -7,8 +7,8 @@ never an event that became known after the row's time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,6 @@ from featurestore.transforms.matching import Named, Pairs
 from featurestore.transforms.naming import Renaming, output_names
 from featurestore.transforms.selectors import Selection
 from featurestore.transforms.tails import column_name
-from featurestore.units import Duration
 
 _EVENT, _LATE, _ROW = 50, 65, 75
 """Bytes per event, more of them where events may be late, and bytes per row."""
@@ -47,19 +46,19 @@ class AsOfWindow(EventMatching):
         Numeric or boolean columns of the other table: ``k`` of them.
     n : int
         How many events; 1 or more.
+    fill_value : float, optional
+        What stands where there are fewer than ``n`` events, and for nulls; by default NaN.
+    length : bool
+        Whether to say in a column how many events there are, ``int32`` from 0 to ``n``.
     by : mapping, sequence of str or str, optional
         Which columns must be equal, ``{"own": "other"}`` or shared names; by default the other
         table's key columns that this table has. ``[]``: time alone decides.
-    max_age : str, timedelta or int, optional
-        Older events do not count.
     lag : str, timedelta or int, optional
         How long after its time an event becomes known (publication lag).
     available : str, optional
         A column of the other table: when each of its rows became known.
-    fill : float, optional
-        What stands where there are fewer than ``n`` events, and for nulls; by default NaN.
-    length : bool
-        Whether to say in a column how many events there are, ``int32`` from 0 to ``n``.
+    max_age : str, timedelta or int, optional
+        Older events do not count.
     prefix, rename : optional
         Change the names ``<table>_last_<n>`` and ``<table>_last_<n>_length``.
 
@@ -73,7 +72,7 @@ class AsOfWindow(EventMatching):
     time are taken, whenever they became known; those of one key and time are in the table's order.
 
     *Null rule.* A null in a ``by`` column matches nothing; an event with a null in ``available`` is never
-    known; an event whose values are null counts, with ``fill`` in their places. NaN stays NaN.
+    known; an event whose values are null counts, with ``fill_value`` in their places. NaN stays NaN.
 
     *State.* The other table's rows within the partition's time range, and, without ``max_age``, the last
     ``n`` rows per key before it; with ``available`` of each key the last ``n`` known when its newest row
@@ -94,7 +93,7 @@ class AsOfWindow(EventMatching):
     >>> fields = Field("k", pa.string()), Field("t", pa.int64())
     >>> trades = TableSchema((*fields, Field("size", pa.float64())), ("k",), "t")
     >>> quotes = TableSchema(fields, ("k",), "t", {"trades": trades})
-    >>> last = AsOfWindow("trades", "size", n=2, fill=0.0)
+    >>> last = AsOfWindow("trades", "size", n=2, fill_value=0.0)
     >>> events = pa.table({"k": ["a", "a", "a"], "t": [1, 5, 12], "size": [1.0, 2.0, 4.0]})
     >>> state = last.gather({}, [last.rows(Partition(engine.from_arrow(events), trades), engine)])
     >>> rows = pa.table({"k": ["a", "b", "a"], "t": [1, 9, 12]})
@@ -106,26 +105,24 @@ class AsOfWindow(EventMatching):
     table: str | Named
     columns: Selection
     n: int
+    _: KW_ONLY
+    fill_value: float | None = None
+    length: bool = False
     by: Pairs = None
-    max_age: Age = None
     lag: Age = None
     available: str | None = None
-    fill: float | None = None
-    length: bool = False
+    max_age: Age = None
     prefix: str | None = None
     rename: Renaming = None
 
+    oldest: ClassVar[str | None] = "max_age"
+
     def __post_init__(self) -> None:
-        self._put_age("max_age")
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise DefinitionError(f"AsOfWindow has n={self.n!r}", "use 1 event or more")
-        if self.fill is not None and math.isnan(self.fill):
-            object.__setattr__(self, "fill", None)  # which equals itself
+        if self.fill_value is not None and math.isnan(self.fill_value):
+            object.__setattr__(self, "fill_value", None)  # which equals itself
         super().__post_init__()
-
-    @property
-    def back(self) -> Duration | int | None:
-        return cast("Duration | int | None", self.max_age)
 
     @property
     def kept(self) -> int:
@@ -144,7 +141,7 @@ class AsOfWindow(EventMatching):
     def values(self, partition: Partition, right: Frame, seen: Seen, engine: Engine) -> Columns:
         xp, rows = engine.xp, seen.order.shape[0]
         tensor, *lengths = self.outputs(partition.schema)
-        fill = math.nan if self.fill is None else self.fill
+        fill = math.nan if self.fill_value is None else self.fill_value
         shape = cast("tuple[int, ...]", tensor.shape)
         out = xp.full((rows, *shape), fill, dtype="float32")
         count = xp.zeros(rows if lengths else 0, dtype="int32")

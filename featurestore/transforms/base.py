@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Final, Self, TypeAlias
 
 import pyarrow as pa
 
+from featurestore.engines.coded import Coded
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError, FormatError
 from featurestore.fingerprint import Json, fingerprint
@@ -83,12 +84,16 @@ class Partition:
     learnt_from : Array or bool
         Which rows the state that ``apply`` gets was learnt from, said to transformers that ask for it
         (``tells_learnt_rows``): all, none, as of rows that are served, or those of a mask ``bool [rows]``.
+    coded : mapping of str to pyarrow.DictionaryArray
+        Text columns that are here instead of in the frame, which has another column then: those that
+        whoever gets the partition only compares (``Transformer.compared``).
     """
 
     frame: Frame
     schema: TableSchema
     tensors: Mapping[str, Array] = field(default_factory=dict)
     learnt_from: Array | bool = False
+    coded: Coded = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -103,7 +108,8 @@ class Partition:
             frame = frame.with_columns(*(columns.frame[name] for name in columns.frame.columns))
         tensors = {**self.tensors, **columns.tensors}
         drop = [name for name in columns.tensors if name in frame.columns]
-        return Partition(frame.drop(drop) if drop else frame, schema, tensors, self.learnt_from)
+        kept = frame.drop(drop) if drop else frame
+        return Partition(kept, schema, tensors, self.learnt_from, self.coded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,8 @@ class Transformer(ABC):
     """
 
     version: ClassVar[int] = 1
+    stored_as: ClassVar[Mapping[str, str]] = {}
+    """Parameters that stores hold under another word, so that definitions keep their fingerprints."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -170,6 +178,13 @@ class Transformer(ABC):
 
     def quantities(self, schema: TableSchema) -> tuple[str, ...]:
         """Return the inputs that it takes for quantities; codes among them are refused."""
+        return ()
+
+    def compared(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return the inputs of which ``apply`` only asks which rows have equal values.
+
+        Texts among them may come as dictionaries (``Partition.coded``).
+        """
         return ()
 
     @property
@@ -289,6 +304,18 @@ class Transformer(ABC):
         """Return the most Arrow bytes that the (combined) state of such rows can have."""
         return 0 if self.scope is Scope.NONE else extent.input_bytes
 
+    @property
+    def summarizes_in_engine(self) -> bool:
+        """Whether ``summarize`` works in an engine's own memory, which is given back some time later."""
+        return False
+
+    def summary_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        """Return the most Arrow bytes of what ``summarize`` returns for such rows in one piece.
+
+        Less than ``state_bytes`` where a combined state may keep more than one that is made at once.
+        """
+        return self.state_bytes(schema, extent)
+
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
         """Return the most Arrow bytes of the outputs.
 
@@ -311,7 +338,8 @@ class Transformer(ABC):
 
     def spec(self) -> dict[str, Json]:
         """Return the specification as JSON: ``{"kind", "version", "params"}``."""
-        params = {one.name: encode(getattr(self, one.name)) for one in dataclasses.fields(self)}
+        names, stored = [one.name for one in dataclasses.fields(self)], self.stored_as
+        params = {stored.get(one, one): encode(getattr(self, one)) for one in names}
         return {"kind": type(self).__name__, "version": type(self).version, "params": params}
 
     def fingerprint(self) -> str:
@@ -410,6 +438,10 @@ class SourceTransformer(Transformer):
     @abstractmethod
     def source_inputs(self, schema: TableSchema) -> tuple[str, ...]:
         """Return the columns of the other table that it reads (``schema`` is that of its own)."""
+
+    def source_compared(self, schema: TableSchema) -> tuple[str, ...]:
+        """Return those of ``source_inputs`` that ``rows`` takes as dictionaries too."""
+        return ()
 
     @abstractmethod
     def source_window(

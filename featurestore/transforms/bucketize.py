@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.engines.blocks import blocks
-from featurestore.engines.protocol import Engine, Series
+from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import State
 from featurestore.transforms.row_wise import RowWise
+
+_FEW: Final = 32
+"""So many edges are compared one after the other in less time than a number is looked up among them."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Bucketize(RowWise):
     """
 
     boundaries: Sequence[float] = ()
+    _: KW_ONLY
     closed: str = "left"
 
     def __post_init__(self) -> None:
@@ -96,6 +100,7 @@ class Bucketize(RowWise):
     ) -> Series:
         xp = engine.xp
         numbers, valid = engine.values(values)
+        whole = bool(valid.all())
         if numbers.dtype == xp.bool_:
             numbers = numbers.astype(xp.int8)
         first, edges, side = self._edges(numbers.dtype)
@@ -103,11 +108,12 @@ class Bucketize(RowWise):
         out = xp.empty(numbers.shape, dtype=xp.int32)
         for where in blocks(int(numbers.shape[0]), xp):
             part = numbers[where].astype(edges.dtype)
-            out[where] = xp.searchsorted(edges, part, side=side) + first
-            missing = ~valid[where]
+            out[where] = _passed(part, edges, side, xp)
+            out[where] += first
+            if not whole:
+                out[where] *= valid[where]
             if part.dtype.kind == "f":
-                missing |= xp.isnan(part)
-            out[where][missing] = 0
+                out[where] *= ~xp.isnan(part)
         return engine.column(target.name, out, None, pa.int32())
 
     def _edges(self, dtype: Any) -> tuple[int, np.ndarray[Any, Any], str]:
@@ -127,3 +133,13 @@ class Bucketize(RowWise):
         below = sum(one <= limits.min for one in above)
         inside = [one for one in above if limits.min < one <= limits.max]
         return 1 + below, np.array(inside, wide), "right"
+
+
+def _passed(part: Array, edges: Array, side: str, xp: Any) -> Array:
+    """Return how many edges are below each number, or at it with ``side="right"``; of NaN any number."""
+    if edges.shape[0] > _FEW:
+        return xp.searchsorted(edges, part, side=side)
+    passed = xp.zeros(part.shape, dtype=xp.uint8)
+    for edge in edges:
+        passed += part >= edge if side == "right" else part > edge
+    return passed

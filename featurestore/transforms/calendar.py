@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 import narwhals as nw
@@ -84,11 +84,12 @@ class Calendar(Transformer):
     >>> schema = TableSchema((Field("at", pa.timestamp("us")),), time="at")
     >>> [one.name for one in Calendar(parts=("hour", "is_weekend")).outputs(schema)]
     ['at_hour', 'at_is_weekend']
-    >>> [one.name for one in Calendar("at", ("hour",), cyclical=True).outputs(schema)]
+    >>> [one.name for one in Calendar("at", parts=("hour",), cyclical=True).outputs(schema)]
     ['at_hour_sin', 'at_hour_cos']
     """
 
     column: str | None = None
+    _: KW_ONLY
     parts: tuple[str, ...] = ("month", "weekday", "hour")
     cyclical: bool = False
     timezone: str | None = None

@@ -7,7 +7,7 @@ library parses them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -63,11 +63,12 @@ class Cast(RowWise):
     >>> from featurestore.transforms.base import Partition
     >>> engine, schema = PolarsEngine(), TableSchema((Field("x", pa.float64()),))
     >>> part = Partition(engine.from_arrow(pa.table({"x": [1.9, None, 300.0]})), schema)
-    >>> Cast("x", "int8", "null").apply(part, {}, engine).frame["x"].to_list()
+    >>> Cast("x", "int8", overflow="null").apply(part, {}, engine).frame["x"].to_list()
     [1, None, None]
     """
 
     type: str = "float64"
+    _: KW_ONLY
     overflow: str = "refuse"
 
     def __post_init__(self) -> None:

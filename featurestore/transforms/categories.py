@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, TypeAlias, cast
 
 import pyarrow as pa
@@ -94,10 +94,11 @@ class Categorify(Columnwise):
     """
 
     columns: Selection = _STRINGS
+    _: KW_ONLY
     max_size: int | None = None
     min_count: int = 1
-    oov_buckets: int = field(default=1, kw_only=True)
-    shared: Shared = field(default=False, kw_only=True)
+    oov_buckets: int = 1
+    shared: Shared = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,6 +226,10 @@ class Categorify(Columnwise):
         hashed = 40 * extent.rows if self.oov_buckets > 1 else 0
         # Its codes do not exist yet while the values are looked up.
         return hashed + positions_memory(schema, [name], extent.rows, learnt) - 4 * extent.rows
+
+    @property
+    def summarizes_in_engine(self) -> bool:
+        return True
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
         return counting_memory(schema, self.inputs(schema), extent)

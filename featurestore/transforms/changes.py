@@ -15,8 +15,7 @@ import pyarrow as pa
 from featurestore.engines.differences import whole_difference
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.engines.windows import canonical, group_rows
-from featurestore.errors import SchemaError
-from featurestore.schema import Field, TableSchema
+from featurestore.schema import TableSchema
 from featurestore.transforms.base import Columns, Partition, State
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import (
@@ -28,7 +27,7 @@ from featurestore.transforms.footprint import (
     state_rows,
 )
 from featurestore.transforms.lag import Lag
-from featurestore.transforms.naming import output_names
+from featurestore.transforms.statistics import numeric_columns
 from featurestore.transforms.tails import Extended, positional, rows_before
 
 
@@ -65,6 +64,7 @@ class Diff(Lag):
     Examples
     --------
     >>> from featurestore.engines.polars import PolarsEngine
+    >>> from featurestore.schema import Field
     >>> engine = PolarsEngine()
     >>> table = pa.table({"k": ["a", "b", "a"], "t": [1, 2, 3], "x": [5, 6, 8]})
     >>> fields = tuple(Field(one.name, one.type) for one in table.schema)
@@ -76,33 +76,16 @@ class Diff(Lag):
     _word: ClassVar[str] = "diff"
 
     def _columns(self, schema: TableSchema) -> tuple[str, ...]:
-        names = super()._columns(schema)
-        for name in names:
-            if not schema[name].is_numeric:
-                raise SchemaError(
-                    f"{type(self).__name__} cannot work on column {name!r} of type "
-                    f"{schema[name].type}",
-                    "name numeric or boolean columns",
-                )
-        return names
+        return numeric_columns(self.columns, schema, type(self).__name__)
 
     def _type(self, type_: pa.DataType) -> pa.DataType:
         if pa.types.is_floating(type_):
             return type_
         return pa.float64() if pa.types.is_decimal(type_) else pa.int64()
 
-    def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
-        self.inputs(schema)
-        chosen = [(name, count) for name in self._columns(schema) for count in self._periods]
-        defaults = [f"{name}_{self._word}_{count}" for name, count in chosen]
-        names = output_names(defaults, self.prefix, self.rename, type(self).__name__)
-        types = [self._type(schema[name].type) for name, _ in chosen]
-        return tuple(Field(name, type_) for name, type_ in zip(names, types, strict=True))
-
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         schema, xp = partition.schema, engine.xp
-        columns = self._columns(schema)
-        by = self._state_columns(schema)[: -len(columns) or None]
+        by, columns = self._by(schema), self._columns(schema)
         rows = Extended.of(engine, positional(partition.frame, by, None, columns), state, len(by))
         groups = group_rows(xp, rows.codes())
         before = {count: rows_before(rows, groups, count) for count in self._periods}
@@ -128,10 +111,8 @@ class Diff(Lag):
         return whole_difference(xp, new, old, known)
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        columns = self._columns(schema)
-        names = self._state_columns(schema)
-        by = names[: -len(columns) or None]
-        together = extent.rows + state_rows(schema, names, extent)
+        by = self._by(schema)
+        together = extent.rows + state_rows(schema, self._state_columns(schema), extent)
         work = 42 * together + (40 + 9 * len(self._periods)) * extent.rows
         keys = VIEW * together * sum(is_varying(schema[name].type) for name in by)
         rounding = rounding_bytes(self.outputs(schema), extent.rows)
@@ -175,6 +156,7 @@ class PctChange(Diff):
     Examples
     --------
     >>> from featurestore.engines.polars import PolarsEngine
+    >>> from featurestore.schema import Field
     >>> engine = PolarsEngine()
     >>> table = pa.table({"k": ["a", "b", "a"], "t": [1, 2, 3], "x": [4, 6, 5]})
     >>> fields = tuple(Field(one.name, one.type) for one in table.schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +12,10 @@ from featurestore.engines.protocol import Array
 from featurestore.errors import SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.event_time import PER_SECOND, Span, span_of
-from featurestore.transforms.naming import output_names
+from featurestore.transforms.grouping import By
+from featurestore.transforms.naming import Renaming
 from featurestore.transforms.running import Running, Seen
+from featurestore.transforms.statistics import made_fields
 from featurestore.units import Duration
 
 
@@ -38,7 +40,7 @@ class CumCount(Running):
     Notes
     -----
     *Null rule.* Rows count, whatever they hold; never null. *Types.* int64. *State.* One row per group; with
-    a ``lag``, one per time of the last ``lag`` too. *Memory.* 170 bytes per row, and per row of the state.
+    a ``lag``, one per time of the last ``lag`` too. *Memory.* 130 bytes per row, 50 per row of the state.
 
     Examples
     --------
@@ -52,15 +54,19 @@ class CumCount(Running):
     {'cum_count': [0, 0, 1]}
     """
 
-    closed: str = field(default="left", kw_only=True)
+    _: KW_ONLY
+    by: By = None
+    closed: str = "left"
+    lag: Span | None = None
+    prefix: str | None = None
+    rename: Renaming = None
 
     def sources(self, schema: TableSchema) -> tuple[str, ...]:
         return () if schema.time is None else (schema.time,)
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
-        names = output_names(["cum_count"], self.prefix, self.rename, "CumCount")
-        return (Field(names[0], pa.int64()),)
+        return made_fields([("cum_count", pa.int64())], self.prefix, self.rename, "CumCount")
 
     def fold_names(self, schema: TableSchema, source: str) -> tuple[str, ...]:
         return ("count",)
@@ -98,7 +104,7 @@ class TimeSince(Running):
     -----
     *Null rule.* Null where no row counts yet; a null in ``where`` is not true. *Types.* float64, int64 for
     integer times. *State.* One row per group; with a ``lag``, one per time of the last ``lag`` too.
-    *Memory.* 200 bytes per row, and per row of the state.
+    *Memory.* 160 bytes per row, 50 per row of the state.
 
     Raises
     ------
@@ -114,13 +120,18 @@ class TimeSince(Running):
     ...                   "sold": [True, False, True]})
     >>> fields = tuple(Field(one.name, one.type) for one in table.schema)
     >>> part = Partition(engine.from_arrow(table), TableSchema(fields, (), "t"))
-    >>> TimeSince("sold", "1h", by=[]).apply(part, {}, engine).frame.to_dict(as_series=False)
+    >>> TimeSince("sold", unit="1h", by=[]).apply(part, {}, engine).frame.to_dict(as_series=False)
     {'since_sold': [None, 1.0, 3.0]}
     """
 
     where: str | None = None
+    _: KW_ONLY
     unit: Span = "1s"
-    closed: str = field(default="left", kw_only=True)
+    by: By = None
+    closed: str = "left"
+    lag: Span | None = None
+    prefix: str | None = None
+    rename: Renaming = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,9 +154,8 @@ class TimeSince(Running):
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
         name = "since_last" if self.where is None else f"since_{self.where}"
-        names = output_names([name], self.prefix, self.rename, "TimeSince")
-        whole = schema.time_unit is None
-        return (Field(names[0], pa.int64() if whole else pa.float64()),)
+        type_ = pa.int64() if schema.time_unit is None else pa.float64()
+        return made_fields([(name, type_)], self.prefix, self.rename, "TimeSince")
 
     def fold_names(self, schema: TableSchema, source: str) -> tuple[str, ...]:
         return ("last_time" if self.where is None else "last_true",)

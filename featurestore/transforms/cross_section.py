@@ -8,7 +8,7 @@ those two. Trade-off: a mean far larger than the spread costs its z-scores digit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -75,6 +75,7 @@ class CrossSection(Transformer):
 
     columns: Selection
     stats: str | Sequence[str] = ("rank",)
+    _: KW_ONLY
     by: By = None
     prefix: str | None = None
     rename: Renaming = None

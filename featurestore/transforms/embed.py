@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +48,7 @@ _TOLERANCE: Final = 1e-3
 class Embed(Transformer):
     """Vectors of texts or arrays, kept as a tensor ``float32 [rows, size]``.
 
-    Scope: none; no state. Null rule: a null text is not encoded; its vector is ``missing`` throughout.
+    Scope: none; no state. Null rule: a null text is not encoded; its vector is ``fill_value`` throughout.
     Arrays have no nulls. Boundary rule: a vector depends on the row's own content only.
     State: none; vectors are kept in a local cache, ``4 * size`` bytes for each different content.
     Memory: the vectors of 4,096 rows, their contents twice, and 480 bytes for each of these rows; the
@@ -70,7 +70,7 @@ class Embed(Transformer):
     params : mapping, optional
         Keyword arguments for it. Part of the definition: name the model and its revision here, as new
         weights under an old name cannot be noticed.
-    missing : float
+    fill_value : float
         Fills the vectors of null texts.
     cache : bool
         Whether vectors are looked up and kept under ``$FEATURESTORE_CACHE/vectors``, by default
@@ -91,7 +91,7 @@ class Embed(Transformer):
     ...     return np.array([[len(one), one.count(" ")] for one in texts], dtype="float32")
     >>> schema = TableSchema((Field("news", pa.string()),))
     >>> part = Partition(engine.from_arrow(pa.table({"news": ["up", None, "up a bit"]})), schema)
-    >>> embed = Embed("news", lengths, size=2, missing=0.0, cache=False)
+    >>> embed = Embed("news", lengths, size=2, fill_value=0.0, cache=False)
     >>> embed.apply(part, {}, engine).tensors["news_embedded"].tolist()
     [[2.0, 0.0], [0.0, 0.0], [8.0, 2.0]]
     """
@@ -102,20 +102,22 @@ class Embed(Transformer):
     output: str
     batch_size: int
     params: Mapping[str, Any]
-    missing: float
+    fill_value: float
     cache: bool
+
+    stored_as: ClassVar[Mapping[str, str]] = {"fill_value": "missing"}
 
     def __init__(
         self,
         column: str,
         encoder: Callable[..., Any] | FunctionRef,
         size: int,
-        output: str | None = None,
         *,
         batch_size: int = 256,
         params: Mapping[str, Any] | None = None,
-        missing: float = float("nan"),
+        fill_value: float = float("nan"),
         cache: bool = True,
+        output: str | None = None,
     ) -> None:
         ref = encoder if isinstance(encoder, FunctionRef) else FunctionRef.of(encoder)
         values: dict[str, Any] = {
@@ -126,7 +128,7 @@ class Embed(Transformer):
             "batch_size": batch_size,
             # Through JSON and back, so that the encoder gets today what it gets after a reload.
             "params": decode(encode(dict(params or {}))),
-            "missing": float(missing),
+            "fill_value": float(fill_value),
             "cache": bool(cache),
         }
         for name, value in values.items():
@@ -145,7 +147,7 @@ class Embed(Transformer):
         return hash(self.fingerprint())
 
     def __eq__(self, other: object) -> bool:
-        # A missing of NaN equals itself here.
+        # A fill value of NaN equals itself here.
         return isinstance(other, Embed) and self.spec() == other.spec()
 
     # --- what it is ----------------------------------------------------------------------------
@@ -178,7 +180,8 @@ class Embed(Transformer):
         if contents:
             together = self._encoded(contents)
             alone = np.concatenate([self._encoded([one]) for one in contents])
-            scale = max(1e-30, float(np.nanmax(np.abs(together), initial=0.0)))
+            finite = np.abs(together[np.isfinite(together)])
+            scale = max(1e-30, float(finite.max(initial=0.0)))
             if not np.allclose(together, alone, rtol=0, atol=_TOLERANCE * scale, equal_nan=True):
                 raise NotPartitionIndependentError(
                     f"encoder {self.function.name!r} gives other vectors for contents alone than "
@@ -190,7 +193,7 @@ class Embed(Transformer):
     # --- what it does --------------------------------------------------------------------------
 
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
-        out = np.full((partition.rows, self.size), self.missing, np.float32)
+        out = np.full((partition.rows, self.size), self.fill_value, np.float32)
         cache = self._cache(partition.schema) if self.cache else None
         for start in range(0, partition.rows, _BLOCK):
             where = slice(start, start + _BLOCK)
@@ -233,17 +236,25 @@ class Embed(Transformer):
 
     def _encoded(self, contents: Sequence[Any]) -> Vectors:
         texts = isinstance(contents[0], str)
-        value = self.function.resolve()(
-            list(contents) if texts else np.stack(contents), **dict(self.params)
-        )
-        array = np.asarray(value)
+        encoder = self.function.resolve()
+        try:
+            value = encoder(list(contents) if texts else np.stack(contents), **dict(self.params))
+            array = np.asarray(value)
+        # Whatever a user's encoder raises is shown as that.
+        except Exception as error:
+            raise DefinitionError(
+                f"encoder {self.function.name!r} failed on {len(contents)} contents: "
+                f"{type(error).__name__}: {error}",
+                "correct the encoder; the cause is shown above",
+            ) from error
         if array.shape != (len(contents), self.size) or array.dtype.kind not in "iuf":
             raise DefinitionError(
                 f"encoder {self.function.name!r} returned {array.dtype} {array.shape} for "
                 f"{len(contents)} contents",
                 f"return numbers of shape [{len(contents)}, {self.size}]",
             )
-        return array.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+            return array.astype(np.float32)  # a copy: encoders may use their array again
 
     def _cache(self, schema: TableSchema) -> VectorCache:
         one = schema[self.column]

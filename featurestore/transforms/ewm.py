@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 import pyarrow as pa
@@ -13,13 +13,20 @@ import pyarrow as pa
 from featurestore.engines.ewm import Decay
 from featurestore.engines.protocol import Array
 from featurestore.engines.running import Fold
-from featurestore.errors import DefinitionError, SchemaError
+from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.event_time import PER_SECOND, span_of
-from featurestore.transforms.naming import output_names
+from featurestore.transforms.event_time import PER_SECOND, Span, span_of
+from featurestore.transforms.grouping import By
+from featurestore.transforms.naming import Renaming
 from featurestore.transforms.running import Running, Seen, require_lengths
-from featurestore.transforms.selectors import Selection, normalise_selection, resolve
-from featurestore.transforms.statistics import normalise_statistics
+from featurestore.transforms.selectors import Selection, normalise_selection
+from featurestore.transforms.statistics import (
+    check_flag,
+    check_min_count,
+    made_fields,
+    normalise_statistics,
+    numeric_columns,
+)
 from featurestore.units import Duration
 
 STATISTICS: Final = ("mean", "std")
@@ -66,8 +73,8 @@ class EWM(Running):
     *Types.* float64.
 
     *State.* Up to two rows per group for each bit of the time span, some 20 in practice; with a ``lag``,
-    the rows of the last ``lag`` too. *Memory.* To apply, 96 bytes per row and per row of the state, and 40
-    for each of 6 (mean) to 11 (std) numbers.
+    the rows of the last ``lag`` too. *Memory.* To apply, 50 bytes per row and per row of the state, and per
+    row 30 and 40 for each of 3 (mean) to 9 (std) numbers.
 
     Raises
     ------
@@ -88,10 +95,16 @@ class EWM(Running):
 
     columns: Selection
     half_life: float | str | dt.timedelta | Duration
+    _: KW_ONLY
     stats: str | Sequence[str] = ("mean",)
     adjust: bool = True
     ignore_nulls: bool = False
+    by: By = None
+    closed: str = "right"
+    lag: Span | None = None
     min_count: int = 1
+    prefix: str | None = None
+    rename: Renaming = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,28 +112,17 @@ class EWM(Running):
         put(self, "columns", normalise_selection(self.columns))
         put(self, "stats", normalise_statistics(self.stats, STATISTICS, "EWM"))
         put(self, "half_life", _half_life(self.half_life))
-        for name in ("adjust", "ignore_nulls"):
-            if type(getattr(self, name)) is not bool:
-                raise DefinitionError(
-                    f"EWM has {name}={getattr(self, name)!r}", "use True or False"
-                )
+        check_flag(self.adjust, "adjust", "EWM")
+        check_flag(self.ignore_nulls, "ignore_nulls", "EWM")
         if self.ignore_nulls and isinstance(self.half_life, Duration):
             raise DefinitionError(
                 f"EWM has ignore_nulls=True and half_life={str(self.half_life)!r}",
                 "leave it out: in time, rows do not count",
             )
-        if type(self.min_count) is not int or self.min_count < 1:
-            raise DefinitionError(f"EWM has min_count={self.min_count!r}", "use 1 or more")
+        check_min_count(self.min_count, "EWM")
 
     def sources(self, schema: TableSchema) -> tuple[str, ...]:
-        names = resolve(self.columns, schema)
-        for name in names:
-            if not schema[name].is_numeric:
-                raise SchemaError(
-                    f"EWM cannot work on column {name!r} of type {schema[name].type}",
-                    "name numeric or boolean columns",
-                )
-        return names
+        return numeric_columns(self.columns, schema, "EWM")
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
         names = super().inputs(schema)
@@ -132,18 +134,28 @@ class EWM(Running):
         self.inputs(schema)
         span = self.half_life
         label = str(span) if isinstance(span, Duration) else f"{span:g}r"
-        defaults = [
-            f"{name}_ewm_{stat}_{label}" for name in self.sources(schema) for stat in self.stats
+        made = [
+            (f"{name}_ewm_{stat}_{label}", pa.float64())
+            for name in self.sources(schema)
+            for stat in self.stats
         ]
-        names = output_names(defaults, self.prefix, self.rename, "EWM")
-        return tuple(Field(name, pa.float64()) for name in names)
+        return made_fields(made, self.prefix, self.rename, "EWM")
 
     def fold_names(self, schema: TableSchema, source: str) -> tuple[str, ...]:
         unit = schema.time_unit or "ns"
-        return tuple(f"{stat}@{unit}" for stat in self.stats)
+        counter = () if self.counter in (None, "count") else (self.counter,)
+        return ("count", *counter, *(f"{stat}@{unit}" for stat in self.stats))
+
+    @property
+    def counter(self) -> str | None:
+        if isinstance(self.half_life, Duration):
+            return None
+        return "count" if self.ignore_nulls else "rows"
 
     def fold(self, name: str) -> Fold:
-        stat, unit = name.split("@")
+        stat, _, unit = name.partition("@")
+        if not unit:
+            return super().fold(name)
         mean, std = self._decay(unit).folds()
         return mean if stat == "mean" else std
 
@@ -154,14 +166,15 @@ class EWM(Running):
             steps = span.nanoseconds * PER_SECOND[unit] / 10**9
         else:
             steps = float(span)  # type: ignore[arg-type]
-        return Decay(steps, timed, self.adjust, self.ignore_nulls)
+        return Decay(steps, timed, self.adjust)
 
     def results(
         self, xp: Any, schema: TableSchema, source: str, seen: Seen, times: Array
     ) -> Iterator[tuple[Array, Array]]:
-        decay = self._decay(schema.time_unit or "ns")
-        for stat, parts in zip(self.stats, seen.values(), strict=True):
-            enough = parts[1] >= self.min_count
+        unit = schema.time_unit or "ns"
+        decay, enough = self._decay(unit), seen["count"][0] >= self.min_count
+        for stat in self.stats:
+            parts = seen[f"{stat}@{unit}"]
             if stat == "mean":
                 yield decay.means(xp, parts) + 0.0, enough
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,12 +11,20 @@ import pyarrow as pa
 from featurestore.engines.protocol import Array
 from featurestore.engines.running import deviations, whole_sums, wide_numbers
 from featurestore.engines.windows import STATISTICS
-from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.naming import output_names
+from featurestore.transforms.event_time import Span
+from featurestore.transforms.grouping import By
+from featurestore.transforms.naming import Renaming
 from featurestore.transforms.running import Running, Seen
-from featurestore.transforms.selectors import Selection, normalise_selection, resolve
-from featurestore.transforms.statistics import is_whole, normalise_statistics, statistic_type
+from featurestore.transforms.selectors import Selection, normalise_selection
+from featurestore.transforms.statistics import (
+    check_min_count,
+    is_whole,
+    made_fields,
+    normalise_statistics,
+    numeric_columns,
+    statistic_type,
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,9 @@ class Expanding(Running):
 
     *State.* One row per group where all statistics are exact (all but ``std``, and ``mean`` and ``sum`` of
     floats); else up to two rows per group for each bit of the time span, some 20 in practice; with a
-    ``lag``, the rows of the last ``lag`` too. *Memory.* To apply, 40 bytes per row and 120 for each number
-    that the statistics of one column need; to summarise, about the same.
+    ``lag``, the rows of each group's last ``lag`` too. *Memory.* To apply, 50 bytes per row and per row of the
+    state, and per row 30 and 40 for each number that the largest statistic needs (1 for a sum, 4 for
+    ``std``); to summarise, 66 and 30, and the state.
 
     Raises
     ------
@@ -77,35 +86,32 @@ class Expanding(Running):
 
     columns: Selection
     stats: str | Sequence[str] = ("mean",)
+    _: KW_ONLY
+    by: By = None
+    closed: str = "right"
+    lag: Span | None = None
     min_count: int = 1
+    prefix: str | None = None
+    rename: Renaming = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         put = object.__setattr__
         put(self, "columns", normalise_selection(self.columns))
         put(self, "stats", normalise_statistics(self.stats, STATISTICS, "Expanding"))
-        if type(self.min_count) is not int or self.min_count < 1:
-            raise DefinitionError(f"Expanding has min_count={self.min_count!r}", "use 1 or more")
+        check_min_count(self.min_count, "Expanding")
 
     def sources(self, schema: TableSchema) -> tuple[str, ...]:
-        names = resolve(self.columns, schema)
-        for name in names:
-            if not schema[name].is_numeric:
-                raise SchemaError(
-                    f"Expanding cannot work on column {name!r} of type {schema[name].type}",
-                    "name numeric or boolean columns",
-                )
-        return names
+        return numeric_columns(self.columns, schema, "Expanding")
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
-        chosen = [(name, stat) for name in self.sources(schema) for stat in self.stats]
-        names = output_names(
-            [f"{name}_expanding_{stat}" for name, stat in chosen],
-            self.prefix, self.rename, "Expanding",
-        )  # fmt: skip
-        types = [statistic_type(schema[name].type, stat) for name, stat in chosen]
-        return tuple(Field(name, type_) for name, type_ in zip(names, types, strict=True))
+        made = [
+            (f"{name}_expanding_{stat}", statistic_type(schema[name].type, stat))
+            for name in self.sources(schema)
+            for stat in self.stats
+        ]
+        return made_fields(made, self.prefix, self.rename, "Expanding")
 
     def fold_names(self, schema: TableSchema, source: str) -> tuple[str, ...]:
         total = "whole" if is_whole(schema[source].type) else "sum"

@@ -9,29 +9,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.engines.running import COUNT, SUM, WHOLE, Fold, Leaves, wide_numbers
 from featurestore.engines.time_trees import Parts
-from featurestore.engines.time_views import Own, View
-from featurestore.engines.windows import Groups, canonical
+from featurestore.engines.time_views import Sorted, View
+from featurestore.engines.windows import canonical
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.event_time import Span
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
+from featurestore.transforms.footprint import handed_extent, kept_rows, row_bits
+from featurestore.transforms.grouping import By
+from featurestore.transforms.matched_rows import all_valid
+from featurestore.transforms.naming import Renaming, normalise_renaming
 from featurestore.transforms.running import Running, Seen
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
-from featurestore.transforms.statistics import is_whole
-from featurestore.transforms.tails import Extended
-
-_TOTAL: Final = "total"
+from featurestore.transforms.statistics import is_whole, made_fields
+from featurestore.transforms.tails import TAIL, TIME, key_rows
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class TargetSums(Running):
     """
 
     label: str
+    _: KW_ONLY
+    by: By = None
+    closed: str = "right"
+    lag: Span | None = None
+    prefix: str | None = None
+    rename: Renaming = None
 
     def sources(self, schema: TableSchema) -> tuple[str, ...]:
         if not schema[self.label].is_numeric:
@@ -77,13 +85,8 @@ class TargetSums(Running):
         yield count.astype(xp.float64), every
         yield wide_numbers(xp, seen["whole"]) if "whole" in seen else seen["sum"][0] + 0.0, every
 
-    def _view(
-        self, xp: Any, groups: Groups, times: Array, rows: Extended, schema: TableSchema
-    ) -> View:
-        if self.lag is not None:
-            return super()._view(xp, groups, times, rows, schema)
-        own: Own = rows.own(groups.order)
-        return View.earlier(xp, groups, times, own)
+    def _view(self, xp: Any, rows: Sorted, end: Array | None, schema: TableSchema) -> View:
+        return View.earlier(xp, rows) if end is None else super()._view(xp, rows, end, schema)
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,14 @@ class ExpandingTarget(Transformer):
 
     Notes
     -----
-    *Null rule.* Rows whose label is null, NaN or infinite are not learnt from. Null is a category. A category
+    *Null rule.* Rows whose label is null, NaN or infinite are not learnt from. A null category gives null. One
     without earlier rows gets the mean of all earlier rows; null where there are none either.
     *Boundary rule.* Rows of one time never see each other: a row sees strictly earlier times, and with a
     ``lag`` those up to ``t - lag``. *Types.* float64.
 
     *State.* Count and sum per category, and of all rows: one row each for labels of integers or booleans; for
     floats up to two per category for each bit of the time span, some 20 in practice; with a ``lag``, the rows
-    of the last ``lag`` too. *Memory.* To apply, 250 bytes per row, and per row of the state.
+    of the last ``lag`` too. *Memory.* To apply, 240 bytes per row, 100 per row of the state.
 
     Raises
     ------
@@ -137,6 +140,7 @@ class ExpandingTarget(Transformer):
 
     columns: Selection
     label: str
+    _: KW_ONLY
     smoothing: float = 10.0
     lag: Span | None = None
     prefix: str | None = None
@@ -185,57 +189,55 @@ class ExpandingTarget(Transformer):
     def _total(self) -> TargetSums:
         return self._sums(())
 
-    def _every(self, schema: TableSchema) -> dict[str, TargetSums]:
-        """Return the sums that are needed, by the name of their part of a state."""
-        names = self._columns(schema)
-        return {_TOTAL: self._total, **{f"c{i}": self._sums([one]) for i, one in enumerate(names)}}
+    def _every(self, schema: TableSchema) -> list[TargetSums]:
+        """Return the sums that are needed: of all rows, and by each column."""
+        return [self._total, *(self._sums([one]) for one in self._columns(schema))]
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
-        names = [one.inputs(schema) for one in self._every(schema).values()]
+        names = [one.inputs(schema) for one in self._every(schema)]
         return tuple(dict.fromkeys(name for some in names for name in some))
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
-        defaults = [f"{name}_target_{self.label}" for name in self._columns(schema)]
-        names = output_names(defaults, self.prefix, self.rename, "ExpandingTarget")
-        return tuple(Field(name, pa.float64()) for name in names)
+        made = [(f"{name}_target_{self.label}", pa.float64()) for name in self._columns(schema)]
+        return made_fields(made, self.prefix, self.rename, "ExpandingTarget")
+
+    @property
+    def is_keyed(self) -> bool:
+        return True
+
+    def keys(self, partition: Partition, engine: Engine) -> pa.Table:
+        rows = key_rows(engine, partition.frame, self._columns(partition.schema))
+        each = [rows.select([name]).rename_columns(["by_0"]) for name in rows.column_names]
+        return _side_by_side([pa.table({TIME: [0]}), *each], keys=True)
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
-        every = self._every(partition.schema).items()
-        return {
-            f"{part}_{name}": table
-            for part, one in every
-            for name, table in one.summarize(partition, engine).items()
-        }
+        every = [one.summarize(partition, engine) for one in self._every(partition.schema)]
+        return {TAIL: _side_by_side([one[TAIL] for one in every])} if every[0] else {}
 
     def combine(self, earlier: State, later: State) -> State:
-        if not earlier or not later:
-            return earlier or later
-        parts = dict.fromkeys(name.split("_")[0] for name in later)
-        return {
-            f"{part}_{name}": table
-            for part in parts
-            for name, table in self._total.combine(_part(earlier, part), _part(later, part)).items()
-        }
+        return self._total.combine(earlier, later)
 
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         schema, xp = partition.schema, engine.xp
+        total, *every = self._every(schema)
 
-        def sums(part: str, one: TargetSums) -> tuple[Array, Array]:
+        def sums(part: int, one: TargetSums) -> tuple[Array, Array]:
             frame = one.apply(partition, _part(state, part), engine).frame
             assert frame is not None
             return engine.values(frame["count"])[0], engine.values(frame["sum"])[0]
 
-        every = self._every(schema)
-        total = sums(_TOTAL, every.pop(_TOTAL))
+        rows, sum_ = sums(0, total)
         out: list[Series] = []
-        valid = total[0] > 0
+        known = rows > 0
         with np.errstate(all="ignore"):
-            mean = total[1] / xp.maximum(total[0], 1.0)
-            for field, (part, one) in zip(self.outputs(schema), every.items(), strict=True):
-                count, sum_ = sums(part, one)
+            mean = sum_ / xp.maximum(rows, 1.0)
+            columns = zip(self._columns(schema), self.outputs(schema), every, strict=True)
+            for number, (name, field, one) in enumerate(columns, 1):
+                count, sum_ = sums(number, one)
                 weight = count + self.smoothing
                 made = (sum_ + self.smoothing * mean) / xp.where(weight > 0, weight, 1.0)
+                valid = known & all_valid(engine, partition.frame, [name])
                 made = canonical(xp, xp.where(count > 0, made, mean), valid)
                 out.append(engine.column(field.name, made, valid, field.type))
         return Columns(partition.frame.select(*out) if out else None)
@@ -245,20 +247,36 @@ class ExpandingTarget(Transformer):
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         every = [
             one.memory(schema, extent) + one.output_bytes(schema, extent)
-            for one in self._every(schema).values()
+            for one in self._every(schema)
         ]
-        # The total's sums, its mean, and what is made of one column's.
-        return max(every) + 40 * extent.rows
+        # The total's sums, its mean, and what is made of one column's; its part of the state, apart.
+        return max(every) + 60 * extent.rows + extent.state_bytes
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
-        every = self._every(schema).values()
+        every = self._every(schema)
         apart = max(
             one.summarize_memory(schema, extent) - one.state_bytes(schema, extent) for one in every
         )
         return apart + self.state_bytes(schema, extent)
 
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        return sum(one.state_bytes(schema, extent) for one in self._every(schema).values())
+        size, bits = 0, 8 + sum(row_bits(schema[name].type) + 1 for name in self._columns(schema))
+        for one in self._every(schema):
+            kept = one.most_kept_rows(schema)
+            by = one.by or ()
+            rows = kept_rows(schema, by, extent.rows if kept is None else kept, extent)
+            apart = sum(row_bits(schema[name].type) + 1 for name in by)
+            size += one.state_bytes(schema, extent) + rows * (bits - apart) // 8 + 1
+        return size
+
+    def handed(self, schema: TableSchema, extent: Extent) -> Extent:
+        kept, columns = self._total.most_kept_rows(schema), self._columns(schema)
+        if kept is None:
+            return extent
+        further = 1 + self._total.part_bytes(schema)
+        names = (*columns, cast("str", schema.time))
+        rows = kept * (1 + len(columns) * extent.rows)
+        return handed_extent(schema, names, rows, extent, further)
 
     def state_fingerprint(self) -> str:
         return replace(self, smoothing=0.0, prefix=None, rename=None).fingerprint()
@@ -273,8 +291,29 @@ def _of_finite(leaves: Leaves) -> Leaves:
     return made
 
 
-def _part(state: State, part: str) -> State:
-    """Return the tables of one part of a state, by their own names."""
-    return {
-        name[len(part) + 1 :]: one for name, one in state.items() if name.startswith(f"{part}_")
-    }
+def _side_by_side(tables: Sequence[pa.Table], *, keys: bool = False) -> pa.Table:
+    """Return states of sums, of all rows and by each column, as one: which it is becomes part of the key.
+
+    ``by_0`` says it, 0 for all rows; ``by_1, by_2, ...`` are the columns, null where it is not theirs.
+    """
+    types = [table.schema.field("by_0").type for table in tables[1:]]
+    out = []
+    for part, table in enumerate(tables):
+        size = table.num_rows
+        columns = {"by_0": pa.array(np.full(size, part, np.int32))}
+        for other, type_ in enumerate(types, 1):
+            columns[f"by_{other}"] = table["by_0"] if other == part else pa.nulls(size, type_)
+        rest = [name for name in table.column_names if not name.startswith("by_") and not keys]
+        out.append(pa.table({**columns, **{name: table[name] for name in rest}}))
+    return pa.concat_tables(out)
+
+
+def _part(state: State, part: int) -> State:
+    """Return the sums of all rows (0) or those by a column."""
+    if TAIL not in state:
+        return state
+    table = state[TAIL]
+    table = table.filter(pc.equal(table["by_0"], part))
+    rest = [name for name in table.column_names if not name.startswith("by_")]
+    columns = {"by_0": table[f"by_{part}"]} if part else {}
+    return {TAIL: pa.table({**columns, **{name: table[name] for name in rest}})}

@@ -145,14 +145,16 @@ def state_rows(schema: TableSchema, names: Sequence[str], extent: Extent) -> int
     return min(within, extent.state_rows) if extent.state_rows else within
 
 
-def handed_extent(schema: TableSchema, names: Sequence[str], rows: int, extent: Extent) -> Extent:
+def handed_extent(
+    schema: TableSchema, names: Sequence[str], rows: int, extent: Extent, further: int = 0
+) -> Extent:
     """Return an extent whose state has no more than so many rows with these columns.
 
-    What varies in width is bounded by the widest row of the table that it was learnt of; where nobody
-    knows that, by the state as it is.
+    Each row has ``further`` bytes beside them. What varies in width is bounded by the widest row of the table
+    that it was learnt of; where nobody knows that, by the state as it is.
     """
     rows = min(rows, extent.state_rows) if extent.state_rows else rows
-    size = sum(fixed_bytes(schema[name], rows) for name in names)
+    size = sum(fixed_bytes(schema[name], rows) for name in names) + further * rows
     if any(is_varying(schema[name].type) for name in names):
         if not extent.source_widest_row:
             return extent

@@ -10,7 +10,7 @@ Always true: a value is null until no row that is still to be appended can chang
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, cast
 
 import numpy as np
@@ -59,8 +59,15 @@ from featurestore.transforms.heads import (
     summarize_head,
     with_head,
 )
-from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
+from featurestore.transforms.naming import Renaming, normalise_renaming
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
+from featurestore.transforms.statistics import (
+    check_min_count,
+    is_whole,
+    made_fields,
+    normalise_statistics,
+    statistic_type,
+)
 from featurestore.transforms.tails import TIME, Extended, Keep, column_name, positional, scattered
 from featurestore.units import Duration
 
@@ -84,7 +91,7 @@ class Forward(Transformer):
     ahead : int, str or timedelta
         How far it looks: a number of rows (``5``) or a length of time (``"30d"``). A length of time needs
         a timestamp or date time column; on integer time columns use rows.
-    stat : str or sequence of str
+    stats : str or sequence of str
         Of the *future row*, which is the ``ahead``-th next row, or the last row in ``(t, t + ahead]``:
         ``value``; ``difference`` (future - now); ``return`` (future / now - 1); ``log_return``
         (ln(future / now)). Of *all* the next ``ahead`` rows, or those in ``(t, t + ahead]``: ``mean``,
@@ -138,15 +145,16 @@ class Forward(Transformer):
     ...                   "x": [2.0, 3.0, 6.0]})
     >>> fields = tuple(Field(one.name, one.type) for one in table.schema)
     >>> part = Partition(engine.from_arrow(table), TableSchema(fields, ("k",), "t"))
-    >>> Forward("x", 1, "return").apply(part, {}, engine).frame.to_dict(as_series=False)
+    >>> Forward("x", 1, stats="return").apply(part, {}, engine).frame.to_dict(as_series=False)
     {'x_return_ahead_1r': [0.5, 1.0, None]}
-    >>> Forward("x", "2d", ["value", "count"]).apply(part, {}, engine).frame.to_dict(as_series=False)
+    >>> Forward("x", "2d", stats=["value", "count"]).apply(part, {}, engine).frame.to_dict(as_series=False)
     {'x_value_ahead_2d': [3.0, 6.0, None], 'x_count_ahead_2d': [1, 1, None]}
     """
 
     columns: Selection
     ahead: Span
-    stat: str | Sequence[str] = "value"
+    _: KW_ONLY
+    stats: str | Sequence[str] = ("value",)
     by: By = None
     min_count: int = 1
     prefix: str | None = None
@@ -157,15 +165,9 @@ class Forward(Transformer):
         put(self, "columns", normalise_selection(self.columns))
         put(self, "ahead", span_of(self.ahead, "ahead", 1, _KIND))
         put(self, "by", normalise_by(self.by))
-        put(self, "stat", (self.stat,) if isinstance(self.stat, str) else tuple(self.stat))
+        put(self, "stats", normalise_statistics(self.stats, STATISTICS, _KIND))
         put(self, "rename", normalise_renaming(self.rename))
-        unknown = [one for one in self.stat if one not in STATISTICS]
-        if unknown or not self.stat or len(set(self.stat)) != len(self.stat):
-            raise DefinitionError(
-                f"Forward has stat={list(self.stat)}", f"use some of {list(STATISTICS)}, each once"
-            )
-        if isinstance(self.min_count, bool) or self.min_count < 1:
-            raise DefinitionError(f"Forward has min_count={self.min_count}", "use 1 or more")
+        check_min_count(self.min_count, _KIND)
 
     @property
     def scope(self) -> Scope:
@@ -180,23 +182,22 @@ class Forward(Transformer):
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
-        chosen = [(name, stat) for name in self._columns(schema) for stat in self.stat]
         label = f"{self.ahead}r" if isinstance(self.ahead, int) else str(self.ahead)
-        names = output_names(
-            [f"{name}_{stat}_ahead_{label}" for name, stat in chosen],
-            self.prefix, self.rename, _KIND,
-        )  # fmt: skip
-        types = [_type(schema[name].type, stat) for name, stat in chosen]
-        return tuple(Field(name, type_) for name, type_ in zip(names, types, strict=True))
+        made = [
+            (f"{name}_{stat}_ahead_{label}", _type(schema[name].type, stat))
+            for name in self._columns(schema)
+            for stat in self.stats
+        ]
+        return made_fields(made, self.prefix, self.rename, _KIND)
 
     def _columns(self, schema: TableSchema) -> tuple[str, ...]:
         names = resolve(self.columns, schema)
         for name in names:
             field = schema[name]
-            if field.is_tensor or (tuple(self.stat) != ("value",) and not field.is_numeric):
+            if field.is_tensor or (tuple(self.stats) != ("value",) and not field.is_numeric):
                 raise SchemaError(
-                    f"Forward cannot give {list(self.stat)} of column {name!r} of type {field.type}",
-                    "name numeric or boolean columns; stat='value' takes any scalar column",
+                    f"Forward cannot give {list(self.stats)} of column {name!r} of type {field.type}",
+                    "name numeric or boolean columns; stats='value' takes any scalar column",
                 )
         return names
 
@@ -257,9 +258,9 @@ class Forward(Transformer):
         """Return the statistics of one column; the next of ``fields`` say what they are called."""
         engine, out = ahead.rows.engine, []
         windows = None
-        if any(one in AGGREGATES for one in self.stat):
+        if any(one in AGGREGATES for one in self.stats):
             windows = ahead.windows(position)
-        for stat, field in zip(self.stat, fields, strict=False):
+        for stat, field in zip(self.stats, fields, strict=False):
             if stat == "value":
                 out.append(ahead.value(position).alias(field.name))
             elif windows is not None and stat in AGGREGATES:
@@ -279,14 +280,14 @@ class Forward(Transformer):
         by, columns = resolve_by(self.by, schema, _KIND), self._columns(schema)
         later = state_rows(schema, self._state_columns(schema), extent)
         together = extent.rows + later
-        types = [schema[name].type for name in columns] if "value" in self.stat else []
+        types = [schema[name].type for name in columns] if "value" in self.stats else []
         # Texts and lists of both are put into one piece.
         joined = sum(
             extent.bytes_of([name]) + extent.state_bytes + VIEW * together * is_text(type_)
             for name, type_ in zip(columns, types, strict=False)
             if is_varying(type_) and (later or is_grown(type_))
         )
-        folding = any(one != "value" for one in self.stat)
+        folding = any(one != "value" for one in self.stats)
         sorted_ = max(
             grouping_bytes(schema, by, together),
             (120 if folding else 75) * together + taking_bytes(types, extent.rows),
@@ -417,12 +418,6 @@ class _Ahead:
 def _type(type_: pa.DataType, stat: str) -> pa.DataType:
     if stat == "value":
         return type_
-    if stat == "count":
+    if stat == "difference" and is_whole(type_):
         return pa.int64()
-    whole = pa.types.is_integer(type_) or pa.types.is_boolean(type_)
-    if stat in ("difference", "sum") and whole:
-        unsigned = stat == "sum" and pa.types.is_uint64(type_)
-        return pa.uint64() if unsigned else pa.int64()
-    if stat in ("min", "max") and not pa.types.is_decimal(type_):
-        return type_
-    return pa.float64()
+    return statistic_type(type_, stat)

@@ -12,6 +12,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pyarrow as pa
+from narwhals.exceptions import NarwhalsError
 
 from featurestore.engines.protocol import Engine
 from featurestore.errors import SchemaError
@@ -65,17 +66,39 @@ def _tensor_to_arrow(values: np.ndarray[Any, Any]) -> pa.Array:
 def _arrow(frame: Any, schema: TableSchema | None) -> pa.Table:
     """Return a frame in memory as Arrow of stored types; those of ``schema`` where it has them."""
     try:
-        table = nw.from_native(frame, eager_only=True).to_arrow()
+        held = nw.from_native(frame, eager_only=True)
     except TypeError as error:
         raise SchemaError(
             f"a {type(frame).__name__} is not a frame", "give pandas, Polars or pyarrow"
         ) from error
+    except NarwhalsError as error:
+        raise _untaken(frame, error) from error
+    odd = [name for name in held.columns if not isinstance(name, str)]
+    if odd:
+        raise SchemaError(f"column names {odd[:5]} of the frame are no texts", "rename them")
+    objects = [name for name, type_ in held.schema.items() if type_ == nw.Object]
+    if objects and held.implementation.is_polars():  # it would give away where they lie in memory
+        raise SchemaError(f"columns {objects[:5]} hold Python objects", "leave them out")
+    try:
+        table = held.to_arrow()
+    except (NarwhalsError, pa.ArrowException, TypeError, OverflowError, UnicodeError) as error:
+        raise _untaken(frame, error) from error
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         known = schema is not None and name in schema
-        wanted = schema[name].type if schema is not None and known else normalise_type(column.type)
+        try:
+            wanted = schema[name].type if schema and known else normalise_type(column.type)
+        except SchemaError as error:
+            raise SchemaError(f"column {name!r}: {error.problem}", error.remedy) from error
         columns[name] = _cast(column, wanted, name)
     return pa.table(columns)
+
+
+def _untaken(frame: Any, error: Exception) -> SchemaError:
+    return SchemaError(
+        f"a {type(frame).__module__.partition('.')[0]} frame has columns that cannot be taken: {error}",
+        "give each a name of its own and one type: numbers, texts or times; or leave it out",
+    )
 
 
 def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str) -> pa.ChunkedArray:

@@ -7,7 +7,7 @@ distinct value of the fit scope; ``min_count`` drops what is rare before it has 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 import numpy as np
@@ -77,8 +77,9 @@ class FrequencyEncode(Columnwise):
     """
 
     columns: Selection = _STRINGS
-    share: bool = field(default=False, kw_only=True)
-    min_count: int = field(default=1, kw_only=True)
+    _: KW_ONLY
+    share: bool = False
+    min_count: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,6 +150,10 @@ class FrequencyEncode(Columnwise):
     def _bytes(self, schema: TableSchema, name: str, extent: Extent) -> int:
         learnt = state_rows(schema, [name], extent)
         return positions_memory(schema, [name], extent.rows, learnt) + 8 * learnt
+
+    @property
+    def summarizes_in_engine(self) -> bool:
+        return True
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
         return counting_memory(schema, self.inputs(schema), extent)

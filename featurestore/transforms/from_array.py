@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,10 @@ from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import fixed_bytes
 
 _READ: Final = 4 * 2**20
+_TYPES: Final = tuple(
+    [f"{kind}{bits}" for bits in (8, 16, 32, 64) for kind in ("int", "uint")]
+    + [f"float{bits}" for bits in (16, 32, 64)]
+)
 _checked: Final[dict[tuple[str, int, int], str]] = {}
 """Digests of files that this process has read, by path, size and time of change."""
 
@@ -45,7 +51,7 @@ class FromArray(Transformer):
     """The row of an array that a column names, as a tensor of the array's type.
 
     Scope: none; no state. Null rule: a null, a negative position and one beyond the array give
-    ``missing`` throughout. Boundary rule: a value depends on the row's own position only.
+    ``fill_value`` throughout. Boundary rule: a value depends on the row's own position only.
     State: none. Memory: 9 bytes per row, and the rows of the array that are taken; the array itself is
     mapped, not read.
 
@@ -57,7 +63,7 @@ class FromArray(Transformer):
         An integer column: positions in the array, from 0.
     output : str, optional
         By default the file's name without ``.npy``.
-    missing : float, optional
+    fill_value : float, optional
         By default NaN for floats, 0 for integers.
 
     Raises
@@ -75,33 +81,37 @@ class FromArray(Transformer):
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "topics.npy"
     ...     np.save(path, np.array([[1, 2], [3, 4]], dtype="float32"))
-    ...     FromArray(path, "article", missing=0).apply(part, {}, engine).tensors["topics"].tolist()
+    ...     FromArray(path, "article", fill_value=0).apply(part, {}, engine).tensors["topics"].tolist()
     [[3.0, 4.0], [0.0, 0.0], [1.0, 2.0]]
     """
 
     path: str
     index: str
     output: str
-    missing: float | None
+    fill_value: float | None
     digest: str
     dtype: str
     shape: tuple[int, ...]
+
+    stored_as: ClassVar[Mapping[str, str]] = {"fill_value": "missing"}
 
     def __init__(
         self,
         path: str | Path,
         index: str,
+        *,
+        fill_value: float | None = None,
         output: str | None = None,
-        missing: float | None = None,
     ) -> None:
         whole = str(Path(path).expanduser().absolute())
         array = _mapped(whole)
+        floats = array.dtype.kind == "f"
         values: dict[str, Any] = {
             "path": whole,
             "index": index,
             "output": Path(whole).stem if output is None else output,
             # NaN is the default of floats; as such it equals itself.
-            "missing": None if array.dtype.kind == "f" and math.isnan(missing or 0) else missing,
+            "fill_value": None if floats and math.isnan(fill_value or 0) else fill_value,
             "digest": _digest(whole),
             "dtype": array.dtype.name,
             "shape": tuple(int(one) for one in array.shape[1:]),
@@ -111,6 +121,12 @@ class FromArray(Transformer):
         self.__post_init__()
 
     def __post_init__(self) -> None:
+        sizes = isinstance(self.shape, tuple) and all(type(one) is int for one in self.shape)
+        if self.dtype not in _TYPES or not sizes:
+            raise DefinitionError(
+                f"FromArray has rows {self.shape!r} of type {self.dtype!r}",
+                f"write an array of {', '.join(_TYPES)} with numpy.save",
+            )
         _ = self._fill  # says now what cannot be filled in
 
     def __hash__(self) -> int:
@@ -127,13 +143,13 @@ class FromArray(Transformer):
     @property
     def _fill(self) -> Any:
         dtype = np.dtype(self.dtype)
-        if self.missing is None:
+        if self.fill_value is None:
             return dtype.type(np.nan if dtype.kind == "f" else 0)
         with np.errstate(over="ignore", invalid="ignore"):
-            held = np.float64(self.missing).astype(dtype)
-        if dtype.kind != "f" and float(held) != float(self.missing):
+            held = np.float64(self.fill_value).astype(dtype)
+        if dtype.kind != "f" and float(held) != float(self.fill_value):
             raise DefinitionError(
-                f"FromArray cannot fill {self.dtype} with missing={self.missing!r}",
+                f"FromArray cannot fill {self.dtype} with fill_value={self.fill_value!r}",
                 "give a value of the array's type",
             )
         return held
@@ -176,7 +192,7 @@ class FromArray(Transformer):
         values: list[Json] = [
             self.index,
             self.output,
-            encode(self.missing),
+            encode(self.fill_value),
             self.digest,
             self.dtype,
             encode(self.shape),
@@ -204,6 +220,8 @@ def _digest(path: str) -> str:
     """Return the digest of a file's bytes; they are read once per process, unless the file changes."""
     try:
         about = os.stat(path)  # noqa: PTH116 - what a definition holds is text
+        if not stat.S_ISREG(about.st_mode):  # a device has no end
+            raise InvalidInputError(f"array {path} is no file", "put the file where it was")
         key = (path, about.st_size, about.st_mtime_ns)
         if key not in _checked:
             digest = hashlib.blake2b(digest_size=16)

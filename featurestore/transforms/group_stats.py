@@ -8,7 +8,7 @@ was known at a time ``Rolling`` or ``Expanding``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -94,10 +94,11 @@ class GroupStats(Transformer):
     """
 
     columns: Selection = _NUMERIC
-    by: By = None
     stats: str | Sequence[str] = ("mean",)
-    prefix: str = field(default="", kw_only=True)
-    rename: Any = field(default=(), kw_only=True)
+    _: KW_ONLY
+    by: By = None
+    prefix: str = ""
+    rename: Any = ()
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, ClassVar, Final, TypeAlias, cast
 
 import narwhals as nw
 import numpy as np
@@ -43,15 +43,14 @@ from featurestore.transforms.footprint import (
     is_text,
     tail_memory,
 )
-from featurestore.transforms.matching import (
+from featurestore.transforms.matched_rows import (
     AVAILABLE,
     ROWS,
-    MatchingTransformer,
     gather_rows,
     matched_codes,
-    normalise_pairs,
-    source_frame,
+    source_rows,
 )
+from featurestore.transforms.matching import MatchingTransformer, normalise_pairs
 from featurestore.transforms.tails import (
     TIME,
     Keep,
@@ -75,10 +74,15 @@ class KnownMatching(MatchingTransformer):
     """
 
     lag: Age
+    oldest: ClassVar[str | None] = None
+    """The parameter, if there is one, that says how far back the other table's rows matter."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._put_age("lag")
+        for name in ("lag", self.oldest):
+            if name is not None:
+                age = age_of(getattr(self, name), name, type(self).__name__)
+                object.__setattr__(self, name, age)
         back = self.back
         if self.lag is not None and type(self.lag) is type(back) and cast("Any", back) < self.lag:
             raise DefinitionError(
@@ -87,18 +91,15 @@ class KnownMatching(MatchingTransformer):
                 "look back at least as far as the lag",
             )
 
-    def _put_age(self, name: str) -> None:
-        object.__setattr__(self, name, age_of(getattr(self, name), name, type(self).__name__))
-
     @property
-    @abstractmethod
     def back(self) -> Duration | int | None:
         """How far back the other table's rows matter; None for ever."""
+        return None if self.oldest is None else getattr(self, self.oldest)
 
     @property
-    @abstractmethod
     def kept(self) -> int:
         """How many known rows of a key the carry keeps, if rows matter for ever."""
+        return 1
 
     # --- what it is ----------------------------------------------------------------------------
 
@@ -139,7 +140,7 @@ class KnownMatching(MatchingTransformer):
     def summarize(self, partition: Partition, engine: Engine) -> State:
         if self.back is not None:
             return {}
-        frame = self._source_frame(partition, engine)
+        frame, _ = self.source_frame(partition, engine)
         if self.available is None:
             return summarize_tail(engine, frame, Keep(rows=self.kept), ROWS)
         if len(frame) == 0:
@@ -170,7 +171,7 @@ class KnownMatching(MatchingTransformer):
         return {ROWS: table if len(kept) == len(table) else table.take(pa.array(kept))}
 
     def rows(self, partition: Partition, engine: Engine) -> State:
-        return {ROWS: engine.to_arrow(self._source_frame(partition, engine))}
+        return source_rows(engine, *self.source_frame(partition, engine))
 
     def gather(self, carry: State, rows: Sequence[State]) -> State:
         return gather_rows((carry, *rows))
@@ -193,11 +194,6 @@ class KnownMatching(MatchingTransformer):
         available, (lag, _) = frame_times(engine, right, AVAILABLE), self.spans(schema)
         known = known_from(xp, times, available, factor=unit.available_factor, lag=lag)
         return left, times, known
-
-    def _source_frame(self, partition: Partition, engine: Engine) -> Frame:
-        return source_frame(
-            engine, partition, self.columns, self.by, timed=True, available=self.available
-        )
 
     # --- a carry that is larger than memory --------------------------------------------------------
 
@@ -301,9 +297,9 @@ class EventMatching(KnownMatching):
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         schema = partition.schema
         matching = self.matching(schema)
-        right = matching.right_frame(engine, state.get(ROWS))
+        right, coded = matching.right_rows(engine, state.get(ROWS))
         # A key with a null equals none: the other table's rows have no such keys.
-        own, other, _ = matched_codes(engine, partition.frame, right, matching)
+        own, other, _ = matched_codes(engine, partition, right, coded, matching)
         left_times, right_times, known = self.instants(partition, right, engine)
         seen = Seen.of(engine.xp, (own, left_times), (other, right_times), known, self.span(schema))
         del own, other, left_times, right_times, known

@@ -6,15 +6,13 @@ Scope ``prefix``: the state is the tail of earlier rows (:mod:`tails`), put befo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, cast
 
 import pyarrow as pa
 
 from featurestore.engines.protocol import Engine
-from featurestore.engines.windows import (
-    group_rows,
-)
+from featurestore.engines.windows import group_rows
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema
@@ -43,8 +41,9 @@ from featurestore.transforms.footprint import (
     taking_bytes,
 )
 from featurestore.transforms.grouping import By, normalise_by, require_time, resolve_by
-from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
+from featurestore.transforms.naming import Renaming, normalise_renaming
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
+from featurestore.transforms.statistics import made_fields
 from featurestore.transforms.tails import (
     Extended,
     Keep,
@@ -93,8 +92,11 @@ class Lag(Transformer):
     {'x_lag_1': [None, None, 'u']}
     """
 
+    _word: ClassVar[str] = "lag"
+
     columns: Selection
     periods: int | Sequence[int] = 1
+    _: KW_ONLY
     by: By = None
     prefix: str | None = None
     rename: Renaming = None
@@ -125,6 +127,9 @@ class Lag(Transformer):
     def _periods(self) -> tuple[int, ...]:
         return cast("tuple[int, ...]", self.periods)
 
+    def _by(self, schema: TableSchema) -> tuple[str, ...]:
+        return resolve_by(self.by, schema, type(self).__name__)
+
     def _columns(self, schema: TableSchema) -> tuple[str, ...]:
         names = resolve(self.columns, schema)
         for name in names:
@@ -133,21 +138,25 @@ class Lag(Transformer):
         return names
 
     def inputs(self, schema: TableSchema) -> tuple[str, ...]:
-        by = resolve_by(self.by, schema, type(self).__name__)
+        by = self._by(schema)
         time = require_time(schema, type(self).__name__, "looks back in time")
         return tuple(dict.fromkeys((*by, time, *self._columns(schema))))
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
-        chosen = [(name, count) for name in self._columns(schema) for count in self._periods]
-        defaults = [f"{name}_lag_{count}" for name, count in chosen]
-        names = output_names(defaults, self.prefix, self.rename, "Lag")
-        return tuple(
-            Field(new, schema[name].type) for new, (name, _) in zip(names, chosen, strict=True)
-        )
+        made = [
+            (f"{name}_{self._word}_{count}", self._type(schema[name].type))
+            for name in self._columns(schema)
+            for count in self._periods
+        ]
+        return made_fields(made, self.prefix, self.rename, type(self).__name__)
+
+    def _type(self, type_: pa.DataType) -> pa.DataType:
+        """Return the type of what is made of a column."""
+        return type_
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
-        by = resolve_by(self.by, partition.schema, type(self).__name__)
+        by = self._by(partition.schema)
         frame = positional(partition.frame, by, None, self._columns(partition.schema))
         return summarize_tail(engine, frame, self._keep)
 
@@ -163,9 +172,7 @@ class Lag(Transformer):
         return self.by != ()
 
     def keys(self, partition: Partition, engine: Engine) -> pa.Table:
-        return key_rows(
-            engine, partition.frame, resolve_by(self.by, partition.schema, type(self).__name__)
-        )
+        return key_rows(engine, partition.frame, self._by(partition.schema))
 
     def handed(self, schema: TableSchema, extent: Extent) -> Extent:
         rows = max(self._periods) * extent.rows
@@ -173,7 +180,7 @@ class Lag(Transformer):
 
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         schema, xp = partition.schema, engine.xp
-        by, columns = resolve_by(self.by, schema, type(self).__name__), self._columns(schema)
+        by, columns = self._by(schema), self._columns(schema)
         rows = Extended.of(engine, positional(partition.frame, by, None, columns), state, len(by))
         groups = group_rows(xp, rows.codes())
         names = [column_name(i) for i in range(len(columns))]
@@ -191,10 +198,10 @@ class Lag(Transformer):
 
     def _state_columns(self, schema: TableSchema) -> tuple[str, ...]:
         """Return what a row of the state holds; a column may occur twice."""
-        return (*resolve_by(self.by, schema, type(self).__name__), *self._columns(schema))
+        return (*self._by(schema), *self._columns(schema))
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
-        by, columns = resolve_by(self.by, schema, type(self).__name__), self._columns(schema)
+        by, columns = self._by(schema), self._columns(schema)
         earlier = state_rows(schema, self._state_columns(schema), extent)
         together = extent.rows + earlier
         types = [schema[name].type for name in columns]
@@ -225,12 +232,12 @@ class Lag(Transformer):
         return fixed + len(self._periods) * varying
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
-        by = resolve_by(self.by, schema, type(self).__name__)
+        by = self._by(schema)
         types = [schema[name].type for name in self._state_columns(schema)]
         return tail_memory(schema, by, types, self.state_bytes(schema, extent), extent.rows)
 
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        by, names = resolve_by(self.by, schema, type(self).__name__), self._state_columns(schema)
+        by, names = self._by(schema), self._state_columns(schema)
         return kept_bytes(schema, by, names, max(self._periods), extent)
 
     def state_fingerprint(self) -> str:

@@ -5,8 +5,9 @@ Always true: items keep their order and stand at the front; what is missing behi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,7 @@ _CELL_BYTES: Final = 24 * 2**17
 class ListPad(Transformer):
     """A column of lists as a tensor ``[rows, length]``: long lists cut, short ones filled up.
 
-    Scope: none. State: none. Null rule: a null list is all ``pad``, and so is each null item; NaN and
+    Scope: none. State: none. Null rule: a null list is all ``fill_value``, and so is each null item; NaN and
     infinities stay. Boundary rule: a value depends on its own row only. Items that the type cannot hold
     are refused. Memory: for 4,096 rows at a time, seven times the lists and 48 bytes per row, and 3 MiB.
 
@@ -40,7 +41,7 @@ class ListPad(Transformer):
         Lists of integers or floats.
     length : int
         Items per row.
-    pad : int or float
+    fill_value : int or float
         What stands where there is no item; 0 by default.
     keep : {"first", "last"}
         Which items of a list that is too long.
@@ -69,10 +70,20 @@ class ListPad(Transformer):
 
     column: str
     length: int
-    pad: float = 0
+    _: KW_ONLY
+    fill_value: float = 0
     keep: str = "first"
     dtype: str | None = None
-    output: str | None = field(default=None, kw_only=True)
+    output: str | None = None
+
+    stored_as: ClassVar[Mapping[str, str]] = {"fill_value": "pad"}
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+    def __eq__(self, other: object) -> bool:
+        # A fill value of NaN equals itself here.
+        return isinstance(other, ListPad) and self.spec() == other.spec()
 
     def __post_init__(self) -> None:
         if type(self.length) is not int or self.length < 1:
@@ -113,10 +124,15 @@ class ListPad(Transformer):
         if dtype is None:
             whole = pa.types.is_integer(schema[self.column].type.value_type)
             dtype = "int32" if whole else "float32"
-        fits = dtype == "float32" or _fits_int32(self.pad)
-        if isinstance(self.pad, bool) or not isinstance(self.pad, int | float) or not fits:
+        fits = dtype == "float32" or _fits_int32(self.fill_value)
+        if (
+            isinstance(self.fill_value, bool)
+            or not isinstance(self.fill_value, int | float)
+            or not fits
+        ):
             raise DefinitionError(
-                f"ListPad cannot pad {dtype} with {self.pad!r}", "give another pad value or dtype"
+                f"ListPad cannot pad {dtype} with {self.fill_value!r}",
+                "give another pad value or dtype",
             )
         name = f"{self.column}_padded" if self.output is None else self.output
         return (Field(name, type_from_text(dtype), (self.length,)),)
@@ -124,7 +140,7 @@ class ListPad(Transformer):
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         (target,) = self.outputs(partition.schema)
         out = np.full(
-            (partition.rows, self.length), self.pad, np.dtype(target.type.to_pandas_dtype())
+            (partition.rows, self.length), self.fill_value, np.dtype(target.type.to_pandas_dtype())
         )
         for start in range(0, partition.rows, _BLOCK):
             where = slice(start, start + _BLOCK)
@@ -144,7 +160,7 @@ class ListPad(Transformer):
         self._require(items, out.dtype)
         with np.errstate(over="ignore"):
             plain = items.astype(out.dtype)
-        plain[~known] = self.pad
+        plain[~known] = self.fill_value
         fill_rows(out, begins - bounds[0], ends - bounds[0], plain, self.keep)
 
     def _require(self, items: HostArray, dtype: Any) -> None:

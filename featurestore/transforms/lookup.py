@@ -6,7 +6,7 @@ collection of facts that hold at all times; with either, a row sees what was kno
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import cast
 
 from featurestore.engines.joins import asof_positions, lookup_positions
@@ -18,10 +18,10 @@ from featurestore.transforms.base import Partition, SourceWindow, State
 from featurestore.transforms.event_time import CommonUnit
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.known import Age, KnownMatching
-from featurestore.transforms.matching import ROWS, Matching, Named, Pairs, source_frame
+from featurestore.transforms.matched_rows import source_rows
+from featurestore.transforms.matching import Matching, Named, Pairs
 from featurestore.transforms.naming import Renaming
 from featurestore.transforms.selectors import Selection
-from featurestore.units import Duration
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Lookup(KnownMatching):
     by : mapping, sequence of str or str, optional
         Which columns must be equal, ``{"own": "other"}`` or shared names; by default the other
         table's key, all columns of which this table must have.
-    prefix, rename : optional
-        Change the names, which are those of the columns.
     lag : str, timedelta or int, optional
         How long after its time a row of the other table becomes known.
     available : str, optional
         A column of the other table: when each of its rows became known.
+    prefix, rename : optional
+        Change the names, which are those of the columns.
 
     Notes
     -----
@@ -84,24 +84,17 @@ class Lookup(KnownMatching):
 
     table: str | Named
     columns: Selection
+    _: KW_ONLY
     by: Pairs = None
-    prefix: str | None = None
-    rename: Renaming = None
     lag: Age = None
     available: str | None = None
+    prefix: str | None = None
+    rename: Renaming = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.by == ():
             raise DefinitionError("Lookup has by=[]: nothing to match by", "name key columns")
-
-    @property
-    def back(self) -> Duration | int | None:
-        return None
-
-    @property
-    def kept(self) -> int:
-        return 1
 
     @property
     def is_static(self) -> bool:
@@ -158,10 +151,7 @@ class Lookup(KnownMatching):
 
     def rows(self, partition: Partition, engine: Engine) -> State:
         timed = self._in_time(partition.schema)
-        frame = source_frame(
-            engine, partition, self.columns, self.by, timed=timed, available=self.available
-        )
-        return {ROWS: engine.to_arrow(frame)}
+        return source_rows(engine, *self.source_frame(partition, engine, timed=timed))
 
     def matched(
         self, partition: Partition, right: Frame, codes: tuple[Array, Array], engine: Engine

@@ -3,9 +3,8 @@
 :class:`MatchingTransformer` takes columns of the rows that match; which row that is, is all that the two
 differ in.
 
-Rows of the other table travel as Arrow tables with columns ``by_0, ...``, ``time`` (as-of only) and
-``column_0, ...``. With ``by=None`` all of that table's key columns travel, because which of them the
-other side has is not known where the rows are read.
+Rows of the other table travel as :mod:`matched_rows` says. With ``by=None`` all of that table's key columns
+travel, because which of them the other side has is not known where the rows are read.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import narwhals as nw
 import pyarrow as pa
 
+from featurestore.engines.coded import Coded, split_coded
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema, check_name
@@ -27,7 +27,6 @@ from featurestore.transforms.base import (
     Slicing,
     SourceTransformer,
     State,
-    concat_states,
 )
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import (
@@ -42,14 +41,11 @@ from featurestore.transforms.footprint import (
     state_rows,
     taking_bytes,
 )
+from featurestore.transforms.matched_rows import AVAILABLE, ROWS, matched_codes, source_frame
 from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
-from featurestore.transforms.tails import TIME, by_names, column_name, positional
+from featurestore.transforms.tails import TIME, column_name
 
-ROWS: Final = "rows"
-"""The name of the other table's rows in a state."""
-AVAILABLE: Final = "available"
-"""The column of a state that says when its rows became known."""
 Pairs: TypeAlias = "str | Sequence[str] | Sequence[tuple[str, str]] | Mapping[str, str] | None"
 """Columns that must be equal: shared names, or own name to the other table's."""
 
@@ -182,9 +178,11 @@ class Matching:
             pa.schema(types),
         )
 
-    def right_frame(self, engine: Engine, rows: pa.Table | None) -> Frame:
-        """Return the other table's rows as a frame; no rows at all if there are none."""
-        return engine.from_arrow(self.empty.empty_table() if rows is None else rows)
+    def right_rows(self, engine: Engine, rows: pa.Table | None) -> tuple[Frame, Coded]:
+        """Return the other table's rows, no rows at all if there are none, and keys that are dictionaries."""
+        table = self.empty.empty_table() if rows is None else rows
+        table, coded = split_coded(table, [one for one in table.column_names if one[:3] == "by_"])
+        return engine.from_arrow(table), coded
 
 
 class MatchingTransformer(SourceTransformer):
@@ -225,6 +223,26 @@ class MatchingTransformer(SourceTransformer):
         kind = type(self).__name__
         return Matching.of(self.source_table, self.columns, self.by, schema, kind, self.available)
 
+    def compared(self, schema: TableSchema) -> tuple[str, ...]:
+        return self.matching(schema).left
+
+    def source_compared(self, schema: TableSchema) -> tuple[str, ...]:
+        matching = self.matching(schema)
+        source = schema.source(self.source_table)
+        keys = source.key if self.by is None else matching.right
+        others = (*matching.columns, source.time, self.available)
+        return tuple(one for one in keys if one not in others)
+
+    def source_frame(
+        self, partition: Partition, engine: Engine, *, timed: bool = True
+    ) -> tuple[Frame, Coded]:
+        """Return a partition of the other table, as :func:`matched_rows.source_frame` does."""
+        schema, pairs = partition.schema, normalise_pairs(self.by)
+        by = schema.key if pairs is None else [right for _, right in pairs]
+        time = schema.time if timed else None
+        columns = resolve(self.columns, schema)
+        return source_frame(engine, partition, by, columns, time, self.available)
+
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
         matching, source = self.matching(schema), schema.source(self.source_table)
@@ -236,9 +254,9 @@ class MatchingTransformer(SourceTransformer):
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         schema = partition.schema
         matching = self.matching(schema)
-        right = matching.right_frame(engine, state.get(ROWS))
-        left_codes, right_codes, matchable = matched_codes(engine, partition.frame, right, matching)
-        positions, found = self.matched(partition, right, (left_codes, right_codes), engine)
+        right, coded = matching.right_rows(engine, state.get(ROWS))
+        *codes, matchable = matched_codes(engine, partition, right, coded, matching)
+        positions, found = self.matched(partition, right, (codes[0], codes[1]), engine)
         return taken(engine, right, positions, found & matchable, self.outputs(schema))
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
@@ -296,72 +314,6 @@ class MatchingTransformer(SourceTransformer):
         """
 
 
-def source_frame(
-    engine: Engine,
-    partition: Partition,
-    columns: Selection,
-    by: Pairs,
-    *,
-    timed: bool,
-    available: str | None = None,
-) -> Frame:
-    """Return a partition of the other table, reduced to what a match needs of it.
-
-    Rows with a null among the ``by`` columns match nothing and are left out, as are those that never
-    became known.
-    """
-    schema, pairs = partition.schema, normalise_pairs(by)
-    names = schema.key if pairs is None else tuple(right for _, right in pairs)
-    frame = positional(
-        partition.frame, names, schema.time if timed else None, resolve(columns, schema)
-    )
-    needed = by_names(len(names))
-    if available is not None:
-        frame = frame.with_columns(partition.frame[available].alias(AVAILABLE))
-        needed = [*needed, AVAILABLE]
-    valid = all_valid(engine, frame, needed)
-    return frame if bool(valid.all()) else engine.take(frame, engine.xp.flatnonzero(valid))
-
-
-def gather_rows(states: Sequence[State]) -> State:
-    """Return states with rows put one after the other."""
-    return concat_states([one for one in states if ROWS in one])
-
-
-def matched_codes(
-    engine: Engine, left: Frame, right: Frame, matching: Matching
-) -> tuple[Array, Array, Array]:
-    """Return group codes of left and right rows, and which left rows have no null in their key."""
-    xp, count = engine.xp, len(matching.left)
-    names = by_names(count)
-    ours = left.select(*(nw.col(own).alias(n) for own, n in zip(matching.left, names, strict=True)))
-    theirs = right.select(
-        *(nw.col(own).alias(n) for own, n in zip(matching.state_names, names, strict=True))
-    )
-    rows = len(left)
-    if not count:
-        codes = xp.zeros(rows + len(right), dtype=xp.int64)
-        return codes[:rows], codes[rows:], xp.ones(rows, dtype=xp.bool_)
-    differing = [n for n in names if ours[n].dtype != theirs[n].dtype]
-    if differing:  # integers of different widths, see _check_comparable
-        cast_ = [nw.col(n).cast(nw.Int64) for n in differing]
-        ours, theirs = ours.with_columns(*cast_), theirs.with_columns(*cast_)
-    codes = engine.codes(nw.concat([ours, theirs], how="vertical"), names)
-    return codes[:rows], codes[rows:], all_valid(engine, ours, names)
-
-
-def all_valid(engine: Engine, frame: Frame, columns: Sequence[str]) -> Array:
-    """Return which rows have no null in these columns; NaN is not a null on any engine."""
-    valid = engine.xp.ones(len(frame), dtype=engine.xp.bool_)
-    for name in columns:
-        column = frame[name]
-        text = column.dtype in (nw.String, nw.Categorical, nw.Enum, nw.Binary)
-        valid &= (
-            engine.from_host(~column.is_null().to_numpy()) if text else engine.values(column)[1]
-        )
-    return valid
-
-
 def taken(
     engine: Engine, right: Frame, positions: Array, found: Array, fields: Sequence[Field]
 ) -> Columns:
@@ -375,8 +327,10 @@ def taken(
 
 def _check_comparable(left: Field, right: Field, table: str, kind: str) -> None:
     shown = f"{left.name!r} ({left.type}) and {table}.{right.name!r} ({right.type})"
-    if left.is_tensor or right.is_tensor:
-        raise DefinitionError(f"{kind} cannot compare tensors {shown}", "match by scalar columns")
+    if any(one.is_tensor or pa.types.is_nested(one.type) for one in (left, right)):
+        raise DefinitionError(
+            f"{kind} cannot compare tensors or lists: {shown}", "match by scalar columns"
+        )
     small = all(
         pa.types.is_integer(t) and not pa.types.is_uint64(t) for t in (left.type, right.type)
     )

@@ -8,7 +8,7 @@ Trade-off: one outlier of the training rows squeezes all others together; ``Robu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -68,12 +68,13 @@ class MinMax(Columnwise):
     >>> engine = get_engine("polars")
     >>> schema = TableSchema((Field("x", pa.float64()),))
     >>> part = Partition(engine.from_arrow(pa.table({"x": [1.0, 2.0, 5.0, None]})), schema)
-    >>> scale = MinMax("x", (-1, 1))
+    >>> scale = MinMax("x", feature_range=(-1, 1))
     >>> state = scale.finish(scale.summarize(part, engine))
     >>> scale.apply(part, state, engine).frame["x"].to_list()
     [-1.0, -0.5, 1.0, None]
     """
 
+    _: KW_ONLY
     feature_range: tuple[float, float] = (0.0, 1.0)
     clip: bool = False
 

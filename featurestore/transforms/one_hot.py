@@ -7,7 +7,7 @@ Trade-off: one column per category; use ``Categorify`` and an embedding where th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -88,12 +88,13 @@ class OneHot(Transformer):
 
     columns: Selection = _STRINGS
     categories: Sequence[Category] = ()
+    _: KW_ONLY
+    size: int | None = None
     tensor: bool = False
-    size: int | None = field(default=None, kw_only=True)
-    min_count: int = field(default=1, kw_only=True)
-    prefix: str = field(default="", kw_only=True)
-    suffix: str = field(default="", kw_only=True)
-    rename: Any = field(default=(), kw_only=True)
+    min_count: int = 1
+    prefix: str = ""
+    suffix: str = ""
+    rename: Any = ()
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -227,6 +228,10 @@ class OneHot(Transformer):
 
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
         return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
+
+    @property
+    def summarizes_in_engine(self) -> bool:
+        return True
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
         return counting_memory(schema, self.inputs(schema), extent)

@@ -7,7 +7,7 @@ turn of them does, and which is chosen may change with the last bits of what was
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -82,8 +82,9 @@ class PCA(Transformer):
 
     columns: Selection = _NUMERIC
     n_components: int = 2
-    output: str = "pca"
+    _: KW_ONLY
     tensor: bool = False
+    output: str = "pca"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", normalise_selection(self.columns))

@@ -362,7 +362,8 @@ class FittedPipeline:
     def transform(self, frame: Any) -> Any:
         """Return a frame in memory after all steps, as a frame of the library it came in.
 
-        Tensors come as columns of arrays, ``fixed_size_list`` in Arrow. Columns of types that a store cannot hold, and the index of a pandas frame, are not kept.
+        Tensors come as columns of arrays, ``fixed_size_list`` in Arrow. The index of a pandas frame is
+        not kept; columns of types that a store cannot hold are refused.
 
         Raises
         ------
@@ -384,8 +385,14 @@ class FittedPipeline:
         ]
         return like_frame(frame, to_arrow(made, kept, engine))
 
-    def get_feature_names_out(self) -> tuple[str, ...]:
-        """Return the names of the columns after all steps, in order."""
+    def get_feature_names_out(self, input_features: object = None) -> tuple[str, ...]:
+        """Return the names of the columns after all steps, in order.
+
+        Parameters
+        ----------
+        input_features : ignored
+            There for interfaces that pass it.
+        """
         return self.schema_out.names
 
     def cardinalities(self) -> Mapping[str, int]:
@@ -443,7 +450,7 @@ class FittedPipeline:
             fields = tuple(Field.from_json(one) for one in value["fields"])
             schema = TableSchema(fields, tuple(value["key"]), value["time"])
             fitted = list(value["fitted"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"this is not a stored fitted pipeline: {error!r}") from error
         found: list[dict[str, pa.Table]] = [{} for _ in fitted]
         for key, table in decode_state(states).items():

@@ -26,6 +26,7 @@ from featurestore.transforms.quantiles import (
     quantiles_fingerprint,
     quantiles_memory,
     summarize_quantiles,
+    summary_quantiles_bytes,
 )
 
 
@@ -60,6 +61,9 @@ class QuantileLearner(Columnwise):
 
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
         return quantiles_bytes(self.selected(schema), extent.rows)
+
+    def summary_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        return summary_quantiles_bytes(self.selected(schema), extent.rows)
 
     def state_fingerprint(self) -> str:
         return quantiles_fingerprint(self.columns)

@@ -7,9 +7,9 @@ as ``n_quantiles`` and the state's rank error allow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from featurestore.transforms.affine import scaled_type
 from featurestore.transforms.base import Scope, State
 from featurestore.transforms.quantile_learner import QuantileLearner, learnt
 
-OUTPUTS: Final = ("uniform", "normal")
+DISTRIBUTIONS: Final = ("uniform", "normal")
 MOST_QUANTILES: Final = 100_000
 _LEAST: Final = 1e-7
 """Shares closer to 0 and 1 have the normal quantile of this: 5.2 deviations."""
@@ -49,7 +49,7 @@ class QuantileTransform(QuantileLearner):
         Numbers, booleans or decimals.
     n_quantiles : int
         How many quantiles are kept; 2 or more. Never more than there are values.
-    output : {"uniform", "normal"}
+    distribution : {"uniform", "normal"}
     prefix, suffix, rename : optional
         Change the names; by default the output replaces the input in a pipeline.
 
@@ -75,8 +75,11 @@ class QuantileTransform(QuantileLearner):
     [0.0, 0.25, 0.5, None, 0.75, 1.0]
     """
 
+    _: KW_ONLY
     n_quantiles: int = 1000
-    output: str = "uniform"
+    distribution: str = "uniform"
+
+    stored_as: ClassVar[Mapping[str, str]] = {"distribution": "output"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,9 +88,10 @@ class QuantileTransform(QuantileLearner):
                 f"QuantileTransform has n_quantiles={self.n_quantiles!r}",
                 f"give a whole number from 2 to {MOST_QUANTILES}",
             )
-        if self.output not in OUTPUTS:
+        if self.distribution not in DISTRIBUTIONS:
             raise DefinitionError(
-                f"QuantileTransform has output={self.output!r}", f"choose from {list(OUTPUTS)}"
+                f"QuantileTransform has distribution={self.distribution!r}",
+                f"choose from {list(DISTRIBUTIONS)}",
             )
 
     @property
@@ -120,7 +124,7 @@ class QuantileTransform(QuantileLearner):
             share = 0.5 * (upper - lower)
             share[part >= last] = 1.0
             share[part <= first] = 0.0
-            if self.output == "normal":
+            if self.distribution == "normal":
                 share = normal_quantile(xp.clip(share, _LEAST, 1 - _LEAST), xp)
             return share
 

@@ -44,6 +44,8 @@ _PICKS: Final = pa.schema([("column", pa.int32()), ("level", pa.int8()), ("value
 _SCHEMAS: Final = {"columns": _COLUMNS, "cells": _CELLS, "picks": _PICKS}
 _CELL: Final = 28
 _PICK: Final = 13
+_REST: Final = 64
+"""Rows that are left over beside picks of one weight: a pick of each lower weight at most."""
 
 
 def quantiles_fingerprint(columns: Selection) -> str:
@@ -59,10 +61,20 @@ def quantiles_bytes(columns: Sequence[str], rows: int) -> int:
     return sum(9 + len(one.encode()) + cells + picks for one in columns) + 128 * 10
 
 
+def summary_quantiles_bytes(columns: Sequence[str], rows: int) -> int:
+    """Return the most Arrow bytes of a state of so many rows in one piece: picks of one weight, and a rest."""
+    names = sum(9 + len(one.encode()) for one in columns)
+    return names + _kept(rows) * len(columns) + 128 * 10
+
+
+def _kept(rows: int) -> int:
+    picks = MOST_PICKS + _REST if rows > MOST_CELLS else 0
+    return _CELL * min(rows, MOST_CELLS) + _PICK * picks
+
+
 def quantiles_memory(columns: Sequence[str], rows: int) -> int:
     """Return what ``summarize_quantiles`` takes, its result included: one column in order at a time."""
-    kept = _CELL * min(rows, MOST_CELLS) + (_PICK * (MOST_PICKS + 64) if rows > MOST_CELLS else 0)
-    return 40 * rows + 2 * (kept + 2**9) * len(columns)
+    return 40 * rows + 2 * (_kept(rows) + 2**9) * len(columns)
 
 
 def summarize_quantiles(partition: Partition, columns: Sequence[str], engine: Engine) -> State:

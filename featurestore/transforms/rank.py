@@ -6,7 +6,7 @@ rows does not matter. For that there is no ``"ordinal"`` method, which numbers t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from featurestore.engines.protocol import Array
@@ -61,9 +61,10 @@ class Rank(WithinTime):
     """
 
     method: str = "average"
+    _: KW_ONLY
     normalized: bool = True
     ascending: bool = True
-    suffix: str = field(default="_rank", kw_only=True)
+    suffix: str = "_rank"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -102,12 +102,19 @@ def transformer_from_spec(spec: Mapping[str, Any]) -> Transformer:
         )
     transformer = object.__new__(kind)
     for one in dataclasses.fields(kind):
-        value = decode(params[one.name]) if one.name in params else _default(one, name)
+        word = kind.stored_as.get(one.name, one.name)
+        value = decode(params[word]) if word in params else _default(one, name)
         object.__setattr__(transformer, one.name, value)
     # Parameters from a store are checked like those from a caller.
     check = getattr(transformer, "__post_init__", None)
     if check is not None:
-        check()
+        try:
+            check()
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            raise FormatError(
+                f"the parameters of a stored {name} are none that it can have: {error}",
+                "run verify",
+            ) from error
     return transformer
 
 

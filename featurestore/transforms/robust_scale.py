@@ -8,7 +8,7 @@ Trade-off: quantiles of more than 4,096 distinct values are a sketch's, with the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +69,7 @@ class RobustScale(QuantileLearner):
     [-1.0, -0.5, 0.0, 0.5, 499.0, None]
     """
 
+    _: KW_ONLY
     quantile_range: tuple[float, float] = (0.25, 0.75)
     median: bool = True
 

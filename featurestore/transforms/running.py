@@ -1,12 +1,9 @@
 """What transformers share whose values are statistics of everything so far: the three verbs.
 
-Their state is, per group, the nodes of a tree over time that no later row can change, as folds
-(:mod:`featurestore.engines.time_trees`), in the order of their first rows: an Arrow table with columns
-``by_0, ..., time, part_0, ...``, and the span of time that is known. Of exact folds (counts, integers,
-extremes) one node per group is enough, and the span is not needed.
+Their state is, per group, the runs of rows that no later row can change, as folds (:mod:`nodes`).
 
 Always true: values have the same bits however rows are cut. Trade-off: where folds are of floats, a group
-keeps up to some 20 nodes of a partition, which a running sum would not need.
+keeps up to some 20 runs of a partition, which a running sum would not need.
 """
 
 from __future__ import annotations
@@ -14,26 +11,25 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
-import numpy as np
 import pyarrow as pa
 
+from featurestore.engines.blocks import whole_runs
 from featurestore.engines.protocol import Array, Engine, Frame, Series
-from featurestore.engines.running import FOLDS, Fold
+from featurestore.engines.running import FOLDS, Fold, added_before
 from featurestore.engines.time_trees import Nodes, Parts
-from featurestore.engines.time_views import Own, View
+from featurestore.engines.time_views import Sorted, View
 from featurestore.engines.windows import (
-    INT64_MIN,
     Groups,
     canonical,
     check_time_order,
     group_rows,
+    time_windows,
 )
 from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
-from featurestore.schema import Field, TableSchema, time_unit
+from featurestore.schema import TableSchema, time_unit
 from featurestore.transforms.base import (
     Columns,
     Partition,
@@ -43,10 +39,11 @@ from featurestore.transforms.base import (
     Transformer,
     encode,
 )
-from featurestore.transforms.event_time import Span, arrow_times, span_of
+from featurestore.transforms.event_time import Span, span_of
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import (
     VIEW,
+    handed_extent,
     is_varying,
     kept_bytes,
     kept_rows,
@@ -56,26 +53,32 @@ from featurestore.transforms.footprint import (
     taking_bytes,
 )
 from featurestore.transforms.grouping import By, normalise_by, require_time, resolve_by
-from featurestore.transforms.keyed import key_columns
 from featurestore.transforms.naming import Renaming, normalise_renaming
-from featurestore.transforms.tails import (
-    TAIL,
-    TIME,
-    Extended,
-    arrow_codes,
-    positional,
-    scattered,
+from featurestore.transforms.nodes import (
+    HIGH,
+    LOW,
+    combined,
+    earlier_parts,
+    folded_nodes,
+    in_time,
+    part_columns,
+    part_name,
+    spans,
+    state_of,
 )
+from featurestore.transforms.tails import TAIL, TIME, Extended, key_rows, positional
 from featurestore.units import Duration
 
-SPAN: Final = "span"
 _CLOSED: Final = ("right", "left")
 _INT64_MAX: Final = 2**63 - 1
 _NODES: Final = 128
 """Of a group, at most: two per bit of a time."""
-_SPAN_BYTES: Final = 256
-_TREE: Final = 96
+_SPAN: Final = 16
+"""Bytes per row of a state: between which times its group is known."""
+_TREE: Final = 50
 """Bytes per leaf: where rows are in order, how they meet, and the joins."""
+_FOLDED: Final = 32
+"""Bytes per leaf and number of a fold where all rows are one group; of many groups, some at a time are folded."""
 _JOINING: Final = 66
 """Bytes per row where only the joins are made that no other row can change."""
 _MADE: Final = 30
@@ -85,7 +88,6 @@ Seen: TypeAlias = "Mapping[str, Parts]"
 """Folds of what each row sees, by the fold's name; rows in sorted order."""
 
 
-@dataclass(frozen=True)
 class Running(Transformer):
     """Statistics of all rows of a group so far.
 
@@ -104,11 +106,12 @@ class Running(Transformer):
     prefix, rename : optional
     """
 
-    by: By = field(default=None, kw_only=True)
-    closed: str = field(default="right", kw_only=True)
-    lag: Span | None = field(default=None, kw_only=True)
-    prefix: str | None = field(default=None, kw_only=True)
-    rename: Renaming = field(default=None, kw_only=True)
+    # Fields of each subclass, so that they stand in the order of its own signature.
+    by: By
+    closed: str
+    lag: Span | None
+    prefix: str | None
+    rename: Renaming
 
     def __post_init__(self) -> None:
         put, kind = object.__setattr__, type(self).__name__
@@ -144,6 +147,11 @@ class Running(Transformer):
         """Return a fold by its name."""
         return FOLDS[name]
 
+    @property
+    def counter(self) -> str | None:
+        """The fold, named before others, that numbers the rows of a group; None if nothing asks for it."""
+        return None
+
     # --- what follows ------------------------------------------------------------------------------
 
     @property
@@ -177,16 +185,25 @@ class Running(Transformer):
         lag = self._lag(unit)
         return lag + (self.closed == "left") if lag else 0
 
-    def _parts(self, schema: TableSchema) -> list[tuple[str, str, Fold]]:
-        """Return source, fold and the name of its columns in a state, without their number."""
-        sources = enumerate(self.sources(schema))
-        return [
-            (source, f"part_{i}_{name}", self.fold(name))
-            for i, source in sources
+    def _folds(self, schema: TableSchema) -> dict[str, Fold]:
+        """Return the folds by the common names of their columns in a state."""
+        return {
+            part_name(i, name): self.fold(name)
+            for i, source in enumerate(self.sources(schema))
             for name in self.fold_names(schema, source)
-        ]
+        }
+
+    def _is_spanned(self, folds: Mapping[str, Fold]) -> bool:
+        return self.lag is not None or not all(fold.exact for fold in folds.values())
 
     # --- states ------------------------------------------------------------------------------------
+
+    @property
+    def is_keyed(self) -> bool:
+        return self.by != ()
+
+    def keys(self, partition: Partition, engine: Engine) -> pa.Table:
+        return key_rows(engine, partition.frame, self._by(partition.schema))
 
     def summarize(self, partition: Partition, engine: Engine) -> State:
         if partition.rows == 0:
@@ -194,101 +211,77 @@ class Running(Transformer):
         schema, xp = partition.schema, engine.xp
         frame = self._frame(partition)
         rows = Extended.of(engine, frame, {}, len(self._by(schema)))
-        times = rows.times()
-        span = int(times[0]), int(times[-1])
-        known = span[0], max(span[1] - self._wait(schema.time_unit), INT64_MIN)
-        every = self._parts(schema)
-        exact = all(fold.exact for _, _, fold in every)
+        times, folds = rows.times(), self._folds(schema)
         check_time_order(xp, times)
-        nodes = Nodes.of(xp, group_rows(xp, rows.codes()), times, known, exact=exact)
-        parts: dict[str, pa.Array] = {}
-        for source, name, fold in every:
-            leaves = fold.leaves(xp, *engine.values(partition.frame[source]), times)
-            for i, part in enumerate(nodes.fold(leaves, fold.merge)):
-                parts[f"{name}_{i}"] = pa.array(engine.to_host(part))
-        kept = engine.to_arrow(engine.take(frame, nodes.rows))
-        needs_span = not exact or self.lag is not None
-        return _state(kept, parts, span if needs_span else None)
+        groups, spanned = group_rows(xp, rows.codes()), self._is_spanned(folds)
+        span = spans(xp, times[:1], times[-1:], self._wait(schema.time_unit), spanned=spanned)
+        exact = all(fold.exact for fold in folds.values())
+        nodes = Nodes.of(xp, groups, times, *span, exact=exact)
+        columns: dict[str, Any] = {}
+        if spanned:
+            for name, end in ((LOW, 0), (HIGH, -1)):
+                columns[name] = engine.to_host(
+                    xp.full(nodes.rows.shape[0], times[end], dtype=xp.int64)
+                )
+        for i, source in enumerate(self.sources(schema)):
+            held = _Source.of(self, partition, {}, engine, i, source)
+            for fold, parts in held.folded(groups, times, nodes).items():
+                for number, part in enumerate(parts):
+                    columns[f"{part_name(i, fold)}_{number}"] = engine.to_host(part)
+        return state_of(engine.to_arrow(engine.take(frame, nodes.rows)), columns)
 
     def combine(self, earlier: State, later: State) -> State:
         if not earlier or not later:
             return earlier or later
-        table = pa.concat_tables([earlier[TAIL], later[TAIL]]).combine_chunks()
-        times = arrow_times(table[TIME])
-        span, known = None, (0, int(times[-1]))
-        if SPAN in later:
-            span = earlier[SPAN]["low"][0].as_py(), later[SPAN]["high"][0].as_py()
-            wait = self._wait(time_unit(table.schema.field(TIME).type))
-            known = span[0], max(span[1] - wait, INT64_MIN)
-        held = part_columns(table)
+        held = part_columns(later[TAIL])
         folds = {name: self.fold(name.split("_", 2)[2]) for name in held}
-        groups = group_rows(np, arrow_codes(table, key_columns(table.column_names)))
-        exact = all(one.exact for one in folds.values())
-        nodes = Nodes.of(np, groups, times, known, exact=exact)
-        parts: dict[str, pa.Array] = {}
-        for name, columns in held.items():
-            leaves = tuple(_array(table[one]) for one in columns)
-            folded = nodes.fold(leaves, folds[name].merge)
-            parts.update(zip(columns, map(pa.array, folded), strict=True))
-        kept = table.drop_columns(list(parts)).take(pa.array(nodes.rows))
-        return _state(kept, parts, span)
+        wait = self._wait(time_unit(later[TAIL].schema.field(TIME).type))
+        return combined(earlier, later, folds, self.counter, wait)
 
     # --- values ------------------------------------------------------------------------------------
 
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         schema, xp = partition.schema, engine.xp
+        state = in_time(state)
         rows = Extended.of(engine, self._frame(partition), state, len(self._by(schema)))
-        groups = group_rows(xp, rows.codes())
-        times = rows.times()
+        groups, times = group_rows(xp, rows.codes()), rows.times()
         check_time_order(xp, times)
-        view = self._view(xp, groups, times, rows, schema)
+        views = self._views(groups, times, rows, schema)
+        del groups, times
         fields = iter(self.outputs(schema))
         out: list[Series] = []
         for i, source in enumerate(self.sources(schema)):
-            # In a function of its own, so that one source's arrays are gone before the next's come.
-            out += self._of_source(partition, state, rows, view, i, source, fields)
+            # In a class of its own, so that one source's arrays are gone before the next's come.
+            held = _Source.of(self, partition, state, engine, i, source)
+            for made in held.results(views):
+                field = next(fields)
+                out.append(engine.column(field.name, *made, field.type))
         return Columns(partition.frame.select(*out) if out else None)
 
-    def _view(
-        self, xp: Any, groups: Groups, times: Array, rows: Extended, schema: TableSchema
-    ) -> View:
-        own: Own = rows.own(groups.order)
-        lag = self._lag(schema.time_unit)
+    def _views(
+        self, groups: Groups, times: Array, rows: Extended, schema: TableSchema
+    ) -> list[View]:
+        """Return what the partition's rows see, some groups at a time."""
+        xp, lag, end = rows.engine.xp, self._lag(schema.time_unit), None
         if lag:
-            return View.lagged(xp, groups, times, own, lag, self.closed)
-        return View.plain(xp, groups, times, own, inclusive=self.closed == "right")
+            _, end = time_windows(xp, groups, times, width=1, lag=lag, closed=self.closed)
+        views = []
+        for where in whole_runs(xp, groups.number) if rows.rows else [slice(0, 0)]:
+            order = groups.order[where]
+            own, target = rows.own(order)
+            if rows.rows and not target.shape[0]:
+                continue
+            begin = groups.begin[where] - where.start
+            some = Sorted(order, groups.number[where], begin, times[order], own, target)
+            ends = None if end is None else end[where] - where.start
+            views.append(self._view(xp, some, ends, schema))
+        return views
 
-    def _of_source(
-        self,
-        partition: Partition,
-        state: State,
-        rows: Extended,
-        view: View,
-        position: int,
-        source: str,
-        fields: Iterator[Field],
-    ) -> list[Series]:
-        """Return the outputs of one source; the next of ``fields`` say what they are called."""
-        engine, schema, seen = rows.engine, partition.schema, {}
-        xp, own_times = engine.xp, rows.times()[rows.before :]
-        values, valid = engine.values(partition.frame[source])
-        for name in self.fold_names(schema, source):
-            fold = self.fold(name)
-            leaves = fold.leaves(xp, values, valid, own_times)
-            if rows.before:
-                columns = [f"part_{position}_{name}_{i}" for i in range(len(leaves))]
-                earlier = [engine.from_host(_array(state[TAIL][one])) for one in columns]
-                leaves = tuple(map(xp.concatenate, zip(earlier, leaves, strict=True)))
-            seen[name] = view.seen(leaves, fold)
-            del leaves
-        del values, valid
-        out = []
-        for made in self.results(xp, schema, source, seen, view.times):
-            field_ = next(fields)
-            values, valid = made
-            one = scattered(xp, (canonical(xp, values, valid), valid), view.target)
-            out.append(engine.column(field_.name, *one, field_.type))
-        return out
+    def _view(self, xp: Any, rows: Sorted, end: Array | None, schema: TableSchema) -> View:
+        """Return what rows see; with a lag, ``end`` is where that ends."""
+        if end is None:
+            return View.plain(xp, rows, inclusive=self.closed == "right")
+        return View.lagged(xp, rows, end, self._lag(schema.time_unit), self.closed)
 
     # --- what it costs -----------------------------------------------------------------------------
 
@@ -315,8 +308,10 @@ class Running(Transformer):
         by, (_, source, fold) = self._by(schema), self._numbers(schema)
         earlier = self._within(schema, extent)
         together = extent.rows + earlier
-        leaves = together + (extent.rows if self.lag is not None else 0)
-        work = (_TREE + 46 * fold) * leaves + 8 * source * extent.rows
+        leaves, folded = together, extent.rows
+        if self.lag is not None:  # a group may have any number of rows of the state
+            leaves, folded = together + extent.rows, together + extent.rows
+        work = _TREE * leaves + _FOLDED * fold * folded + 8 * source * extent.rows
         made = _MADE * extent.rows + rounding_bytes(self.outputs(schema), extent.rows)
         varying = sum(is_varying(schema[name].type) for name in by)
         return sorting_bytes(schema, by, together, work) + made + VIEW * together * varying
@@ -330,12 +325,31 @@ class Running(Transformer):
         return sorting_bytes(schema, by, extent.rows, work) + taken + state
 
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        by, (total, _, _) = self._by(schema), self._numbers(schema)
-        exact = all(one.exact for _, _, one in self._parts(schema))
-        kept = extent.rows if self.lag is not None else 1 if exact else _NODES
+        by, kept = self._by(schema), self.most_kept_rows(schema)
+        kept = extent.rows if kept is None else kept
         names = self._state_columns(schema)
         rows = kept_rows(schema, by, kept, extent)
-        return kept_bytes(schema, by, names, kept, extent) + 8 * total * rows + _SPAN_BYTES
+        return kept_bytes(schema, by, names, kept, extent) + self.part_bytes(schema) * rows
+
+    def handed(self, schema: TableSchema, extent: Extent) -> Extent:
+        kept = self.most_kept_rows(schema)
+        if kept is None:
+            return extent
+        further = self.part_bytes(schema)
+        return handed_extent(
+            schema, self._state_columns(schema), kept * extent.rows, extent, further
+        )
+
+    def most_kept_rows(self, schema: TableSchema) -> int | None:
+        """Return the most rows of a state that one group has; None if nobody knows."""
+        if self.lag is not None:
+            return None
+        return 1 if all(one.exact for one in self._folds(schema).values()) else _NODES
+
+    def part_bytes(self, schema: TableSchema) -> int:
+        """Return what each row of a state has beside its key and time."""
+        total, _, _ = self._numbers(schema)
+        return 8 * total + _SPAN * self._is_spanned(self._folds(schema))
 
     def state_fingerprint(self) -> str:
         """Return the fingerprint of what it learns: whether rows see themselves changes nothing of it."""
@@ -346,7 +360,7 @@ class Running(Transformer):
             for one in dataclasses.fields(self)
             if one.name not in apart
         }
-        return fingerprint("running", type(self).__name__, self.version, spec, waits)
+        return fingerprint("nodes", type(self).__name__, self.version, spec, waits)
 
 
 def require_lengths(schema: TableSchema, kind: str, what: str) -> None:
@@ -363,29 +377,96 @@ def require_lengths(schema: TableSchema, kind: str, what: str) -> None:
         )
 
 
-def part_columns(table: pa.Table) -> dict[str, list[str]]:
-    """Return the columns of each fold of a state, by their common name.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Source:
+    """The values of a column in a partition, and what a state has of it."""
 
-    Examples
-    --------
-    >>> part_columns(pa.table({"by_0": [1], "part_0_min_0": [True], "part_0_min_1": [2.5]}))
-    {'part_0_min': ['part_0_min_0', 'part_0_min_1']}
-    """
-    found: dict[str, list[str]] = {}
-    for name in table.column_names:
-        if name.startswith("part_"):
-            found.setdefault(name.rsplit("_", 1)[0], []).append(name)
-    return found
+    of_: Running
+    schema: TableSchema
+    source: str
+    engine: Engine
+    values: Array
+    valid: Array
+    earlier: Mapping[str, Parts]
+    before: int
 
+    @classmethod
+    def of(
+        cls,
+        running: Running,
+        partition: Partition,
+        state: State,
+        engine: Engine,
+        position: int,
+        source: str,
+    ) -> _Source:
+        names = running.fold_names(partition.schema, source)
+        earlier = earlier_parts(engine, state, position, names)
+        before = len(state[TAIL]) if earlier else 0
+        values, valid = engine.values(partition.frame[source])
+        return cls(running, partition.schema, source, engine, values, valid, earlier, before)
 
-def _state(kept: pa.Table, parts: Mapping[str, pa.Array], span: tuple[int, int] | None) -> State:
-    for name, part in parts.items():
-        kept = kept.append_column(name, part)
-    if span is None:
-        return {TAIL: kept}
-    return {TAIL: kept, SPAN: pa.table({"low": [span[0]], "high": [span[1]]})}
+    def leaves(self, order: Array, begin: Array, times: Array) -> Iterator[tuple[str, Parts]]:
+        """Yield the folds of single rows at sorted positions, by name, and of what the state has."""
+        xp = self.engine.xp
+        own, old = order, None
+        if self.before:
+            own = order - self.before
+            old = xp.flatnonzero(own < 0)
+            own = xp.maximum(own, 0, out=own)
+        values, valid = self.values[own], self.valid[own]
+        if old is not None:
+            valid[old] = False
+        numbers = times
+        for name in self.of_.fold_names(self.schema, self.source):
+            fold = self.of_.fold(name)
+            places = times if fold.shift is None else numbers
+            parts = fold.leaves(xp, values, valid, places)
+            if old is not None:
+                known = tuple(part[order[old]] for part in self.earlier[name])
+                if fold.shift is not None:
+                    known = fold.shift(xp, known, places[old])
+                # Some may be what the next fold is made of.
+                parts = tuple(part.copy() for part in parts)
+                for part, one in zip(parts, known, strict=True):
+                    part[old] = one
+            if name == self.of_.counter:
+                (numbers,) = added_before(xp, parts, begin)
+            yield name, parts
 
+    def results(self, views: list[View]) -> list[tuple[Array, Array]]:
+        """Return values and validity of the outputs, in the order of the partition's rows."""
+        xp = self.engine.xp
+        out: list[tuple[Array, Array]] = []
+        for view in views:
+            rows, seen = view.rows, {}
+            for name, parts in self.leaves(rows.order, rows.begin, rows.times):
+                seen[name] = view.seen(parts, self.of_.fold(name))
+            own_times = rows.times[rows.own]
+            made = self.of_.results(xp, self.schema, self.source, seen, own_times)
+            for number, (values, valid) in enumerate(made):
+                if number == len(out):
+                    size = self.valid.shape[0]
+                    out.append((xp.empty(size, values.dtype), xp.empty(size, dtype=xp.bool_)))
+                out[number][0][rows.target] = canonical(xp, values, valid)
+                out[number][1][rows.target] = valid
+        return out
 
-def _array(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    values: np.ndarray[Any, Any] = column.to_numpy()
-    return values
+    def folded(self, groups: Groups, times: Array, nodes: Nodes) -> dict[str, Parts]:
+        """Return the folds of what is left of the rows, which are all of the partition's, by name."""
+        xp, names = self.engine.xp, self.of_.fold_names(self.schema, self.source)
+        folds = {name: self.of_.fold(name) for name in names}
+        places = {
+            name: xp.zeros(times.shape[0], dtype=xp.int64)
+            for name, fold in folds.items()
+            if fold.shift is not None
+        }
+
+        def leaves(where: slice) -> dict[str, Parts]:
+            order, begin = groups.order[where], groups.begin[where] - where.start
+            made = dict(self.leaves(order, begin, times[order]))
+            for one in places.values():
+                (one[where],) = added_before(xp, made[cast("str", self.of_.counter)], begin)
+            return made
+
+        return folded_nodes(xp, nodes, leaves, folds, places)

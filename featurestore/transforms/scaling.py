@@ -7,10 +7,10 @@ values is a sketch's (see ``quantiles``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import reduce
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import narwhals as nw
 import numpy as np
@@ -39,6 +39,7 @@ from featurestore.transforms.quantiles import (
     quantiles_fingerprint,
     quantiles_memory,
     summarize_quantiles,
+    summary_quantiles_bytes,
 )
 from featurestore.transforms.selectors import Selection
 from featurestore.transforms.value_counts import (
@@ -157,7 +158,7 @@ class Impute(Columnwise):
         ``median`` is exact for up to 4,096 distinct values, else its rank is off by at most 1% of the rows.
         ``most_frequent`` takes strings, integers and booleans; of equally frequent values the
         smallest.
-    value : bool, int, float or str, optional
+    fill_value : bool, int, float or str, optional
         For ``constant``; must fit the type of every column.
     indicator : bool
         Also give ``<output>_missing``, true where a value was filled in.
@@ -182,8 +183,11 @@ class Impute(Columnwise):
     """
 
     strategy: str = "mean"
-    value: Value | None = None
+    _: KW_ONLY
+    fill_value: Value | None = None
     indicator: bool = False
+
+    stored_as: ClassVar[Mapping[str, str]] = {"fill_value": "value"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,10 +195,10 @@ class Impute(Columnwise):
             raise DefinitionError(
                 f"{self.strategy!r} is not a strategy of Impute", f"choose from {list(STRATEGIES)}"
             )
-        if (self.value is None) == (self.strategy == "constant"):
+        if (self.fill_value is None) == (self.strategy == "constant"):
             raise DefinitionError(
-                f"strategy {self.strategy!r} with value {self.value!r}",
-                "give value= with strategy='constant', and only then",
+                f"strategy {self.strategy!r} with fill_value={self.fill_value!r}",
+                "give fill_value= with strategy='constant', and only then",
             )
 
     @property
@@ -212,7 +216,7 @@ class Impute(Columnwise):
         elif self.strategy == "most_frequent":
             check_countable(one, "Impute(strategy='most_frequent')")
         else:
-            _check_constant(one, self.value)
+            _check_constant(one, self.fill_value)
 
     def type_of(self, one: Field) -> pa.DataType:
         computed = self._computes and not pa.types.is_floating(one.type)
@@ -252,7 +256,7 @@ class Impute(Columnwise):
         if empty:
             raise DefinitionError(
                 f"columns {empty} have no value in the fit scope, so there is no {self.strategy}",
-                "leave them out, or impute them with strategy='constant', value=...",
+                "leave them out, or impute them with strategy='constant', fill_value=...",
             )
         return {name: pa.table({"value": one}) for name, one in values.items()}
 
@@ -270,14 +274,16 @@ class Impute(Columnwise):
         self, values: Series, source: Field, target: Field, state: State, engine: Engine
     ) -> Series:
         constant = self.strategy == "constant"
-        fill = self.value if constant else state[source.name]["value"][0].as_py()
+        fill = self.fill_value if constant else state[source.name]["value"][0].as_py()
         return _filled(values, fill, target, engine)
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         # Filled texts are kept as the engine's until all columns are done.
         texts = sum(is_text(schema[name].type) for name in self.inputs(schema))
         rounding = rounding_bytes(self.outputs(schema), extent.rows)
-        return (24 + VIEW * texts) * extent.rows + rounding
+        # Where nothing is missing, no column is copied without its nulls.
+        filled = 24 if any(map(extent.most_nulls, self.inputs(schema))) else 16
+        return (filled + VIEW * texts) * extent.rows + rounding
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
         return _LEARNING[self.strategy].memory(schema, self.inputs(schema), extent)
@@ -287,11 +293,20 @@ class Impute(Columnwise):
             return 0
         return _LEARNING[self.strategy].size(schema, self.inputs(schema), extent)
 
+    @property
+    def summarizes_in_engine(self) -> bool:
+        return not self._computes
+
+    def summary_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        if self.strategy == "median":
+            return summary_quantiles_bytes(self.inputs(schema), extent.rows)
+        return self.state_bytes(schema, extent)
+
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
         texts = [name for name in self.inputs(schema) if is_text(schema[name].type)]
         # A null becomes the constant, or a value of the state; that is taken to be no wider than rows here.
         learnt = min(extent.state_bytes, extent.widest_row or extent.state_bytes)
-        filled = learnt if self.value is None else len(str(self.value).encode())
+        filled = learnt if self.fill_value is None else len(str(self.fill_value).encode())
         fixed = sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
         return fixed + extent.bytes_of(texts) + filled * sum(map(extent.most_nulls, texts))
 

@@ -8,7 +8,7 @@ point by code point by Arrow, on the host. Trade-off: tokens that share a bucket
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 import numpy as np
@@ -77,19 +77,20 @@ class TextHash(Transformer):
     >>> from featurestore.engines.polars import PolarsEngine
     >>> engine, schema = PolarsEngine(), TableSchema((Field("news", pa.string()),))
     >>> part = Partition(engine.from_arrow(pa.table({"news": ["Up, up!", None, "down"]})), schema)
-    >>> TextHash("news", 1000, 3).apply(part, {}, engine).tensors["news_ids"].tolist()
+    >>> TextHash("news", 1000, length=3).apply(part, {}, engine).tensors["news_ids"].tolist()
     [[770, 770, 0], [0, 0, 0], [801, 0, 0]]
     """
 
     column: str
     buckets: int = 4096
+    _: KW_ONLY
     length: int | None = None
     unit: str = "words"
     ngrams: int | tuple[int, int] = 1
     lowercase: bool = True
     keep: str = "first"
     seed: int = 0
-    output: str | None = field(default=None, kw_only=True)
+    output: str | None = None
 
     def __post_init__(self) -> None:
         check_buckets(self.buckets, self.seed, "TextHash")

@@ -9,7 +9,7 @@ in 2**64) are one token.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 import numpy as np
@@ -105,13 +105,14 @@ class TfIdf(Transformer):
 
     column: str
     size: int = 1024
+    _: KW_ONLY
     hashed: bool = False
     unit: str = "words"
     ngrams: int | tuple[int, int] = 1
     lowercase: bool = True
     min_count: int = 1
     seed: int = 0
-    output: str | None = field(default=None, kw_only=True)
+    output: str | None = None
 
     def __post_init__(self) -> None:
         check_buckets(self.size, self.seed, "TfIdf")

@@ -7,7 +7,7 @@ on the rows in the window (:mod:`featurestore.engines.windows`), hence not on pa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, cast
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from featurestore.engines.windows import (
     row_windows,
     time_windows,
 )
-from featurestore.errors import DefinitionError, SchemaError
+from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema, time_unit
 from featurestore.transforms.base import (
@@ -49,9 +49,15 @@ from featurestore.transforms.footprint import (
     tail_memory,
 )
 from featurestore.transforms.grouping import By, normalise_by, require_time, resolve_by
-from featurestore.transforms.naming import Renaming, normalise_renaming, output_names
-from featurestore.transforms.selectors import Selection, normalise_selection, resolve
-from featurestore.transforms.statistics import normalise_statistics, statistic_type
+from featurestore.transforms.naming import Renaming, normalise_renaming
+from featurestore.transforms.selectors import Selection, normalise_selection
+from featurestore.transforms.statistics import (
+    check_min_count,
+    made_fields,
+    normalise_statistics,
+    numeric_columns,
+    statistic_type,
+)
 from featurestore.transforms.tails import (
     TAIL,
     TIME,
@@ -106,11 +112,13 @@ class Rolling(Transformer):
 
     *Types.* ``count`` int64; ``mean``, ``std`` and quantiles float64; ``sum`` int64 of integers and booleans
     (exact, refused beyond 64 bits; uint64 of uint64), else float64; ``min max first last`` the
-    input's type (float64 for decimals).
+    input's type (float64 for decimals). Means of integers come of exact sums: they are correctly rounded where
+    these are below 2**53, and within two units in the last place beyond.
 
     *State.* Time windows: the rows of the last ``window + lag``. Windows of rows: the last
     ``window + lag`` rows of each group, for ever. *Memory.* 150 bytes per row, and
-    115 for each row of the state (quantiles: 295 and 160); to summarise, 52 per row, or 26 and the state.
+    115 for each row of the state (``std``: 150 and 131; quantiles: 295 and 160); to summarise, 52 per
+    row, or 26 and the state.
 
     Raises
     ------
@@ -125,13 +133,14 @@ class Rolling(Transformer):
     ...                   "x": [1.0, 3.0, 5.0]})
     >>> fields = tuple(Field(one.name, one.type) for one in table.schema)
     >>> part = Partition(engine.from_arrow(table), TableSchema(fields, ("k",), "t"))
-    >>> columns = Rolling("x", "7d", ["mean", "count"]).apply(part, {}, engine)
+    >>> columns = Rolling("x", "7d", stats=["mean", "count"]).apply(part, {}, engine)
     >>> columns.frame.to_dict(as_series=False)
     {'x_mean_7d': [1.0, 2.0, 5.0], 'x_count_7d': [1, 2, 1]}
     """
 
     columns: Selection
     window: Span
+    _: KW_ONLY
     stats: str | Sequence[str] = ("mean",)
     by: By = None
     closed: str = "right"
@@ -156,8 +165,7 @@ class Rolling(Transformer):
                 )
         if self.closed not in CLOSED:
             raise DefinitionError(f"Rolling has closed={self.closed!r}", f"use one of {CLOSED}")
-        if isinstance(self.min_count, bool) or self.min_count < 1:
-            raise DefinitionError(f"Rolling has min_count={self.min_count}", "use 1 or more")
+        check_min_count(self.min_count, "Rolling")
 
     @property
     def scope(self) -> Scope:
@@ -174,27 +182,19 @@ class Rolling(Transformer):
 
     def outputs(self, schema: TableSchema) -> tuple[Field, ...]:
         self.inputs(schema)
-        chosen = [(name, stat) for name in self._columns(schema) for stat in self.stats]
-        names = output_names(
-            [f"{name}_{stat}_{self._label}" for name, stat in chosen],
-            self.prefix, self.rename, "Rolling",
-        )  # fmt: skip
-        types = [statistic_type(schema[name].type, stat) for name, stat in chosen]
-        return tuple(Field(name, type_) for name, type_ in zip(names, types, strict=True))
+        made = [
+            (f"{name}_{stat}_{self._label}", statistic_type(schema[name].type, stat))
+            for name in self._columns(schema)
+            for stat in self.stats
+        ]
+        return made_fields(made, self.prefix, self.rename, "Rolling")
 
     @property
     def _label(self) -> str:
         return f"{self.window}r" if isinstance(self.window, int) else str(self.window)
 
     def _columns(self, schema: TableSchema) -> tuple[str, ...]:
-        names = resolve(self.columns, schema)
-        for name in names:
-            if not schema[name].is_numeric:
-                raise SchemaError(
-                    f"Rolling cannot work on column {name!r} of type {schema[name].type}",
-                    "name numeric or boolean columns",
-                )
-        return names
+        return numeric_columns(self.columns, schema, "Rolling")
 
     def _time(self, schema: TableSchema) -> str:
         time = require_time(schema, "Rolling", "looks back in time")
@@ -299,7 +299,9 @@ class Rolling(Transformer):
         by = resolve_by(self.by, schema, "Rolling")
         together = extent.rows + state_rows(schema, self._state_columns(schema), extent)
         ranked = any(level_of(one) is not None for one in self.stats)
-        sorted_ = max(grouping_bytes(schema, by, together), (160 if ranked else 115) * together)
+        moments = 16 if "std" in self.stats else 0
+        sorted_ = (160 if ranked else 115 + moments) * together
+        sorted_ = max(grouping_bytes(schema, by, together), sorted_)
         made = (135 if ranked else 35) * extent.rows + rounding_bytes(
             self.outputs(schema), extent.rows
         )

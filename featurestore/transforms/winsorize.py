@@ -8,7 +8,7 @@ that occurs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -87,6 +87,7 @@ class Winsorize(QuantileLearner, WithinTime):
     """
 
     limits: tuple[float, float] = (0.01, 0.99)
+    _: KW_ONLY
     deviations: float | None = None
     within: str = "fit"
 
@@ -169,6 +170,11 @@ class Winsorize(QuantileLearner, WithinTime):
         if self.deviations is None:
             return super().state_bytes(schema, extent)
         return moments_bytes(self.selected(schema))
+
+    def summary_bytes(self, schema: TableSchema, extent: Extent) -> int:
+        if self.crosses or self.deviations is not None:
+            return self.state_bytes(schema, extent)
+        return super().summary_bytes(schema, extent)
 
     def state_fingerprint(self) -> str:
         if self.deviations is None:

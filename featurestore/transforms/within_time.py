@@ -32,14 +32,16 @@ def time_groups(schema: TableSchema, by: By, kind: str) -> tuple[str, ...]:
     Raises
     ------
     DefinitionError
-        If the table has no time column, or a column is a tensor.
+        If the table has no time column, or a column is a tensor or holds lists.
     """
     time = require_time(schema, kind, "compares the rows of one time")
     names = normalise_by(by) or ()
     for name in names:
-        if schema[name].is_tensor:
+        one = schema[name]
+        if one.is_tensor or pa.types.is_nested(one.type):
+            what = "tensor" if one.is_tensor else str(one.type)
             raise DefinitionError(
-                f"{kind} cannot group by tensor column {name!r}", "group by a scalar"
+                f"{kind} cannot group by {what} column {name!r}", "group by a scalar column"
             )
     return tuple(dict.fromkeys((time, *names)))
 

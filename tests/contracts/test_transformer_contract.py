@@ -55,8 +55,8 @@ class TestAsOfJoin(TransformerContract):
     def transformers(self) -> st.SearchStrategy[Transformer]:
         ages = st.sampled_from([None, "7us", "100us"])
         return st.builds(
-            fs.AsOfJoin, st.just(OTHER), st.just(["x"]), st.just({"k": "k"}), st.just("2us"), ages,
-            st.booleans(), prefix=st.just("j_"),
+            fs.AsOfJoin, st.just(OTHER), st.just(["x"]), exact=st.booleans(),
+            by=st.just({"k": "k"}), lag=st.just("2us"), max_age=ages, prefix=st.just("j_"),
         )  # fmt: skip
 
     def others(self) -> st.SearchStrategy[pa.Table]:

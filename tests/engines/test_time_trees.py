@@ -83,9 +83,12 @@ def test_what_comes_before_a_row_is_folded_by_the_definition(
     early = when < cut
     if early.any() and not early.all():
         kept = group_rows(np, codes[early])
-        span = int(when[0]), int(when[early][-1])
-        nodes = Nodes.of(np, kept, when[early], span, exact=False)
-        folds = nodes.fold((values[early],), merge)[0]
+        span = when[:1], when[early][-1:]
+        nodes = Nodes.of(np, kept, when[early], *span, exact=False)
+        found = nodes.folds(
+            lambda where: {"one": (values[early][kept.order][where],)}, {"one": merge}
+        )
+        folds = found["one"][0]
         codes = np.concatenate([codes[early][nodes.rows], codes[~early]])
         when = np.concatenate([when[early][nodes.rows], when[~early]])
         values = np.concatenate([folds, values[~early]])

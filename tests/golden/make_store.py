@@ -82,10 +82,10 @@ def make(place: Path) -> None:
     table = store.ingest("trades", trades(0, ROWS), key="shop", time="at", partition_bytes=1100)
     table.add(
         fs.Expression(value=nw.col("price") * nw.col("pieces")),
-        fs.Rolling("price", "12h", ["sum", "max", "count"]),
+        fs.Rolling("price", "12h", stats=["sum", "max", "count"]),
         fs.AsOfJoin("quotes", columns="quote", max_age="6h"),
         fs.Function(golden_functions.price_pair, inputs="price", output="pair", shape=(2,)),
-        fs.Calendar("at", ("hour", "weekday")),
+        fs.Calendar("at", parts=("hour", "weekday")),
         fs.CrossSection("price", stats=["rank"]),
         fs.Lag("value"),
         fs.Lookup("shops", "size"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import featurestore as fs
 from featurestore.engines import event_windows
+from featurestore.engines.joins import Known
 from featurestore.engines.polars import PolarsEngine
 from featurestore.engines.windows import CLOSED, STATISTICS
 from featurestore.errors import DefinitionError, SchemaError
@@ -39,8 +40,8 @@ class TestAsOfAggregate(TransformerContract):
         stats = st.lists(st.sampled_from(STATISTICS), min_size=1, max_size=4, unique=True)
         return st.builds(
             fs.AsOfAggregate, st.just(OTHER), st.sampled_from([["x"], ["n", "b"]]),
-            st.sampled_from(["2us", "7us", "300us"]), stats, BY, LAGS, LATE,
-            st.sampled_from(CLOSED), st.integers(1, 2),
+            st.sampled_from(["2us", "7us", "300us"]), stats=stats, by=BY,
+            closed=st.sampled_from(CLOSED), lag=LAGS, available=LATE, min_count=st.integers(1, 2),
         )  # fmt: skip
 
     def others(self) -> st.SearchStrategy[pa.Table]:
@@ -71,8 +72,8 @@ class TestAsOfWindow(TransformerContract):
     def transformers(self) -> st.SearchStrategy[Transformer]:
         return st.builds(
             fs.AsOfWindow, st.just(OTHER), st.sampled_from([["x"], ["n", "b"]]),
-            st.integers(1, 4), BY, st.sampled_from([None, None, "7us"]), LAGS, LATE,
-            st.sampled_from([None, -7.0]), st.booleans(),
+            st.integers(1, 4), fill_value=st.sampled_from([None, -7.0]), length=st.booleans(),
+            by=BY, lag=LAGS, available=LATE, max_age=st.sampled_from([None, None, "7us"]),
         )  # fmt: skip
 
     def others(self) -> st.SearchStrategy[pa.Table]:
@@ -80,7 +81,7 @@ class TestAsOfWindow(TransformerContract):
 
     def expected(self, transformer: Any, rows: Rows, other: Rows) -> Mapping[str, Sequence[Any]]:
         n, name = transformer.n, f"{OTHER}_last_{transformer.n}"
-        fill = math.nan if transformer.fill is None else transformer.fill
+        fill = math.nan if transformer.fill_value is None else transformer.fill_value
         found: dict[str, list[Any]] = {f"{name}_length": []} if transformer.length else {}
         cells = [(i, j) for i in range(n) for j in range(len(transformer.columns))]
         found.update({f"{name}{[i, j]}": [] for i, j in cells})
@@ -134,8 +135,8 @@ def test_how_many_events_are_picked_at_a_time_changes_nothing(
 ) -> None:
     left, right = many_rows(300, 0), many_rows(400, 1, late=0.3)
     monkeypatch.setattr(event_windows, "PICKED", picked)
-    aggregate = fs.AsOfAggregate(OTHER, "x", "200us", ["sum", "std"], "k", available="a")
-    window = fs.AsOfWindow(OTHER, "x", 5, "k", available="a", length=True)
+    aggregate = fs.AsOfAggregate(OTHER, "x", "200us", stats=["sum", "std"], by="k", available="a")
+    window = fs.AsOfWindow(OTHER, "x", 5, length=True, by="k", available="a")
     rows, others = oracles.rows_of(left), oracles.rows_of(right)
     pieces = oracles.cut(right, "t", range(0, 400, 37))
     for case, one in ((TestAsOfAggregate(), aggregate), (TestAsOfWindow(), window)):
@@ -146,8 +147,9 @@ def test_how_many_events_are_picked_at_a_time_changes_nothing(
 
 def test_the_same_events_give_the_same_bits_whether_they_lie_in_a_run_or_are_picked() -> None:
     left, right = many_rows(300, 2), many_rows(400, 3)
-    plain = fs.AsOfAggregate(OTHER, "x", "150us", ["sum", "mean", "std"], "k")
-    late = fs.AsOfAggregate(OTHER, "x", "150us", ["sum", "mean", "std"], "k", available="a")
+    stats = ["sum", "mean", "std"]
+    plain = fs.AsOfAggregate(OTHER, "x", "150us", stats=stats, by="k")
+    late = fs.AsOfAggregate(OTHER, "x", "150us", stats=stats, by="k", available="a")
     # Between them lie events that nobody ever knows.
     never = right.set_column(2, "a", pa.array([2**62] * 400, pa.timestamp("us")))
     both = pa.concat_tables([right, never]).sort_by("t")
@@ -160,9 +162,10 @@ def test_ages_count_from_an_events_own_time_however_long_it_took_to_be_known(del
     known = pa.array(right["t"].cast(pa.int64()).to_numpy() + delay, pa.timestamp("us"))
     right = right.set_column(2, "a", known)
     rows, others = oracles.rows_of(left), oracles.rows_of(right)
+    options: dict[str, Any] = {"by": "k", "available": "a"}
     for case, one in (
-        (TestAsOfAggregate(), fs.AsOfAggregate(OTHER, "x", "60us", "sum", "k", available="a")),
-        (TestAsOfWindow(), fs.AsOfWindow(OTHER, "x", 3, "k", "60us", available="a", length=True)),
+        (TestAsOfAggregate(), fs.AsOfAggregate(OTHER, "x", "60us", stats="sum", **options)),
+        (TestAsOfWindow(), fs.AsOfWindow(OTHER, "x", 3, length=True, max_age="60us", **options)),
     ):
         found = _outputs(one, left, [right])
         for name, values in case.expected(one, rows, others).items():
@@ -171,16 +174,17 @@ def test_ages_count_from_an_events_own_time_however_long_it_took_to_be_known(del
 
 def test_windows_are_those_that_polars_finds() -> None:
     left, right = many_rows(200, 4), many_rows(300, 5)
-    found = _outputs(fs.AsOfAggregate(OTHER, "x", "100us", ["sum", "count"], "k"), left, [right])
+    sums = fs.AsOfAggregate(OTHER, "x", "100us", stats=["sum", "count"], by="k")
+    found = _outputs(sums, left, [right])
     one = pl.DataFrame(pl.from_arrow(left)).with_row_index("row").select("row", "t", "k")
     pairs = one.join(pl.DataFrame(pl.from_arrow(right)), on="k", suffix="_r").filter(
         (pl.col("t_r") <= pl.col("t"))
         & (pl.col("t_r") > pl.col("t") - pl.duration(microseconds=100))
     )
-    sums = one.join(pairs.group_by("row").agg(pl.col("x").sum(), pl.len()), on="row", how="left")
-    sums = sums.sort("row")
-    assert oracles.close_values(found["x_sum_100us"].to_pylist(), sums["x"].to_list())
-    assert found["x_count_100us"].to_pylist() == sums["len"].fill_null(0).to_list()
+    wanted = one.join(pairs.group_by("row").agg(pl.col("x").sum(), pl.len()), on="row", how="left")
+    wanted = wanted.sort("row")
+    assert oracles.close_values(found["x_sum_100us"].to_pylist(), wanted["x"].to_list())
+    assert found["x_count_100us"].to_pylist() == wanted["len"].fill_null(0).to_list()
 
 
 def test_a_window_survives_being_built_and_read(tmp_path: Any) -> None:
@@ -189,7 +193,7 @@ def test_a_window_survives_being_built_and_read(tmp_path: Any) -> None:
     how: dict[str, Any] = {"key": "k", "time": "t", "duplicates": "keep"}
     store.ingest(OTHER, right, partition_bytes=3000, **how)
     table = store.ingest("rows", left, partition_bytes=2000, **how)
-    one = fs.AsOfWindow(OTHER, ["x"], 3, by="k", available="a", length=True)
+    one = fs.AsOfWindow(OTHER, ["x"], 3, length=True, by="k", available="a")
     table.add(one)
     held = table.read([f"{OTHER}_last_3", f"{OTHER}_last_3_length"], as_="arrow")
     wanted = _outputs(one, table.read(["t", "k"], as_="arrow"), [right])
@@ -202,8 +206,8 @@ def test_a_window_survives_being_built_and_read(tmp_path: Any) -> None:
 
 def test_definitions_survive_json() -> None:
     for one in (
-        fs.AsOfAggregate(OTHER, "x", "7d", "mean", available="a"),
-        fs.AsOfWindow(OTHER, "x", 3, fill=math.nan, max_age="7d"),
+        fs.AsOfAggregate(OTHER, "x", "7d", stats="mean", available="a"),
+        fs.AsOfWindow(OTHER, "x", 3, fill_value=math.nan, max_age="7d"),
     ):
         again = transformer_from_spec(one.spec())
         assert again == one
@@ -237,3 +241,60 @@ def test_texts_are_no_numbers() -> None:
     for one in (fs.AsOfAggregate(OTHER, "x", "7d"), fs.AsOfWindow(OTHER, "x", 2)):
         with pytest.raises(SchemaError, match=r"other\.x of type string"):
             one.outputs(_schema(left, right))
+
+
+def test_of_events_of_one_key_and_time_the_last_that_is_known_counts() -> None:
+    def rows(times: list[int], **columns: list[int]) -> pa.Table:
+        named: dict[str, Any] = {"t": times, "k": [1] * len(times), **columns}
+        stamps: dict[str, Any] = {
+            one: pa.array(named[one], pa.timestamp("us")) for one in ("t", "a") if one in named
+        }
+        return pa.table({**named, **stamps})
+
+    left, right = rows([5, 9]), rows([5, 5, 5], a=[5, 5, 9], x=[1, 2, 3])
+    late: dict[str, Any] = {"by": "k", "available": "a"}
+    wanted: list[tuple[Transformer, dict[str, list[int]]]] = [
+        (fs.AsOfJoin(OTHER, "x", **late), {"x": [2, 3]}),
+        (fs.AsOfJoin(OTHER, "x", by="k"), {"x": [3, 3]}),
+        (fs.Lookup(OTHER, "x", **late), {"x": [2, 3]}),
+        (fs.Lookup(OTHER, "x", by="k"), {"x": [3, 3]}),
+        (
+            fs.AsOfAggregate(OTHER, "x", "9us", stats=["first", "last", "count"], **late),
+            {"x_first_9us": [1, 1], "x_last_9us": [2, 3], "x_count_9us": [2, 3]},
+        ),
+        (
+            fs.AsOfWindow(OTHER, "x", 2, **late),
+            {f"{OTHER}_last_2[0, 0]": [1, 2], f"{OTHER}_last_2[1, 0]": [2, 3]},
+        ),
+    ]
+    for one, columns in wanted:
+        found = _outputs(one, left, [right])
+        assert {name: found[name].to_pylist() for name in columns} == columns, one
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("picked", [1, 300])
+def test_rows_that_share_what_is_picked_see_their_own_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, picked: int, ordered: bool
+) -> None:
+    monkeypatch.setattr(event_windows, "PICKED", picked)
+    random = np.random.default_rng(3)
+    times = np.sort(random.integers(0, 90, 120))
+    now = random.integers(0, 99, 150)
+    now = np.sort(now) if ordered else now
+    delays = np.where(random.random(120) < 0.3, random.integers(0, 40, 120), 0)
+    known = Known(times + delays, random.random(120) < 0.1)
+    mine, theirs = random.integers(0, 3, 150), random.integers(0, 3, 120)
+    seen = event_windows.Seen.of(
+        np, (mine, now), (theirs, times), known, event_windows.Span(back=25)
+    )
+    mixed = seen.mixed(np, seen.start)
+    found: dict[int, list[int]] = {}
+    for which, places, begin, end in seen.picks(np, mixed, seen.start[mixed]):
+        for row, first, stop in zip(which, begin, end, strict=True):
+            found[int(seen.order[mixed[row]])] = seen.events.order[places[first:stop]].tolist()
+    assert len(found) == len(mixed) > 30
+    for row, events in found.items():
+        there = (theirs == mine[row]) & (times <= now[row]) & (times >= now[row] - 25)
+        there &= (known.times <= now[row]) & ~known.never
+        assert events == np.flatnonzero(there).tolist()

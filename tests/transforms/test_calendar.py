@@ -47,7 +47,7 @@ def test_every_part_equals_pandas(
 ) -> None:
     column = pa.array(values, pa.timestamp("us")).cast(pa.timestamp(unit), safe=False)
     table = pa.table({"at": column})
-    out = values_of(Calendar("at", PARTS, timezone=zone), cut_table(table, cuts))
+    out = values_of(Calendar("at", parts=PARTS, timezone=zone), cut_table(table, cuts))
     at = pd.Series(column.to_pandas())
     at = at if zone is None else at.dt.tz_localize("UTC").dt.tz_convert(zone)
     for part in PARTS:
@@ -60,7 +60,7 @@ def test_every_part_equals_pandas(
 )
 def test_every_part_of_a_date_equals_the_standard_library(values: list[dt.date | None]) -> None:
     table = pa.table({"day": pa.array(values, pa.date32())})
-    out = values_of(Calendar("day", DATE_PARTS), cut_table(table))
+    out = values_of(Calendar("day", parts=DATE_PARTS), cut_table(table))
     for i, day in enumerate(values):
         row = {part: out[f"day_{part}"][i].as_py() for part in DATE_PARTS}
         if day is None:
@@ -91,13 +91,15 @@ def test_a_column_with_a_zone_uses_its_own_clock() -> None:
     column = pa.array(
         [dt.datetime(2020, 1, 1, 23, tzinfo=dt.UTC)], pa.timestamp("us", "Asia/Tokyo")
     )
-    out = values_of(Calendar("at", ("hour", "day")), cut_table(pa.table({"at": column})))
+    out = values_of(Calendar("at", parts=("hour", "day")), cut_table(pa.table({"at": column})))
     assert out.to_pylist() == [{"at_hour": 8, "at_day": 2}]
 
 
 def test_cyclical() -> None:
     hours = pa.array([dt.datetime(2020, 1, 1, hour) for hour in range(24)], pa.timestamp("us"))
-    out = values_of(Calendar("at", ("hour",), cyclical=True), cut_table(pa.table({"at": hours})))
+    out = values_of(
+        Calendar("at", parts=("hour",), cyclical=True), cut_table(pa.table({"at": hours}))
+    )
     assert out.schema.names == ["at_hour_sin", "at_hour_cos"]
     angle = np.arange(24) * 2 * math.pi / 24
     np.testing.assert_allclose(out["at_hour_sin"].to_numpy(), np.sin(angle), atol=1e-6)
@@ -119,7 +121,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(DefinitionError, match="no time zone"):
         Calendar(parts=("day",), timezone="UTC").inputs(days)
     with pytest.raises(SchemaError, match="int64"):
-        Calendar("n", ("day",)).inputs(days)
+        Calendar("n", parts=("day",)).inputs(days)
     with pytest.raises(DefinitionError, match="no time column"):
         Calendar().inputs(TableSchema((Field("n", pa.int64()),)))
     with pytest.raises(DefinitionError, match="no cycle"):
@@ -133,7 +135,7 @@ def test_what_is_refused() -> None:
 
 
 def test_empty_partition_and_spec() -> None:
-    calendar = Calendar("at", PARTS[:3], timezone="UTC")
+    calendar = Calendar("at", parts=PARTS[:3], timezone="UTC")
     table = pa.table({"at": pa.array([], pa.timestamp("us"))})
     assert values_of(calendar, cut_table(table)).num_rows == 0
     assert transformer_from_spec(calendar.spec()) == calendar

@@ -35,8 +35,8 @@ class TestSharedCategorify(TransformerContract):
         return st.builds(
             fs.Categorify,
             st.just(["s", "k"]),
-            st.sampled_from([None, 2]),
-            st.sampled_from([1, 2]),
+            max_size=st.sampled_from([None, 2]),
+            min_count=st.sampled_from([1, 2]),
             oov_buckets=st.sampled_from([1, 4]),
             shared=st.sampled_from([False, True, [["k", "s"]]]),
             prefix=st.just("c_"),
@@ -100,7 +100,10 @@ def test_states_of_one_vocabulary_and_of_several_are_told_apart() -> None:
     both = ["origin", "dest"]
     prints = {fs.Categorify(both, shared=one).state_fingerprint() for one in (False, True, [both])}
     assert len(prints) == 3
-    assert fs.Categorify(both).state_fingerprint() == fs.Categorify(both, 5).state_fingerprint()
+    assert (
+        fs.Categorify(both).state_fingerprint()
+        == fs.Categorify(both, max_size=5).state_fingerprint()
+    )
 
 
 def test_what_cannot_be_shared_is_refused() -> None:

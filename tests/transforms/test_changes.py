@@ -31,7 +31,7 @@ class TestChanges(TransformerContract):
         columns, by = st.sampled_from(["x", "n", "b"]), st.sampled_from([None, ["g"], ["x"], []])
         periods = st.lists(st.integers(1, 4), min_size=1, max_size=2, unique=True)
         kinds = st.sampled_from([fs.Diff, fs.PctChange])
-        return st.builds(lambda kind, *args: kind(*args), kinds, columns, periods, by)
+        return st.builds(lambda kind, *args, by: kind(*args, by=by), kinds, columns, periods, by=by)
 
     def expected(self, transformer: Any, rows: Rows, other: Rows) -> Mapping[str, Sequence[Any]]:
         (column,) = transformer.columns

@@ -33,7 +33,7 @@ def test_equals_the_oracle_however_cut_and_ordered(
     table: pa.Table, column: str, by: Any, points: list[int], random: Any
 ) -> None:
     schema = oracles.schema_of(table, ["k"], "t")
-    section = CrossSection(column, STATS, by)
+    section = CrossSection(column, STATS, by=by)
     whole = oracles.run_partitioned(section, [table], schema, ENGINE)
     pieces = [*oracles.cut(table, "t", points), table.slice(0, 0)]
     assert oracles.same_values(whole, oracles.run_partitioned(section, pieces, schema, ENGINE))

@@ -19,9 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import featurestore as fs
+from featurestore.engines.selection import get_engine
 from featurestore.errors import (
     CorruptionError,
     DefinitionError,
+    FeatureStoreError,
     InvalidInputError,
     NotPartitionIndependentError,
     SchemaError,
@@ -58,6 +60,33 @@ def flat(texts: list[str]) -> Any:
     return np.array([len(one) for one in texts])
 
 
+def ragged(texts: list[str]) -> Any:
+    return [[1.0] * (i + 1) for i in range(len(texts))]
+
+
+def gone(texts: list[str]) -> Any:
+    raise KeyError("the model is gone")
+
+
+def fails_late(texts: list[str]) -> Any:
+    if "late" in texts:
+        raise RuntimeError("out of memory")
+    return np.ones((len(texts), 1))
+
+
+def vast(texts: list[str]) -> Any:
+    return np.array([[1e300, len(one)] for one in texts])
+
+
+BUFFER = np.zeros((9, 1), np.float32)
+
+
+def reused(texts: list[str]) -> Any:
+    for place, one in enumerate(texts):
+        BUFFER[place] = len(one)
+    return BUFFER[: len(texts)]
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FEATURESTORE_CACHE", str(tmp_path / "cache"))
@@ -92,8 +121,6 @@ def test_vectors_equal_brute_force_however_cut(
 ) -> None:
     embed = fs.Embed("s", vectors, SIZE, batch_size=batch, cache=cached, params={"scale": 0.5})
     parts = cut_table(table, cuts, time="t")
-    from featurestore.engines.selection import get_engine
-
     engine = get_engine("polars")
     made = [embed.apply(one, {}, engine).tensors["s_embedded"] for one in parts]
     wanted = brute_force(table["s"].to_pylist(), 0.5)
@@ -115,7 +142,7 @@ def test_no_content_is_encoded_twice_whatever_is_built() -> None:
 
     one = table()
     assert one.partitions > 2
-    one.add(fs.Embed("text", vectors, SIZE, "vector", batch_size=2))
+    one.add(fs.Embed("text", vectors, SIZE, output="vector", batch_size=2))
     made = noted()
     assert len(set(made)) == 10
     assert len(made) <= 10 + 16  # a few are tried alone and together first, and not kept
@@ -125,7 +152,7 @@ def test_no_content_is_encoded_twice_whatever_is_built() -> None:
     one.build()
     assert noted() == []
     again = table()
-    again.add(fs.Embed("text", vectors, SIZE, "vector", batch_size=64))
+    again.add(fs.Embed("text", vectors, SIZE, output="vector", batch_size=64))
     assert len(noted()) <= 16  # the trial
     rows = np.concatenate([np.asarray(part[:]) for part in one.tensor("vector")])
     np.testing.assert_array_equal(rows, brute_force(one.read(["text"])["text"].to_list()))
@@ -133,12 +160,10 @@ def test_no_content_is_encoded_twice_whatever_is_built() -> None:
 
 def test_another_encoder_size_or_parameter_is_another_cache(cache: Path) -> None:
     (part,) = cut_table(pa.table({"s": ["a", "b"]}))
-    from featurestore.engines.selection import get_engine
-
     for embed in (
         fs.Embed("s", vectors, SIZE),
         fs.Embed("s", vectors, SIZE, params={"scale": 2.0}),
-        fs.Embed("s", vectors, SIZE, "other", batch_size=1),
+        fs.Embed("s", vectors, SIZE, output="other", batch_size=1),
     ):
         embed.apply(part, {}, get_engine("polars"))
     assert noted() == ["a", "b"] * 2
@@ -150,7 +175,7 @@ def test_arrays_are_encoded_row_by_row() -> None:
     values = np.arange(12, dtype=np.float32).reshape(6, 2)
     pairs = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 2)
     table = store.ingest("rows", pa.table({"id": range(6), "pair": pairs}), key="id")
-    table.add(fs.Embed("pair", sums, 1, "total"))
+    table.add(fs.Embed("pair", sums, 1, output="total"))
     (made,) = table.tensor("total")
     np.testing.assert_array_equal(np.asarray(made[:]), values.sum(axis=1, keepdims=True))
 
@@ -172,6 +197,35 @@ def test_what_it_cannot_take_or_give_is_said() -> None:
     for size, batch in ((0, 1), (1, 0), (True, 1), (2.0, 1)):
         with pytest.raises(DefinitionError, match="whole number"):
             fs.Embed("text", vectors, size, batch_size=batch)  # type: ignore[arg-type]
+
+
+def test_what_an_encoder_raises_is_shown_with_what_to_do() -> None:
+    store = fs.FeatureStore.create(f"memory://{uuid.uuid4().hex}", workers=1)
+    table = store.ingest("news", news(0, 30), time="t")
+    for encoder, cause in ((ragged, ValueError), (gone, KeyError)):
+        with pytest.raises(
+            DefinitionError, match=rf"failed on \d+ contents: {cause.__name__}"
+        ) as one:
+            table.add(fs.Embed("text", encoder, 1, cache=False))
+        assert isinstance(one.value.__cause__, cause)
+    with pytest.raises(DefinitionError, match="unexpected keyword"):
+        table.add(fs.Embed("text", reused, 1, params={"no": 1}, cache=False))
+    texts = ["a"] * 300 + ["late"]
+    rows = pl.DataFrame({"t": pl.Series(range(301), dtype=pl.Datetime("ms")), "text": texts})
+    late = store.ingest("late", rows, time="t", partition_bytes=2000)
+    for kept in (False, True):
+        with pytest.raises(DefinitionError, match=r"fails_late.*out of memory"):
+            late.add(fs.Embed("text", fails_late, 1, cache=kept))
+        assert late.columns == ("t", "text")
+
+
+def test_an_encoder_may_use_its_array_again_and_exceed_float32() -> None:
+    (part,) = cut_table(pa.table({"s": ["a", "bb", "ccc"]}))
+    engine = get_engine("polars")
+    one = fs.Embed("s", reused, 1, batch_size=1, cache=False).bound(part, engine)
+    assert one.apply(part, {}, engine).tensors["s_embedded"].tolist() == [[1], [2], [3]]
+    far = fs.Embed("s", vast, 2, cache=False).bound(part, engine)
+    assert far.apply(part, {}, engine).tensors["s_embedded"][2].tolist() == [np.inf, 3]
 
 
 # --- the cache ------------------------------------------------------------------------------------
@@ -249,6 +303,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import numpy as np
+from featurestore.engines.selection import get_engine
 from featurestore.storage.vector_cache import VectorCache, content_digest
 
 def encode(positions):
@@ -281,8 +336,6 @@ def array(tmp_path: Path) -> Path:
 
 
 def chosen(array: Path, positions: list[int | None], **options: Any) -> Any:
-    from featurestore.engines.selection import get_engine
-
     (part,) = cut_table(pa.table({"i": pa.array(positions, pa.int64())}))
     one = fs.FromArray(array, "i", **options)
     assert transformer_from_spec(one.spec()) == one
@@ -308,7 +361,7 @@ def test_integers_are_filled_with_what_is_said(array: Path, positions: list[int 
     values = np.arange(12, dtype=np.int16).reshape(6, 2, 1)
     if not whole.exists():
         np.save(whole, values)
-    made = chosen(whole, positions, missing=-7)
+    made = chosen(whole, positions, fill_value=-7)
     known = [one is not None and 0 <= one < 6 for one in positions]
     wanted = [
         values[one] if good else np.full((2, 1), -7)
@@ -357,7 +410,7 @@ def test_files_that_are_no_arrays_are_refused(tmp_path: Path, array: Path) -> No
     np.save(tmp_path / "whole.npy", np.zeros((2, 2), np.int8))
     for missing in (1.5, 300, float("nan")):
         with pytest.raises(DefinitionError, match="cannot fill int8"):
-            fs.FromArray(tmp_path / "whole.npy", "i", missing=missing)
+            fs.FromArray(tmp_path / "whole.npy", "i", fill_value=missing)
 
 
 def test_the_cache_is_used_by_another_process(tmp_path: Path) -> None:
@@ -369,3 +422,19 @@ def test_the_cache_is_used_by_another_process(tmp_path: Path) -> None:
     path = tmp_path / "one.sqlite"
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
     assert VectorCache(path, 1).get([content_digest(b"x")], counted([], 1)).tolist() == [[1.0]]
+
+
+def test_hostile_definitions_of_arrays_are_refused(tmp_path: Path, array: Path) -> None:
+    np.save(tmp_path / "long.npy", np.ones((2, 2), np.longdouble))
+    with pytest.raises(DefinitionError, match="of type"):
+        fs.FromArray(tmp_path / "long.npy", "i")
+    spec: dict[str, Any] = dict(fs.FromArray(array, "i").spec())
+    hostile = [("dtype", one) for one in ("object", "V8", "bogus", 5, None)]
+    for name, value in [*hostile, ("shape", 5), ("shape", ["x"]), ("shape", None)]:
+        with pytest.raises(FeatureStoreError):
+            transformer_from_spec({**spec, "params": {**spec["params"], name: value}})
+    # A device has no end, and is never read to it.
+    endless = transformer_from_spec({**spec, "params": {**spec["params"], "path": "/dev/zero"}})
+    (part,) = cut_table(pa.table({"i": [0]}))
+    with pytest.raises(InvalidInputError, match="is no file"):
+        endless.apply(part, {}, get_engine("polars"))

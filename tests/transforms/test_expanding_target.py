@@ -31,7 +31,7 @@ class TestExpandingTarget(TransformerContract):
         lags = st.sampled_from([None, None, "1us", "5us"])
         return st.builds(
             fs.ExpandingTarget, columns, st.sampled_from(["x", "n", "b"]),
-            st.sampled_from([0.0, 2.5]), lags, st.just("p_"),
+            smoothing=st.sampled_from([0.0, 2.5]), lag=lags, prefix=st.just("p_"),
         )  # fmt: skip
 
     def expected(self, transformer: Any, rows: Rows, other: Rows) -> Mapping[str, Sequence[Any]]:
@@ -50,7 +50,7 @@ class TestExpandingTarget(TransformerContract):
                     and math.isfinite(one[label])
                 ]
                 own = [one[label] for one in known if one[column] == row[column]]
-                if not known:
+                if not known or row[column] is None:
                     made.append(None)
                     continue
                 mean = math.fsum(one[label] for one in known) / len(known)
@@ -83,7 +83,7 @@ def test_random_labels_leave_no_trace() -> None:
 def test_what_cannot_be_meant_is_refused() -> None:
     for wrong in (-1.0, math.nan, True, "1"):
         with pytest.raises(DefinitionError, match="smoothing"):
-            fs.ExpandingTarget("c", "y", wrong)  # type: ignore[arg-type]
+            fs.ExpandingTarget("c", "y", smoothing=wrong)  # type: ignore[arg-type]
     with pytest.raises(DefinitionError, match="label"):
         fs.ExpandingTarget("c", ["y"])  # type: ignore[arg-type]
     with pytest.raises(DefinitionError, match="lag"):

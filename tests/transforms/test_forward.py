@@ -93,7 +93,7 @@ def expected(
     return {
         f"{column}_{stat}_ahead_{label}": forward(rows, column, stat, one, list(by))
         for column in one.columns  # type: ignore[union-attr]
-        for stat in one.stat
+        for stat in one.stats
     }
 
 
@@ -109,7 +109,14 @@ class TestRowsAhead(_ForwardContract):
 
     def transformers(self) -> st.SearchStrategy[Transformer]:
         stats = st.lists(st.sampled_from(STATISTICS), min_size=1, max_size=4, unique=True)
-        return st.builds(Forward, st.just(["x", "n"]), ROWS_AHEAD, stats, BY, st.integers(1, 2))
+        return st.builds(
+            Forward,
+            st.just(["x", "n"]),
+            ROWS_AHEAD,
+            stats=stats,
+            by=BY,
+            min_count=st.integers(1, 2),
+        )
 
 
 class TestTimeAhead(_ForwardContract):
@@ -117,7 +124,9 @@ class TestTimeAhead(_ForwardContract):
 
     def transformers(self) -> st.SearchStrategy[Transformer]:
         stats = st.lists(st.sampled_from(STATISTICS), min_size=1, max_size=4, unique=True)
-        return st.builds(Forward, st.just(["x", "b"]), SPANS, stats, BY, st.integers(1, 2))
+        return st.builds(
+            Forward, st.just(["x", "b"]), SPANS, stats=stats, by=BY, min_count=st.integers(1, 2)
+        )
 
 
 class TestAnyType(_ForwardContract):
@@ -126,7 +135,7 @@ class TestAnyType(_ForwardContract):
 
     def transformers(self) -> st.SearchStrategy[Transformer]:
         return st.builds(
-            Forward, st.just(["s", "b", "g"]), ROWS_AHEAD | SPANS, st.just("value"), BY
+            Forward, st.just(["s", "b", "g"]), ROWS_AHEAD | SPANS, stats=st.just("value"), by=BY
         )
 
 
@@ -170,7 +179,9 @@ def test_what_a_partition_needs_of_later_rows_is_enough_and_no_more(
 
 
 def test_two_summaries_of_equal_reach_are_shared() -> None:
-    assert Forward("x", 3).state_fingerprint() == Forward("x", 3, "return").state_fingerprint()
+    assert (
+        Forward("x", 3).state_fingerprint() == Forward("x", 3, stats="return").state_fingerprint()
+    )
     assert Forward("x", 3).state_fingerprint() != Forward("x", 2).state_fingerprint()
     assert Forward("x", 3).state_fingerprint() != Forward("x", 3, by=[]).state_fingerprint()
 
@@ -188,7 +199,7 @@ def test_returns_are_those_of_polars() -> None:
     )
     store = fs.FeatureStore.create("memory://forward-polars", workers=1)
     table = store.ingest("rows", frame, key="k", time="t", partition_bytes=2000)
-    table.add(Forward("x", 5, ["value", "return", "log_return", "difference"]))
+    table.add(Forward("x", 5, stats=["value", "return", "log_return", "difference"]))
     then = pl.col("x").shift(-5).over("k")
     wanted = frame.sort("t", "k").select(
         x_value_ahead_5r=then,
@@ -215,16 +226,19 @@ def test_differences_of_integers_are_exact_and_refused_beyond_64_bits() -> None:
     large = [2**64 - 1, 2**64 - 5, 3]
     table = pa.table({"k": ["a"] * 3, "t": times, "n": pa.array(large, pa.uint64())})
     with pytest.raises(InvalidInputError, match="64 bits"):
-        applied(table, Forward("n", 1, "difference"))
-    assert applied(table.slice(0, 2), Forward("n", 1, "difference"))[0].to_pylist() == [-4, None]
+        applied(table, Forward("n", 1, stats="difference"))
+    assert applied(table.slice(0, 2), Forward("n", 1, stats="difference"))[0].to_pylist() == [
+        -4,
+        None,
+    ]
     near = pa.table({"k": ["a"] * 2, "t": times[:2], "n": [2**62 + 1, 2**62]})
-    assert applied(near, Forward("n", 1, "difference"))[0].to_pylist() == [-1, None]
+    assert applied(near, Forward("n", 1, stats="difference"))[0].to_pylist() == [-1, None]
 
 
 def test_a_group_that_ended_has_null_and_no_return_of_zero() -> None:
     times = pa.array([0, 1, 9], pa.timestamp("us"))
     table = pa.table({"k": ["a", "a", "b"], "t": times, "x": [2.0, 3.0, 1.0]})
-    found = applied(table, Forward("x", "2us", ["return", "count", "sum"]))
+    found = applied(table, Forward("x", "2us", stats=["return", "count", "sum"]))
     assert found["x_return_ahead_2us"].to_pylist() == [0.5, None, None]
     assert found["x_count_ahead_2us"].to_pylist() == [1, 0, None]
     assert found["x_sum_ahead_2us"].to_pylist() == [3.0, None, None]
@@ -243,7 +257,7 @@ def test_times_at_the_ends_of_64_bits_do_not_wrap() -> None:
         pieces = oracles.cut(table, "t", points)
         found = oracles.run_partitioned(Forward("x", f"{2**63 - 1}ns"), pieces, schema, ENGINE)
         assert found[0].to_pylist() == [None, 3.0, None]
-        found = oracles.run_partitioned(Forward("x", "1ns", "count"), pieces, schema, ENGINE)
+        found = oracles.run_partitioned(Forward("x", "1ns", stats="count"), pieces, schema, ENGINE)
         assert found[0].to_pylist() == [0, 0, None]
 
 
@@ -255,9 +269,9 @@ def test_times_at_the_ends_of_64_bits_do_not_wrap() -> None:
         ({"ahead": True}, "ahead=True"),
         ({"ahead": "0s"}, "positive"),
         ({"ahead": "soon"}, "soon"),
-        ({"ahead": 1, "stat": "median"}, "median"),
-        ({"ahead": 1, "stat": []}, "stat"),
-        ({"ahead": 1, "stat": ["sum", "sum"]}, "each once"),
+        ({"ahead": 1, "stats": "median"}, "median"),
+        ({"ahead": 1, "stats": []}, "stats"),
+        ({"ahead": 1, "stats": ["sum", "sum"]}, "each once"),
         ({"ahead": 1, "min_count": 0}, "min_count=0"),
     ],
     ids=["none", "back", "bool", "no-time", "no-length", "unknown", "nothing", "twice", "count"],
@@ -272,7 +286,7 @@ def test_differences_of_integers_are_exact_up_to_what_64_bits_hold() -> None:
     for type_, (least, most) in limits.items():
         table = pa.table({"k": ["a"] * 4, "t": [1, 2, 3, 4], "x": pa.array([0, most, 0, 1], type_)})
         part = Partition(ENGINE.from_arrow(table), oracles.schema_of(table, ["k"], "t"))
-        ahead = Forward("x", 1, "difference")
+        ahead = Forward("x", 1, stats="difference")
         made = ahead.apply(part, {}, ENGINE).frame
         assert made is not None
         assert made["x_difference_ahead_1r"].to_list() == [most, -most, 1, None]
@@ -293,7 +307,7 @@ def test_tables_that_it_cannot_work_on_are_refused() -> None:
     with pytest.raises(DefinitionError, match="no key"):
         Forward("x", 1).inputs(TableSchema(schema.fields, (), "t"))
     with pytest.raises(SchemaError, match="'s'"):
-        Forward("s", 1, "return").inputs(schema)
+        Forward("s", 1, stats="return").inputs(schema)
 
 
 def test_of_other_packages_it_is_tried_with_what_comes_after_a_cut() -> None:
@@ -301,4 +315,4 @@ def test_of_other_packages_it_is_tried_with_what_comes_after_a_cut() -> None:
         {"k": ["a", "b"] * 20, "t": list(range(40)), "x": [float(i) for i in range(40)]}
     )
     part = Partition(ENGINE.from_arrow(frame), oracles.schema_of(frame, ["k"], "t"))
-    check_partition_independent(Forward("x", 3, ["value", "mean"]), part, ENGINE)
+    check_partition_independent(Forward("x", 3, stats=["value", "mean"]), part, ENGINE)

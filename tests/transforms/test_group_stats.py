@@ -49,8 +49,8 @@ class TestGroupStats(TransformerContract):
         return st.builds(
             fs.GroupStats,
             st.sampled_from(["x", "n", "b", ["x", "n"]]),
-            st.sampled_from([None, "s", ["g", "b"], ["s", "k"]]),
-            st.lists(st.sampled_from(STATISTICS), min_size=1, unique=True),
+            by=st.sampled_from([None, "s", ["g", "b"], ["s", "k"]]),
+            stats=st.lists(st.sampled_from(STATISTICS), min_size=1, unique=True),
         )
 
     def expected(self, transformer: Any, rows: Rows, other: Rows) -> Mapping[str, Sequence[Any]]:

@@ -95,16 +95,18 @@ def test_constant_needs_no_fit_and_keeps_types() -> None:
     table = pa.table(
         {"i": pa.array([None, 2], pa.int16()), "f": [math.nan, None], "s": [None, "x"]}
     )
-    zero = Impute(numeric(), "constant", 0, indicator=True, prefix="p_")
+    zero = Impute(numeric(), "constant", fill_value=0, indicator=True, prefix="p_")
     assert zero.scope is Scope.NONE
     out = values_of(zero, cut_table(table, [1]))
     assert out.schema.names == ["p_i", "p_i_missing", "p_f", "p_f_missing"]
     assert out["p_i"].to_pylist() == [0, 2]
     assert out["p_i"].type == pa.int16()
     assert out["p_f"].to_pylist() == [0.0, 0.0]
-    words = values_of(Impute(strings(), "constant", "?", indicator=True), cut_table(table))
+    words = values_of(
+        Impute(strings(), "constant", fill_value="?", indicator=True), cut_table(table)
+    )
     assert words.to_pydict() == {"s": ["?", "x"], "s_missing": [True, False]}
-    nan = values_of(Impute("f", "constant", math.inf), cut_table(table))
+    nan = values_of(Impute("f", "constant", fill_value=math.inf), cut_table(table))
     assert nan["f"].to_pylist() == [math.inf, math.inf]
 
 
@@ -121,7 +123,7 @@ def test_a_constant_that_does_not_fit_is_refused(column: str, value: object) -> 
         )
     )  # fmt: skip
     with pytest.raises(DefinitionError, match="cannot fill"):
-        Impute(column, "constant", value).inputs(schema)  # type: ignore[arg-type]
+        Impute(column, "constant", fill_value=value).inputs(schema)  # type: ignore[arg-type]
 
 
 def test_what_is_refused() -> None:
@@ -134,7 +136,7 @@ def test_what_is_refused() -> None:
         Impute("f", "modal")
     for strategy, value in (("mean", 1.0), ("constant", None)):
         with pytest.raises(DefinitionError, match="value="):
-            Impute("f", strategy, value)
+            Impute("f", strategy, fill_value=value)
     with pytest.raises(DefinitionError, match="nothing to learn"):
         Impute("f").finish({})
 
@@ -158,7 +160,7 @@ def test_values_seen_only_later_are_filled_with_what_was_learnt() -> None:
 
 def test_specs() -> None:
     for fill in (
-        Impute("x"), Impute(numeric(), "constant", math.inf), Impute(["a", "b"], "constant", "é"),
+        Impute("x"), Impute(numeric(), "constant", fill_value=math.inf), Impute(["a", "b"], "constant", fill_value="é"),
         Impute(strings(), "most_frequent", indicator=True, rename={"a": "b"}),
     ):  # fmt: skip
         assert transformer_from_spec(fill.spec()) == fill

@@ -34,9 +34,9 @@ class TestAsOfJoinOfLateRows(TransformerContract):
     def transformers(self) -> st.SearchStrategy[Transformer]:
         by = st.sampled_from([{"k": "k"}, {"k": "k", "g": "g"}, {"s": "k"}, ()])
         return st.builds(
-            fs.AsOfJoin, st.just(OTHER), st.just(["x", "n"]), by, st.sampled_from([None, "2us"]),
-            st.sampled_from([None, None, "7us", "100us"]), st.booleans(), prefix=st.just("j_"),
-            available=st.just("a"),
+            fs.AsOfJoin, st.just(OTHER), st.just(["x", "n"]), exact=st.booleans(), by=by,
+            lag=st.sampled_from([None, "2us"]), available=st.just("a"),
+            max_age=st.sampled_from([None, None, "7us", "100us"]), prefix=st.just("j_"),
         )  # fmt: skip
 
     def others(self) -> st.SearchStrategy[pa.Table]:
@@ -63,7 +63,7 @@ class TestLookupOfWhatWasKnown(TransformerContract):
         known = st.sampled_from([("0us", None), ("3us", None), (None, "a"), ("3us", "a")])
         return known.map(
             lambda one: fs.Lookup(
-                OTHER, ["s"], {"k": "k"}, prefix="l_", lag=one[0], available=one[1]
+                OTHER, ["s"], by={"k": "k"}, lag=one[0], available=one[1], prefix="l_"
             )
         )
 

@@ -28,7 +28,7 @@ def test_equals_the_oracle_however_cut(
     table: pa.Table, column: str, periods: list[int], by: Any, points: list[int]
 ) -> None:
     schema = oracles.schema_of(table, ["k"], "t")
-    lag = Lag(column, periods, by)
+    lag = Lag(column, periods, by=by)
     whole = oracles.run_partitioned(lag, [table], schema, ENGINE)
     pieces = [*oracles.cut(table, "t", points), table.slice(0, 0)]
     assert oracles.same_values(whole, oracles.run_partitioned(lag, pieces, schema, ENGINE))
@@ -46,7 +46,7 @@ def test_combine_is_associative_and_equals_one_summary(
     table: pa.Table, periods: list[int], by: Any, points: tuple[int, int]
 ) -> None:
     schema = oracles.schema_of(table, ["k"], "t")
-    lag = Lag(["s", "x"], periods, by)
+    lag = Lag(["s", "x"], periods, by=by)
     pieces = oracles.cut(table, "t", points)
     pieces = [*pieces, *[table.slice(0, 0)] * (3 - len(pieces))]
     a, b, c, whole = (

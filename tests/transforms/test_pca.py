@@ -164,7 +164,7 @@ def test_a_tensor_has_nan_where_columns_have_null() -> None:
         }
     )
     (part,) = cut_table(table)
-    columns, tensor = fs.PCA(["x", "y"], 2), fs.PCA(["x", "y"], 2, "both", True)
+    columns, tensor = fs.PCA(["x", "y"], 2), fs.PCA(["x", "y"], 2, output="both", tensor=True)
     state = learn(columns, [part])
     frame = columns.apply(part, state, ENGINE).frame
     assert frame is not None

@@ -129,7 +129,7 @@ def test_passes_needs_and_reads() -> None:
 def test_a_column_replaced_after_it_was_read() -> None:
     # Step 0 reads the original x, step 1 replaces it, step 2 reads what step 0 made.
     pipeline = Pipeline(
-        Expression(y=nw.col("x") + 1), Impute("x", "constant", 0.0), Standardize("y")
+        Expression(y=nw.col("x") + 1), Impute("x", "constant", fill_value=0.0), Standardize("y")
     )
     assert pipeline.needs(schema_of(TABLE))[2] == {0}
     out = pipeline.fit(TABLE).transform(TABLE)
@@ -302,3 +302,33 @@ def test_rows_that_are_learnt_from_are_told_apart_when_both_happen_at_once() -> 
     assert whole.to_list() == [0.0, 5.0] * 20
     assert apart[39] == 0.0  # its own label is not in it
     assert set(apart.to_list()) != set(whole.to_list())
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame([[1.0, 2.0]], columns=["x", "x"]),
+        pd.DataFrame([[1.0, 2.0]], columns=["x", 0]),
+        pd.DataFrame({"x": [1.0], "y": pd.Series([1j])}),
+        pd.DataFrame({"x": [1, "a"]}, dtype=object),
+        pd.DataFrame({"x": [2**70]}, dtype=object),
+        pd.DataFrame({"x": ["\ud800"]}, dtype=object),
+        pd.DataFrame({"x": pd.arrays.SparseArray([0.0])}),
+        pl.DataFrame({"x": pl.Series([1], dtype=pl.Int128)}),
+        pl.DataFrame({"x": [1.0], "y": pl.Series([object()], dtype=pl.Object)}),
+        pl.DataFrame({"x": [1.0], "y": [{"a": 1}]}),
+        pl.DataFrame({"x": [1.0], "y": [None]}),
+        pl.LazyFrame({"x": [1.0]}),
+    ],
+    ids=[
+        "two-of-a-name", "a-number-as-name", "complex", "mixed", "too-large", "half-a-character",
+        "sparse", "int128", "objects", "struct", "no-type", "lazy",
+    ],
+)  # fmt: skip
+def test_frames_that_cannot_be_taken_are_refused_with_what_to_do(frame: Any) -> None:
+    fitted = Pipeline(Standardize("x")).fit(pl.DataFrame({"x": [1.0, 2.0]}))
+    for work in (Pipeline(Standardize("x")).fit, fitted.transform):
+        with pytest.raises(SchemaError) as caught:
+            work(frame)
+        assert caught.value.remedy
+    assert fitted.get_feature_names_out(["x"]) == ("x",)

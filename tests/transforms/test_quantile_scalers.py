@@ -89,7 +89,9 @@ class TestMinMax(Scaled):
 
     def transformers(self) -> st.SearchStrategy[Transformer]:
         ranges = st.sampled_from([(0, 1), (-1.5, 2.0)])
-        return st.builds(fs.MinMax, COLUMNS, ranges, st.booleans(), prefix=PREFIX)
+        return st.builds(
+            fs.MinMax, COLUMNS, feature_range=ranges, clip=st.booleans(), prefix=PREFIX
+        )
 
     def one(self, transformer: Any, value: float, known: list[float]) -> float:
         low, high = transformer.feature_range
@@ -101,7 +103,9 @@ class TestMinMax(Scaled):
 class TestRobustScale(Scaled):
     def transformers(self) -> st.SearchStrategy[Transformer]:
         ranges = st.sampled_from([(0.25, 0.75), (0.1, 1.0)])
-        return st.builds(fs.RobustScale, COLUMNS, ranges, st.booleans(), prefix=PREFIX)
+        return st.builds(
+            fs.RobustScale, COLUMNS, quantile_range=ranges, median=st.booleans(), prefix=PREFIX
+        )
 
     def one(self, transformer: Any, value: float, known: list[float]) -> float:
         low, high = (quantile(known, one) for one in transformer.quantile_range)
@@ -115,14 +119,18 @@ class TestQuantileTransform(Scaled):
     def transformers(self) -> st.SearchStrategy[Transformer]:
         outputs = st.sampled_from(["uniform", "normal"])
         return st.builds(
-            fs.QuantileTransform, COLUMNS, st.sampled_from([2, 5, 1000]), outputs, prefix=PREFIX
+            fs.QuantileTransform,
+            COLUMNS,
+            n_quantiles=st.sampled_from([2, 5, 1000]),
+            distribution=outputs,
+            prefix=PREFIX,
         )
 
     def one(self, transformer: Any, value: float, known: list[float]) -> float:
         count = min(transformer.n_quantiles, len(known))
         shares = [i / (count - 1) if count > 1 else 0.0 for i in range(count)]
         share = spread(value, [quantile(known, one) for one in shares], shares)
-        if transformer.output == "normal":
+        if transformer.distribution == "normal":
             return NormalDist().inv_cdf(min(max(share, 1e-7), 1 - 1e-7))
         return share
 
@@ -145,7 +153,7 @@ class TestWinsorize(Scaled):
     def transformers(self) -> st.SearchStrategy[Transformer]:
         limits = st.sampled_from([(0.1, 0.9), (0.0, 0.5)])
         deviations = st.sampled_from([None, 1.5])
-        return st.builds(fs.Winsorize, COLUMNS, limits, deviations, prefix=PREFIX)
+        return st.builds(fs.Winsorize, COLUMNS, limits, deviations=deviations, prefix=PREFIX)
 
     # Sums of squares are merged to about 1e-15 relative.
     bitwise = False
@@ -195,21 +203,21 @@ def numbers(rows: int = 3000) -> np.ndarray[Any, np.dtype[np.float64]]:
 PAIRS: dict[str, tuple[Columnwise, str, dict[str, Any]]] = {
     "min max": (fs.MinMax(), "MinMaxScaler", {}),
     "min max range": (
-        fs.MinMax(fs.numeric(), (-3, 5)), "MinMaxScaler", {"feature_range": (-3, 5)},
+        fs.MinMax(fs.numeric(), feature_range=(-3, 5)), "MinMaxScaler", {"feature_range": (-3, 5)},
     ),
     "min max clip": (fs.MinMax(clip=True), "MinMaxScaler", {"clip": True}),
     "robust": (fs.RobustScale(), "RobustScaler", {}),
     "robust range": (
-        fs.RobustScale(fs.numeric(), (0.05, 0.9), False), "RobustScaler",
+        fs.RobustScale(fs.numeric(), quantile_range=(0.05, 0.9), median=False), "RobustScaler",
         {"quantile_range": (5, 90), "with_centering": False},
     ),
     "uniform": (fs.QuantileTransform(), "QuantileTransformer", {"subsample": None}),
     "few quantiles": (
-        fs.QuantileTransform(fs.numeric(), 20), "QuantileTransformer",
+        fs.QuantileTransform(fs.numeric(), n_quantiles=20), "QuantileTransformer",
         {"n_quantiles": 20, "subsample": None},
     ),
     "normal": (
-        fs.QuantileTransform(fs.numeric(), output="normal"), "QuantileTransformer",
+        fs.QuantileTransform(fs.numeric(), distribution="normal"), "QuantileTransformer",
         {"output_distribution": "normal", "subsample": None},
     ),
 }  # fmt: skip
@@ -262,7 +270,7 @@ def test_impute_fills_in_the_median_of_pandas() -> None:
 
 def test_one_state_serves_all_that_learns_quantiles() -> None:
     quantiles = [
-        fs.RobustScale("x"), fs.QuantileTransform("x", output="normal"), fs.QuantileBin("x", 4),
+        fs.RobustScale("x"), fs.QuantileTransform("x", distribution="normal"), fs.QuantileBin("x", 4),
         fs.Winsorize("x"), fs.Impute("x", strategy="median"),
     ]  # fmt: skip
     moments = [
@@ -280,8 +288,8 @@ def test_one_state_serves_all_that_learns_quantiles() -> None:
     [
         fs.MinMax("x"),
         fs.RobustScale("x"),
-        fs.RobustScale("x", (0.0, 1.0)),
-        fs.QuantileTransform("x", output="normal"),
+        fs.RobustScale("x", quantile_range=(0.0, 1.0)),
+        fs.QuantileTransform("x", distribution="normal"),
         fs.Winsorize("x"),
         fs.QuantileBin("x", 3),
     ],
@@ -301,7 +309,7 @@ def test_finite_values_give_finite_ones(one: Columnwise, values: list[float]) ->
 
 def test_smallest_and_largest_are_the_same_bits_for_every_partitioning() -> None:
     table = pa.table({"x": np.random.default_rng(0).normal(size=1000) ** 5})
-    scale = fs.MinMax("x", (-1, 3))
+    scale = fs.MinMax("x", feature_range=(-1, 3))
     whole = values_of(scale, cut_table(table))
     assert values_of(scale, cut_table(table, [1, 2, 77, 500, 501])).equals(whole)
 
@@ -331,12 +339,12 @@ def test_unseen_values_beyond_the_learnt_ones() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: fs.MinMax("x", (1, 1)),
-        lambda: fs.MinMax("x", (0, float("inf"))),
-        lambda: fs.RobustScale("x", (0.5, 0.5)),
-        lambda: fs.RobustScale("x", (25, 75)),
-        lambda: fs.QuantileTransform("x", 1),
-        lambda: fs.QuantileTransform("x", output="cauchy"),
+        lambda: fs.MinMax("x", feature_range=(1, 1)),
+        lambda: fs.MinMax("x", feature_range=(0, float("inf"))),
+        lambda: fs.RobustScale("x", quantile_range=(0.5, 0.5)),
+        lambda: fs.RobustScale("x", quantile_range=(25, 75)),
+        lambda: fs.QuantileTransform("x", n_quantiles=1),
+        lambda: fs.QuantileTransform("x", distribution="cauchy"),
         lambda: fs.QuantileBin("x", within="fits"),
         lambda: fs.QuantileBin("x", by="g"),
         lambda: fs.Winsorize("x", by="g"),

@@ -47,9 +47,9 @@ FLOATS = st.one_of(st.none(), st.floats(width=32))
 
 
 def padded(one: fs.ListPad, items: list[Any] | None) -> list[Any]:
-    held = [one.pad if item is None else item for item in items or []]
+    held = [one.fill_value if item is None else item for item in items or []]
     held = held[: one.length] if one.keep == "first" else held[-one.length :]
-    return held + [one.pad] * (one.length - len(held))
+    return held + [one.fill_value] * (one.length - len(held))
 
 
 @settings(deadline=None, max_examples=60)
@@ -59,7 +59,7 @@ def test_lists_equal_brute_force_however_cut(
 ) -> None:
     items = st.lists(ITEMS if whole else FLOATS, max_size=8)
     rows = data.draw(st.lists(st.one_of(st.none(), items), min_size=1, max_size=12))
-    one = fs.ListPad("x", length, pad=-1, keep=keep)
+    one = fs.ListPad("x", length, fill_value=-1, keep=keep)
     type_ = pa.list_(pa.int64() if whole else pa.float64())
     points = data.draw(st.lists(st.integers(0, 12), max_size=3))
     wanted = np.array([padded(one, row) for row in rows], np.int32 if whole else np.float32)
@@ -73,7 +73,7 @@ def test_lists_that_do_not_fit() -> None:
     assert run(fs.ListPad("x", 2, dtype="float32"), [[2**31]], ints).tolist() == [[2.0**31, 0.0]]
     with pytest.raises(InvalidInputError, match=r"holds 1e\+300, which float32 cannot hold"):
         run(fs.ListPad("x", 2), [[1e300]], pa.list_(pa.float64()))
-    nan = run(fs.ListPad("x", 2, pad=math.nan), [[math.inf]], pa.list_(pa.float64()))
+    nan = run(fs.ListPad("x", 2, fill_value=math.nan), [[math.inf]], pa.list_(pa.float64()))
     assert nan[0][0] == math.inf
     assert math.isnan(nan[0][1])
     schema = oracles.schema_of(
@@ -86,9 +86,9 @@ def test_lists_that_do_not_fit() -> None:
         fs.ListPad("f", 2, dtype="int32").outputs(schema)
     for pad in (0.5, 2**31, math.nan, math.inf):
         with pytest.raises(DefinitionError, match="cannot pad int32"):
-            fs.ListPad("i", 2, pad).outputs(schema)
-    with pytest.raises(DefinitionError, match="ListPad has pad=True"):
-        fs.ListPad("i", 2, True)
+            fs.ListPad("i", 2, fill_value=pad).outputs(schema)
+    with pytest.raises(DefinitionError, match="ListPad has fill_value=True"):
+        fs.ListPad("i", 2, fill_value=True)
 
 
 # --- texts ----------------------------------------------------------------------------------------
@@ -160,7 +160,9 @@ def test_texts_equal_brute_force_however_cut(
     seed: int,
     points: list[int],
 ) -> None:
-    one = fs.TextHash("x", 7, length, unit, ngrams, lowercase, keep, seed)
+    one = fs.TextHash(
+        "x", 7, length=length, unit=unit, ngrams=ngrams, lowercase=lowercase, keep=keep, seed=seed
+    )
     found = run(one, texts, pa.string(), points)
     ids = [ids_of(one, text) for text in texts]
     if length is None:
@@ -180,9 +182,11 @@ def test_which_characters_end_a_word() -> None:
 
 
 def test_ids_never_change() -> None:
-    found = run(fs.TextHash("x", 2**31 - 2, 4, ngrams=(1, 2)), ["Fed cuts rates"], pa.string())
+    found = run(
+        fs.TextHash("x", 2**31 - 2, length=4, ngrams=(1, 2)), ["Fed cuts rates"], pa.string()
+    )
     assert found.tolist() == [[122070093, 1146710706, 827664524, 1357019895]]
-    found = run(fs.TextHash("x", 1000, 2, "characters"), ["aé"], pa.string())
+    found = run(fs.TextHash("x", 1000, length=2, unit="characters"), ["aé"], pa.string())
     assert found.tolist() == [[690, 253]]
 
 
@@ -190,7 +194,7 @@ def test_many_rows_are_the_rows_one_by_one() -> None:
     rng = np.random.default_rng(2)
     words = np.array(["alpha", "Beta", "γάμμα", "d-e", ""])
     texts = [" ".join(words[rng.integers(0, 5, size)]) for size in rng.integers(0, 9, 3000)]
-    one = fs.TextHash("x", 50, 5, ngrams=(1, 2))
+    one = fs.TextHash("x", 50, length=5, ngrams=(1, 2))
     together = run(one, texts, pa.string())
     alone = np.concatenate([run(one, [text], pa.string()) for text in texts[1000:1100]])
     assert together[1000:1100].tolist() == alone.tolist()
@@ -204,7 +208,11 @@ def test_many_rows_are_the_rows_one_by_one() -> None:
 
 @pytest.mark.parametrize(
     "one",
-    [fs.ListPad("v", 3, keep="last"), fs.TextHash("s", 20, 4), fs.TextHash("s", 20, ngrams=(1, 3))],
+    [
+        fs.ListPad("v", 3, keep="last"),
+        fs.TextHash("s", 20, length=4),
+        fs.TextHash("s", 20, ngrams=(1, 3)),
+    ],
     ids=["lists", "ids", "counts"],
 )
 def test_stored_features(one: Any) -> None:
@@ -230,7 +238,7 @@ def test_stored_features(one: Any) -> None:
         lambda: fs.ListPad("x", 2, keep="middle"),
         lambda: fs.ListPad("x", 2, dtype="int8"),
         lambda: fs.TextHash("x", 0),
-        lambda: fs.TextHash("x", 5, 0),
+        lambda: fs.TextHash("x", 5, length=0),
         lambda: fs.TextHash("x", unit="sentences"),
         lambda: fs.TextHash("x", ngrams=0),
         lambda: fs.TextHash("x", ngrams=(3, 2)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ def definitions(draw: st.DrawFn, column: st.SearchStrategy[str], *, rows: bool) 
     return Rolling(
         draw(column),
         width if rows else Duration(width * unit),
-        draw(st.lists(st.sampled_from(EVERY), min_size=1, unique=True)),
+        stats=draw(st.lists(st.sampled_from(EVERY), min_size=1, unique=True)),
         by=draw(st.sampled_from(BY)),
         closed=draw(st.sampled_from(CLOSED)),
         lag=None if lag is None else (lag if rows else Duration(lag * unit)),
@@ -131,7 +132,7 @@ def numbers_table(rows: int, keys: int, seed: int = 0) -> tuple[pa.Table, TableS
 @pytest.mark.parametrize("pieces", [2, 7, 50])
 def test_long_windows_are_bitwise_independent_of_partitions(pieces: int) -> None:
     table, schema = numbers_table(20_000, 3)
-    rolling = Rolling("x", "12h", EVERY, closed="left", lag="10m")
+    rolling = Rolling("x", "12h", stats=EVERY, closed="left", lag="10m")
     whole = oracles.run_partitioned(rolling, [table], schema, ENGINE)
     step = len(table) // pieces
     parts = oracles.cut(table, "t", range(step, len(table), step))
@@ -141,9 +142,9 @@ def test_long_windows_are_bitwise_independent_of_partitions(pieces: int) -> None
 
 def test_a_value_does_not_depend_on_which_other_statistics_are_asked_for() -> None:
     table, schema = numbers_table(500, 2)
-    together = oracles.run_partitioned(Rolling("x", "1h", EVERY), [table], schema, ENGINE)
+    together = oracles.run_partitioned(Rolling("x", "1h", stats=EVERY), [table], schema, ENGINE)
     for stat in EVERY:
-        alone = oracles.run_partitioned(Rolling("x", "1h", stat), [table], schema, ENGINE)
+        alone = oracles.run_partitioned(Rolling("x", "1h", stats=stat), [table], schema, ENGINE)
         assert oracles.same_values(alone, together.select([f"x_{stat}_1h"]))
 
 
@@ -155,7 +156,7 @@ def test_nan_and_infinity_stay_in_their_windows() -> None:
         }
     )
     schema = oracles.schema_of(table, [], "t")
-    rolling = Rolling("x", "2ms", ["mean", "std", "max"], by=[])
+    rolling = Rolling("x", "2ms", stats=["mean", "std", "max"], by=[])
     out = oracles.run_partitioned(rolling, [table], schema, ENGINE).to_pydict()
     assert oracles.close_values(
         out["x_mean_2ms"], [1.0, math.nan, math.nan, math.inf, math.inf, 3.5]
@@ -181,7 +182,7 @@ def test_quantiles_equal_those_of_pandas_and_polars(closed: Literal["right", "le
     )
     table = frame.to_arrow()
     schema = oracles.schema_of(table, [], "t")
-    rolling = Rolling("x", "1s", ["median", "q0.9"], by=[], closed=closed)
+    rolling = Rolling("x", "1s", stats=["median", "q0.9"], by=[], closed=closed)
     out = oracles.run_partitioned(rolling, [table], schema, ENGINE)
     windows = frame.to_pandas().set_index("t")["x"].rolling("1s", min_periods=1, closed=closed)
     for name, level in (("median", 0.5), ("q0.9", 0.9)):
@@ -199,11 +200,11 @@ def test_sums_of_integers_are_exact_and_never_wrap() -> None:
         {"t": pa.array(range(3), pa.timestamp("ms")), "n": pa.array([big - 1, 1, 5], pa.int64())}
     )
     schema = oracles.schema_of(table, [], "t")
-    out = oracles.run_partitioned(Rolling("n", 2, "sum", by=[]), [table], schema, ENGINE)
+    out = oracles.run_partitioned(Rolling("n", 2, stats="sum", by=[]), [table], schema, ENGINE)
     assert out["n_sum_2r"].to_pylist() == [big - 1, big, 6]
     table = table.set_column(1, "n", pa.array([big, big, big], pa.int64()))
     with pytest.raises(InvalidInputError, match="does not fit 64 bits"):
-        oracles.run_partitioned(Rolling("n", 2, "sum", by=[]), [table], schema, ENGINE)
+        oracles.run_partitioned(Rolling("n", 2, stats="sum", by=[]), [table], schema, ENGINE)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_output_types(type_: pa.DataType, stat: str, out: pa.DataType) -> None:
         {"t": pa.array([0, 1], pa.timestamp("ms")), "v": pa.array([1, None], pa.int8()).cast(type_)}
     )
     schema = oracles.schema_of(table, [], "t")
-    result = oracles.run_partitioned(Rolling("v", 2, stat, by=[]), [table], schema, ENGINE)
+    result = oracles.run_partitioned(Rolling("v", 2, stats=stat, by=[]), [table], schema, ENGINE)
     assert result.schema.field(0).type == out
     assert result.column(0).to_pylist() == [1, 1]
 
@@ -237,7 +238,7 @@ def test_dates_and_zoned_times_have_windows() -> None:
         table = pa.table({"t": pa.array(values, base).cast(type_), "x": [1.0, 2.0, 4.0]})
         schema = oracles.schema_of(table, [], "t")
         parts = oracles.cut(table, "t", [1, 2])
-        out = oracles.run_partitioned(Rolling("x", "2d", "sum", by=[]), parts, schema, ENGINE)
+        out = oracles.run_partitioned(Rolling("x", "2d", stats="sum", by=[]), parts, schema, ENGINE)
         assert out["x_sum_2d"].to_pylist() == [1.0, 3.0, 4.0]
 
 
@@ -247,7 +248,7 @@ def test_extreme_times_do_not_overflow() -> None:
         {"t": pa.array([low, low + 1, high], pa.timestamp("ns")), "x": [1.0, 2.0, 4.0]}
     )
     schema = oracles.schema_of(table, [], "t")
-    rolling = Rolling("x", "7d", "sum", by=[], lag="1ns")
+    rolling = Rolling("x", "7d", stats="sum", by=[], lag="1ns")
     for points in ([], [1], [2], [1, 2]):
         parts = oracles.cut(table, "t", points)
         out = oracles.run_partitioned(rolling, parts, schema, ENGINE)
@@ -270,9 +271,9 @@ def test_state_of_a_time_window_is_bounded() -> None:
 
 def test_names_and_renaming() -> None:
     _, schema = numbers_table(3, 1)
-    names = [field.name for field in Rolling("x", "168h", ["mean", "std"]).outputs(schema)]
+    names = [field.name for field in Rolling("x", "168h", stats=["mean", "std"]).outputs(schema)]
     assert names == ["x_mean_7d", "x_std_7d"]
-    rolling = Rolling(["x"], 5, ["mean", "max"], prefix="late_", rename={"x_max_5r": "peak"})
+    rolling = Rolling(["x"], 5, stats=["mean", "max"], prefix="late_", rename={"x_max_5r": "peak"})
     assert [field.name for field in rolling.outputs(schema)] == ["late_x_mean_5r", "peak"]
     with pytest.raises(DefinitionError, match="which it does not produce"):
         Rolling("x", 5, rename={"nope": "y"}).outputs(schema)
@@ -280,13 +281,16 @@ def test_names_and_renaming() -> None:
 
 def test_definitions_survive_json() -> None:
     rolling = Rolling(
-        ["x"], "7d", ["mean"], by="k", closed="left", lag="2h", rename={"x_mean_7d": "m"}
+        ["x"], "7d", stats=["mean"], by="k", closed="left", lag="2h", rename={"x_mean_7d": "m"}
     )
     again = transformer_from_spec(rolling.spec())
     assert again == rolling
     assert again.fingerprint() == rolling.fingerprint()
     assert Rolling("x", "7d").fingerprint() != Rolling("x", "8d").fingerprint()
-    assert Rolling("x", "7d", "min").state_fingerprint() == Rolling("x", "7d").state_fingerprint()
+    assert (
+        Rolling("x", "7d", stats="min").state_fingerprint()
+        == Rolling("x", "7d").state_fingerprint()
+    )
     assert Rolling("x", "7d").state_fingerprint() != Rolling("x", "8d").state_fingerprint()
 
 
@@ -338,7 +342,7 @@ def test_peak_memory_is_within_the_model() -> None:
 
     table, schema = numbers_table(200_000, 50)
     part = Partition(ENGINE.from_arrow(table), schema)
-    rolling = Rolling("x", "1d", ["mean", "std", "min"])
+    rolling = Rolling("x", "1d", stats=["mean", "std", "min"])
     tracemalloc.start()
     rolling.apply(part, {}, ENGINE)
     _, peak = tracemalloc.get_traced_memory()
@@ -346,3 +350,16 @@ def test_peak_memory_is_within_the_model() -> None:
     outputs = 3 * 8 * len(table)
     sizes = {name: table[name].nbytes for name in table.column_names}
     assert peak - outputs <= rolling.memory(schema, Extent(len(table), sizes))
+
+
+@pytest.mark.parametrize("type_", [pa.int64(), pa.uint64()], ids=str)
+def test_means_of_integers_are_of_exact_sums_however_large(type_: pa.DataType) -> None:
+    large = 2**63 - 1 if type_ == pa.int64() else 2**64 - 1
+    numbers = [large, 2**53 + 1, 2**53 + 1, 1 - (2**53 if type_ == pa.int64() else 0), large, large]
+    table = pa.table({"t": range(6), "n": pa.array(numbers, type_)})
+    schema = oracles.schema_of(table, [], "t")
+    mean = Rolling("n", 2, stats="mean", by=[])
+    wanted = [float(large)] + [float(Fraction(sum(numbers[i - 1 : i + 1]), 2)) for i in range(1, 6)]
+    for points in ([], [1, 3], [2, 4, 5]):
+        out = oracles.run_partitioned(mean, oracles.cut(table, "t", points), schema, ENGINE)
+        assert out["n_mean_2r"].to_pylist() == wanted

@@ -119,12 +119,12 @@ class TestRowWise(TransformerContract):
             st.builds(lambda one, two: fs.Clip(one, *two, prefix="o_"), numbers_only(), bounds),
             st.builds(fs.Log, st.just("x"), kinds, **named),
             st.builds(
-                fs.Bucketize, numbers, st.just(BOUNDARIES), st.sampled_from(["left", "right"]),
+                fs.Bucketize, numbers, st.just(BOUNDARIES), closed=st.sampled_from(["left", "right"]),
                 **named,
             ),
-            st.builds(fs.Cast, numbers, types, st.just("null"), **named),
-            st.builds(fs.Hash, discrete, buckets, seeds, **named),
-            st.builds(fs.HashCross, st.sampled_from([["s", "n"], ["b", "s", "g"]]), buckets, seeds),
+            st.builds(fs.Cast, numbers, types, overflow=st.just("null"), **named),
+            st.builds(fs.Hash, discrete, buckets, seed=seeds, **named),
+            st.builds(fs.HashCross, st.sampled_from([["s", "n"], ["b", "s", "g"]]), buckets, seed=seeds),
             st.sampled_from(["s", "n", "b"]).map(lambda one: fs.OneHot(one, ONE_HOT[one])),
         )  # fmt: skip
 
@@ -192,10 +192,13 @@ def test_buckets_equal_those_of_pandas_and_are_exact() -> None:
     for closed in ("left", "right"):
         edges = [-math.inf, -1.0, 0.0, 0.25, math.inf]
         wanted = pd.cut(values, edges, right=closed == "right", labels=False) + 1
-        assert run(fs.Bucketize("x", edges[1:-1], closed), values, pa.float64()) == wanted.tolist()
+        assert (
+            run(fs.Bucketize("x", edges[1:-1], closed=closed), values, pa.float64())
+            == wanted.tolist()
+        )
     far = [2**62, 2**62 + 1, 2**62 + 2]
     assert run(fs.Bucketize("x", [2**62 + 1]), far, pa.int64()) == [1, 2, 2]
-    assert run(fs.Bucketize("x", [2**62 + 1], "right"), far, pa.int64()) == [1, 1, 2]
+    assert run(fs.Bucketize("x", [2**62 + 1], closed="right"), far, pa.int64()) == [1, 1, 2]
     assert run(fs.Bucketize("x", [-1e9, 0.5, 1e9]), [-128, 0, 1], pa.int8()) == [2, 2, 3]
     wide = fs.Bucketize("x", [0, 2**63])
     assert run(wide, [0, 2**63 - 1, 2**63], pa.uint64()) == [2, 2, 3]
@@ -209,12 +212,15 @@ def test_casts_refuse_what_does_not_fit() -> None:
         run(fs.Cast("x", "int8"), [1.0, math.nan], pa.float64())
     assert run(fs.Cast("x", "int8"), [1, None], pa.int64()) == [1, None]
     edges = [-(2.0**63), 2.0**63, -128.9, 127.9, 128.0]
-    assert run(fs.Cast("x", "int64", "null"), edges[:2], pa.float64()) == [-(2**63), None]
-    assert run(fs.Cast("x", "int8", "null"), edges[2:], pa.float64()) == [-128, 127, None]
-    assert run(fs.Cast("x", "uint64", "null"), [2.0**64, 2.0**63], pa.float64()) == [None, 2**63]
+    assert run(fs.Cast("x", "int64", overflow="null"), edges[:2], pa.float64()) == [-(2**63), None]
+    assert run(fs.Cast("x", "int8", overflow="null"), edges[2:], pa.float64()) == [-128, 127, None]
+    assert run(fs.Cast("x", "uint64", overflow="null"), [2.0**64, 2.0**63], pa.float64()) == [
+        None,
+        2**63,
+    ]
     largest = float(np.finfo(np.float32).max)
     floats = [largest, math.nextafter(largest, math.inf), 3.5e38, math.inf]
-    cast = run(fs.Cast("x", "float32", "null"), floats, pa.float64())
+    cast = run(fs.Cast("x", "float32", overflow="null"), floats, pa.float64())
     assert cast == [largest, largest, None, math.inf]
 
 
@@ -222,7 +228,7 @@ def test_hashes_are_the_same_for_other_widths_and_long_texts() -> None:
     for type_ in (pa.int8(), pa.uint16(), pa.int64()):
         assert run(fs.Hash("x", 1000), [5, None], type_) == [code_of([5], 1000, 0), 0]
     texts = ["long " * 40, "other " * 40] * 50
-    assert run(fs.Hash("x", 99, 7), texts, pa.string()) == [code_of([t], 99, 7) for t in texts]
+    assert run(fs.Hash("x", 99, seed=7), texts, pa.string()) == [code_of([t], 99, 7) for t in texts]
 
 
 def test_one_hot_equals_that_of_polars_and_comes_as_a_tensor() -> None:
@@ -273,11 +279,11 @@ def test_stored_codes_are_known_to_datasets() -> None:
         lambda: fs.Bucketize("x", []),
         lambda: fs.Bucketize("x", [1, 1]),
         lambda: fs.Bucketize("x", [0, math.inf]),
-        lambda: fs.Bucketize("x", [1], "both"),
+        lambda: fs.Bucketize("x", [1], closed="both"),
         lambda: fs.Cast("x", "string"),
-        lambda: fs.Cast("x", "int8", "wrap"),
+        lambda: fs.Cast("x", "int8", overflow="wrap"),
         lambda: fs.Hash("x", 0),
-        lambda: fs.Hash("x", 5, -1),
+        lambda: fs.Hash("x", 5, seed=-1),
         lambda: fs.HashCross(["x", "y"], 2**31),
         lambda: fs.OneHot("x", []),
         lambda: fs.OneHot("x", "ab"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -49,7 +50,7 @@ class TestExpanding(TransformerContract):
     def transformers(self) -> st.SearchStrategy[Transformer]:
         stats = st.lists(st.sampled_from(STATISTICS), min_size=1, max_size=3, unique=True)
         return st.builds(
-            fs.Expanding, st.sampled_from(["x", "n", "b"]), stats, st.integers(1, 3),
+            fs.Expanding, st.sampled_from(["x", "n", "b"]), stats, min_count=st.integers(1, 3),
             by=BY, closed=CLOSED, lag=LAGS, prefix=st.just("p_"),
         )  # fmt: skip
 
@@ -84,7 +85,7 @@ class TestTimeSince(TransformerContract):
     def transformers(self) -> st.SearchStrategy[Transformer]:
         where = st.sampled_from([None, "b"])
         return st.builds(
-            fs.TimeSince, where, st.sampled_from(["1us", "2ns", "3us"]),
+            fs.TimeSince, where, unit=st.sampled_from(["1us", "2ns", "3us"]),
             by=BY, closed=CLOSED, lag=LAGS, prefix=st.just("p_"),
         )  # fmt: skip
 
@@ -224,7 +225,9 @@ def run(transformer: Transformer, frame: pl.DataFrame, pieces: int = 1) -> dict[
 @pytest.mark.parametrize("half_life", [1.5, 40])
 def test_ewm_of_rows_equals_pandas(adjust: bool, ignore: bool, half_life: float) -> None:
     frame = frame_of(2000, 7)
-    out = run(fs.EWM("x", half_life, ["mean", "std"], adjust=adjust, ignore_nulls=ignore), frame, 9)
+    out = run(
+        fs.EWM("x", half_life, stats=["mean", "std"], adjust=adjust, ignore_nulls=ignore), frame, 9
+    )
     rows = frame.to_pandas()
     groups = rows.groupby("k")["x"]
     options = {"halflife": half_life, "adjust": adjust, "ignore_na": ignore}
@@ -256,6 +259,18 @@ def test_expanding_equals_pandas_bit_for_bit_in_any_pieces() -> None:
             lambda one, stat=stat: getattr(one.expanding(1), stat)()
         )
         np.testing.assert_allclose(out[f"x_expanding_{stat}"], theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_several_columns_are_what_each_is_alone() -> None:
+    frame = frame_of(300, 3).with_columns(n=pl.int_range(300))
+    for one in (
+        fs.Expanding(["x", "n"], ["sum", "std"]),
+        fs.EWM(["n", "x"], 3, stats=["mean", "std"]),
+    ):
+        together = run(one, frame, 4)
+        for column in ("x", "n"):
+            for name, values in run(replace(one, columns=column), frame).items():
+                np.testing.assert_array_equal(together[name], values)
 
 
 def test_deviations_are_right_though_means_are_a_trillion_times_larger() -> None:
@@ -336,7 +351,7 @@ def test_dates_have_a_length() -> None:
     wanted: dict[Transformer, list[Any]] = {
         fs.TimeSince(unit="1d", by=[]): [None, 1.0, 0.0, 3.0],
         fs.Expanding("x", "sum", by=[], lag="1d"): [None, 1, 1, 9],
-        fs.ExpandingTarget("x", "x", 0.0, lag="3d", prefix="p"): [None, None, None, 3.0],
+        fs.ExpandingTarget("x", "x", smoothing=0.0, lag="3d", prefix="p"): [None, None, None, 3.0],
         fs.EWM("x", "1d", by=[]): [1.0, 3.5 / 1.5, 8.5 / 2.5, (7 + 8.5 / 8) / (1 + 2.5 / 8)],
     }
     for one, values in wanted.items():
@@ -380,7 +395,7 @@ def test_states_serve_all_that_differ_in_names_only() -> None:
     "wrong",
     [
         lambda: fs.EWM("x", 0), lambda: fs.EWM("x", math.nan), lambda: fs.EWM("x", True),
-        lambda: fs.EWM("x", "0s"), lambda: fs.EWM("x", "1 month"), lambda: fs.EWM("x", 2, "var"),
+        lambda: fs.EWM("x", "0s"), lambda: fs.EWM("x", "1 month"), lambda: fs.EWM("x", 2, stats="var"),
         lambda: fs.EWM("x", "1d", ignore_nulls=True), lambda: fs.EWM("x", 2, min_count=0),
         lambda: fs.EWM("x", 2, adjust=1),  # type: ignore[arg-type]
         lambda: fs.Expanding("x", "mode"),

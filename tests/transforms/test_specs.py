@@ -61,7 +61,7 @@ GOLDEN: dict[str, tuple[Transformer, str]] = {
     ),
     "impute": (Impute(numeric(), indicator=True), "ece30456645ab871236eee9c254fa485"),
     "impute constant": (
-        Impute("s", "constant", "?", rename={"s": "t"}),
+        Impute("s", "constant", fill_value="?", rename={"s": "t"}),
         "ccb1467d8328ef44f3d9c0186d548fb6",
     ),
     "standardize": (
@@ -69,10 +69,16 @@ GOLDEN: dict[str, tuple[Transformer, str]] = {
         "7e5b7037b92f16e3b3105ab2c5f196aa",
     ),
     "impute median": (Impute("x", "median"), "3647f2964389a5193381073c9479cca6"),
-    "min max": (MinMax(numeric(), (-1, 1), clip=True), "96b9aeff96e3e5567b50c14d8654941d"),
-    "robust scale": (RobustScale("x", (0.1, 0.9), False), "53931a09be541e14a533a1e4eac21388"),
+    "min max": (
+        MinMax(numeric(), feature_range=(-1, 1), clip=True),
+        "96b9aeff96e3e5567b50c14d8654941d",
+    ),
+    "robust scale": (
+        RobustScale("x", quantile_range=(0.1, 0.9), median=False),
+        "53931a09be541e14a533a1e4eac21388",
+    ),
     "quantile transform": (
-        QuantileTransform(numeric(), 50, "normal"),
+        QuantileTransform(numeric(), n_quantiles=50, distribution="normal"),
         "54fa2b8553400770035091ddaad30629",
     ),
     "quantile bin": (QuantileBin("x", 4), "c87f943392bcf23c215b234a4e0b772b"),

@@ -75,7 +75,7 @@ def learn(one: fs.TfIdf, pieces: Sequence[Sequence[str | None]]) -> State:
     st.lists(TEXTS, max_size=12),
     st.lists(st.integers(0, 12), max_size=3),
     st.builds(
-        fs.TfIdf, st.just("s"), st.sampled_from([2, 5, 40]), st.booleans(),
+        fs.TfIdf, st.just("s"), st.sampled_from([2, 5, 40]), hashed=st.booleans(),
         min_count=st.sampled_from([1, 2]),
     ),
 )  # fmt: skip

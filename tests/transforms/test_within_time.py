@@ -146,7 +146,7 @@ class TestWithinTime(TransformerContract):
         time = {**named, "within": st.just("time")}
         limits = st.sampled_from([(0.01, 0.99), (0.25, 0.5), (0.0, 0.7), (0.3, 1)])
         return st.one_of(
-            st.builds(fs.Rank, columns, methods, flags, flags, **named),
+            st.builds(fs.Rank, columns, methods, normalized=flags, ascending=flags, **named),
             st.builds(fs.ZScore, columns, **named),
             st.builds(fs.Demean, columns, **named),
             st.builds(fs.Winsorize, columns, limits, **time),
@@ -188,7 +188,11 @@ def test_ranks_equal_those_of_pandas() -> None:
     for method in ("average", "min", "max", "dense"):
         for normalized in (True, False):
             for ascending in (True, False):
-                ranks = run(fs.Rank("x", method, normalized, ascending), frame["x"], t=frame["t"])
+                ranks = run(
+                    fs.Rank("x", method, normalized=normalized, ascending=ascending),
+                    frame["x"],
+                    t=frame["t"],
+                )
                 wanted = groups.rank(method=method, pct=normalized, ascending=ascending)
                 assert ranks == wanted.tolist()
 
