@@ -65,6 +65,8 @@ def learn(work: CombineWork, key: str, states: StateStore, limit: int, scratch: 
         files.close()
         release_freed()
         states.put(key, finish(kept.state()))
+        del kept
+    release_freed()
 
 
 def folded(

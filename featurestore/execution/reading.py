@@ -9,13 +9,16 @@ The source is a small picklable value (metadata only); data is read where the ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals as nw
+import numpy as np
 import pyarrow as pa
 
+from featurestore.engines.arrow import read_arrow
+from featurestore.engines.coded import split_coded
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError
 from featurestore.fingerprint import fingerprint
@@ -102,6 +105,8 @@ class PartitionSource:
         columns: Sequence[str],
         schema: TableSchema,
         rows: tuple[int, int] | None = None,
+        coded: Collection[str] = (),
+        until: int | None = None,
     ) -> Partition:
         """Return columns of this partition, scalars in the order asked for.
 
@@ -118,6 +123,10 @@ class PartitionSource:
         rows : tuple of int, optional
             Only the rows ``start <= row < stop``: a slice. Of each file, only the row groups that
             hold some of them are read.
+        coded : collection of str
+            Columns of texts that may be dictionaries beside the frame (``Partition.coded``).
+        until : int, optional
+            Rows after this time, in steps of the time column, may be left out.
 
         Raises
         ------
@@ -136,18 +145,35 @@ class PartitionSource:
             )
         tensor_names = self._tensors(columns)
         scalars = [name for name in columns if name not in tensor_names]
-        frames = []
-        for group, entry, names in self._reads(scalars):
-            frame = engine.read_parquet(store, entry.files, names, entry, rows)
-            if len(frame) != stop - start:
-                raise self._row_mismatch(group, self.rows - (stop - start) + len(frame))
-            frames.append(frame)
+        coded = {one for one in coded if one in scalars and pa.types.is_string(schema[one].type)}
+        if len(coded) == len(scalars):  # a frame without columns has no rows
+            coded = set()
+        frames, beside = [], dict[str, pa.DictionaryArray]()
+        reads = self._reads(scalars)
+        last = None
+        if until is not None and rows is None and len(reads) == 1 and schema.time in scalars:
+            last = schema.time, until
+        for group, entry, names in reads:
+            if (coded or last is not None) and engine.xp is np:
+                table = read_arrow(store, entry.files, names, entry, rows, coded, last)
+                found = len(table)
+                table, more = split_coded(table, [one for one in names if one in coded])
+                frame, beside = engine.from_arrow(table), {**beside, **more}
+                stop = found if last is not None else stop
+            else:
+                frame = engine.read_parquet(store, entry.files, names, entry, rows)
+                found = len(frame)
+            if found != stop - start:
+                raise self._row_mismatch(group, self.rows - (stop - start) + found)
+            frames += [frame] if frame.columns else []
         tensors = {
             name: self._read_tensor(store, engine, name, start, stop)
             for name in columns
             if name in tensor_names
         }
-        return Partition(_side_by_side(frames, engine).select(scalars), schema, tensors)
+        plain = [name for name in scalars if name not in beside]
+        frame = _side_by_side(frames, engine).select(plain)
+        return Partition(frame, schema, tensors, coded=beside)
 
     def blocks(self, store: ObjectStore, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield scalar columns of this partition side by side, a few rows at a time.

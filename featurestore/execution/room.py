@@ -15,7 +15,7 @@ from featurestore.allocators import release_freed
 from featurestore.errors import MemoryLimitError
 from featurestore.execution.budget import DRIFT, budget_of, resident_bytes_now
 from featurestore.execution.dask import Executor
-from featurestore.execution.sites import reserved_bytes
+from featurestore.execution.sites import reserved_bytes, settled_bytes
 from featurestore.units import format_bytes
 
 _KIB: Final = 2**10
@@ -125,7 +125,8 @@ def holding(need: Need, limit: int, engine: str, instead: str) -> Iterator[None]
     MemoryLimitError
         Before anything is done.
     """
-    require_room(need, limit, reserved_bytes(engine), instead)
+    # What earlier work freed may be on its way back to the system.
+    require_room(need, limit, settled_bytes(engine, limit - need.bytes), instead)
     with budget_of().admit(need.bytes, limit):
         yield
 

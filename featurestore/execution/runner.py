@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from featurestore.execution.dask import Executor
 from featurestore.execution.feasibility import require_feasible
+from featurestore.execution.journal_keeper import keeping
 from featurestore.execution.reuse import StoredValues
 from featurestore.execution.states import Available, StateRequest, Workplace, prepare_states
 from featurestore.execution.task_costs import packed_values
@@ -225,18 +226,20 @@ class Build:
         keys = {one.state_key for task in tasks for one in task.work if one.state_key}
         states = StateStore(self._place.store).sizes(keys)
         packed = packed_values(tasks, states, executor)
-        executor.run(
-            apply_partition,
-            packed.tasks,
-            label=label,
-            costs=packed.costs,
-            names=packed.names,
-            on_result=collect,
-        )
+        threads = min(executor.workers, len(packed.tasks)) if executor.in_process else 0
+        with keeping(self._journal, threads) as keeper:
+            executor.run(
+                apply_partition,
+                [replace(task, keeper=keeper) for task in packed.tasks],
+                label=label,
+                costs=packed.costs,
+                names=packed.names,
+                on_result=collect,
+            )
 
     def _apply_work(self, feature: Feature, position: int) -> ApplyWork:
         assessment = self._assessments[feature.group][position]
-        transformer = feature.transformer
+        transformer, own = feature.transformer, self._files.base[position]
         rows = None
         if isinstance(transformer, SourceTransformer):
             source = self._sources[transformer.source_table]
@@ -246,6 +249,8 @@ class Build:
                 columns,
                 source.schema,
                 self._widest_of(Available(source, {}), columns),
+                transformer.source_compared(self._files.schema),
+                transformer.source_window(self._files.schema, own.time_min, own.time_max).upper,
             )
         learner, names = self._state_inputs(feature)
         return ApplyWork(

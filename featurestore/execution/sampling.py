@@ -15,8 +15,9 @@ import pyarrow as pa
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
 from featurestore.errors import MissingColumnError, NameTakenError
+from featurestore.execution.made_columns import checked_columns
 from featurestore.execution.states import Available, Workplace
-from featurestore.execution.tasks import SAMPLE_ROWS, checked_columns, with_row_count
+from featurestore.execution.tasks import SAMPLE_ROWS, with_row_count
 from featurestore.plan.definition import Feature, FeatureDefinition, bind
 from featurestore.plan.graph import explain_blocked
 from featurestore.plan.table_files import TableFiles

@@ -330,6 +330,7 @@ class Serving:
 
 
 def virtual_entry(rows: int, span: tuple[int, int] | None) -> PartitionEntry:
+    """Return new rows as the entry of a partition that has no files, for what is planned from entries."""
     start, stop = span if span is not None else (None, None)
     return PartitionEntry(
         partition=_SERVED,

@@ -177,7 +177,7 @@ def warm(engine: str, process: int) -> None:
     texts = pa.array([str(one % 97) for one in range(_ROWS)])
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"x": numbers, "k": texts}), sink, compression="zstd")
-    table = pq.read_table(pa.BufferReader(sink.getvalue()), use_threads=False)
+    table = pq.ParquetFile(pa.BufferReader(sink.getvalue())).read(use_threads=False)
     working = get_engine(engine)
     frame = working.from_arrow(table)
     order = working.xp.argsort(working.codes(frame, ["k"]), kind="stable")

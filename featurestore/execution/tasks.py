@@ -7,26 +7,26 @@ by the worker; states travel as files; only entries come back.
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 
 from featurestore.allocators import release_freed
 from featurestore.engines.protocol import Engine
 from featurestore.engines.selection import get_engine
-from featurestore.errors import DefinitionError
-from featurestore.execution.applying import apply_feature
+from featurestore.execution.applying import apply_feature, compared_only
 from featurestore.execution.handing import state_among
+from featurestore.execution.journal_keeper import record
+from featurestore.execution.made_columns import checked_columns
 from featurestore.execution.reading import PartitionSource
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.ahead import settled_of
 from featurestore.plan.definition import Feature
 from featurestore.plan.slicing import carries_state
-from featurestore.schema import Field, TableSchema, type_to_text
+from featurestore.schema import TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.column_group import write_partition
 from featurestore.storage.group_writer import GroupWriter, begin_partition
@@ -85,13 +85,16 @@ class SummarizeTask:
 class SourceRows:
     """The partitions of another table whose rows a source transformer is handed.
 
-    ``widest_row`` is the most bytes of a row of any of that table's partitions, 0 if nobody knows.
+    ``widest_row`` is the most bytes of a row of any of that table's partitions, 0 if nobody knows; no row
+    after ``until`` is needed. Columns that are ``coded`` may come as dictionaries.
     """
 
     partitions: tuple[PartitionSource, ...]
     columns: tuple[str, ...]
     schema: TableSchema
     widest_row: int = 0
+    coded: tuple[str, ...] = ()
+    until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,10 @@ class ApplyWork:
 
 @dataclass(frozen=True, slots=True)
 class ApplyTask:
-    """All features of one level in one partition: one read serves all that are not made in slices."""
+    """All features of one level in one partition: one read serves all that are not made in slices.
+
+    ``keeper`` writes to the journal what is finished, if it is of this process; see ``journal_keeper``.
+    """
 
     url: str
     engine: str
@@ -138,6 +144,7 @@ class ApplyTask:
     source: PartitionSource
     schema: TableSchema
     work: tuple[ApplyWork, ...]
+    keeper: str = ""
 
 
 def summarize_partition(task: SummarizeTask) -> None:
@@ -207,7 +214,7 @@ def apply_partition(task: ApplyTask) -> dict[str, PartitionEntry]:
                 journal.record_all(batch)
                 since = clock.monotonic()
     finally:
-        journal.record_all(finished)
+        record(journal, finished, task.keeper)
     return written
 
 
@@ -228,7 +235,13 @@ def _computed_whole(
     if not works:
         return
     wanted = [column for work in works for column in work.feature.inputs]
-    partition = task.source.read(store, engine, with_row_count(wanted, task.schema), task.schema)
+    columns = with_row_count(wanted, task.schema)
+    features = [work.feature for work in works]
+    # What is read for a few keys only is looked up by these keys themselves.
+    coded = () if any(work.sifts for work in works) else compared_only(features, task.schema)
+    if task.schema.time is not None and coded == {*columns}:  # what counts the rows is no text then
+        columns = (*columns, task.schema.time)
+    partition = task.source.read(store, engine, columns, task.schema, coded=coded)
     for work in works:
         # In a function of its own, so that one feature's values are gone before the next's come.
         yield work, _compute(task, work, partition, store, engine)
@@ -333,7 +346,10 @@ def _compute(
 ) -> PartitionEntry:
     transformer = work.feature.transformer
     keys = transformer.keys(partition, engine) if work.sifts else None
-    further = () if work.rows is None else source_parts(transformer, work.rows, store, engine)
+    further: Sequence[State] = ()
+    if work.rows is not None:  # what is text here is compared as text
+        coded = bool(partition.coded)
+        further = source_parts(transformer, work.rows, store, engine, coded=coded)
     state = load_state(work, further, store, keys)
     del further
     columns = apply_feature(work.feature, partition, state, engine)
@@ -366,14 +382,21 @@ def load_state(
 
 
 def source_parts(
-    transformer: Transformer, rows: SourceRows, store: ObjectStore, engine: Engine
+    transformer: Transformer,
+    rows: SourceRows,
+    store: ObjectStore,
+    engine: Engine,
+    *,
+    coded: bool = False,
 ) -> list[State]:
     """Return the other table's partitions, each reduced to what the transformer needs of it."""
     assert isinstance(transformer, SourceTransformer)
-    return [
-        transformer.rows(one.read(store, engine, rows.columns, rows.schema), engine)
+    alike = rows.coded if coded else ()
+    parts = (
+        one.read(store, engine, rows.columns, rows.schema, coded=alike, until=rows.until)
         for one in rows.partitions
-    ]
+    )
+    return [transformer.rows(part, engine) for part in parts]
 
 
 def with_row_count(columns: Iterable[str], schema: TableSchema) -> tuple[str, ...]:
@@ -426,75 +449,3 @@ def _write(
         tensors=tensors,
         provenance=provenance,
     )
-
-
-def checked_columns(
-    outputs: Sequence[Field], columns: Columns, rows: int, engine: Engine, where: str
-) -> tuple[pa.Table | None, Mapping[str, np.ndarray[Any, Any]]]:
-    """Return a transformer's columns as Arrow and host arrays, if they are what it promised.
-
-    Raises
-    ------
-    DefinitionError
-        For columns, types, shapes or row counts other than its ``outputs``.
-    """
-    scalars = [one for one in outputs if not one.is_tensor]
-    table = None
-    if scalars:
-        if columns.frame is None:
-            raise DefinitionError(f"{where}: no column {scalars[0].name!r} was produced")
-        table = engine.to_arrow(columns.frame)
-        names = [one.name for one in scalars]
-        if sorted(table.column_names) != sorted(names):
-            raise DefinitionError(
-                f"{where}: columns {table.column_names} were produced where {names} were declared"
-            )
-        table = _declared_times(table.select(names), scalars)
-        for one in scalars:
-            _check_scalar(one, table.schema.field(one.name).type, table.num_rows, rows, where)
-    arrays = {}
-    for one in outputs:
-        if one.is_tensor:
-            arrays[one.name] = _checked_tensor(one, columns, rows, engine, where)
-    return table, arrays
-
-
-def _declared_times(table: pa.Table, fields: Sequence[Field]) -> pa.Table:
-    """Return times of day in their declared unit: an engine may know only one."""
-    for position, one in enumerate(fields):
-        found = table.schema.field(position).type
-        if pa.types.is_time(found) and pa.types.is_time(one.type) and found != one.type:
-            column = table.column(position).cast(one.type)
-            table = table.set_column(position, one.name, column)
-    return table
-
-
-def _check_scalar(field: Field, type_: pa.DataType, got: int, rows: int, where: str) -> None:
-    if type_ != field.type:
-        raise DefinitionError(
-            f"{where}: column {field.name!r} has type {type_to_text(type_)} where "
-            f"{type_to_text(field.type)} was declared",
-            "let the definition give the same type for all rows (cast its result)",
-        )
-    if got != rows:
-        raise DefinitionError(
-            f"{where}: column {field.name!r} has {got} rows where the partition has {rows}",
-            "return exactly one value per row",
-        )
-
-
-def _checked_tensor(
-    field: Field, columns: Columns, rows: int, engine: Engine, where: str
-) -> np.ndarray[Any, Any]:
-    if field.name not in columns.tensors:
-        raise DefinitionError(f"{where}: no tensor {field.name!r} was produced")
-    array = engine.to_host(columns.tensors[field.name])
-    wanted = (rows, *(field.shape or ()))
-    dtype = np.dtype(field.type.to_pandas_dtype())
-    if array.shape != wanted or array.dtype != dtype:
-        raise DefinitionError(
-            f"{where}: tensor {field.name!r} has shape {array.shape} and type {array.dtype} where "
-            f"{wanted} and {dtype} were declared",
-            "return an array of the declared shape and type",
-        )
-    return array

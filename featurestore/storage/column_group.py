@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -32,6 +32,7 @@ from featurestore.errors import (
 )
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.storage.checksum import file_checksum
+from featurestore.storage.dictionary_pages import kept_as_dictionaries
 from featurestore.storage.fileset import read_checked
 from featurestore.storage.group_writer import (
     ROW_GROUP_ROWS,
@@ -225,8 +226,17 @@ def require_intact(store: ObjectStore, entry: PartitionEntry) -> None:
             )
 
 
-def open_parquet(store: ObjectStore, file: StoredFile) -> pq.ParquetFile:
+def open_parquet(
+    store: ObjectStore, file: StoredFile, coded: Collection[str] = ()
+) -> pq.ParquetFile:
     """Open a Parquet file with page checksums compared; close it, or use it in a ``with``.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    file : StoredFile
+    coded : collection of str
+        Columns that are to come as Arrow dictionaries if they are kept as such.
 
     Raises
     ------
@@ -235,7 +245,8 @@ def open_parquet(store: ObjectStore, file: StoredFile) -> pq.ParquetFile:
     """
     if file.bytes <= CHECKED_WHOLE:
         source: Any = pa.BufferReader(read_checked(store, file))
-        return pq.ParquetFile(source, page_checksum_verification=True)
+        found = kept_as_dictionaries(pq.read_metadata(source), coded) if coded else None
+        return pq.ParquetFile(source, read_dictionary=found, page_checksum_verification=True)
     try:
         size = store.size(file.path)
         if size != file.bytes:
@@ -244,7 +255,11 @@ def open_parquet(store: ObjectStore, file: StoredFile) -> pq.ParquetFile:
         local = store.local_path(file.path)
         source = store.open_read(file.path) if local is None else str(local)
         return pq.ParquetFile(
-            source, metadata=metadata, page_checksum_verification=True, pre_buffer=local is None
+            source,
+            metadata=metadata,
+            read_dictionary=kept_as_dictionaries(metadata, coded),
+            page_checksum_verification=True,
+            pre_buffer=local is None,
         )
     except (NotFoundError, FileNotFoundError) as error:
         raise CorruptionError(f"{file.path} is missing", _REMEDY) from error

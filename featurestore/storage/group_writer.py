@@ -24,7 +24,7 @@ from featurestore.errors import InvalidInputError, SchemaError
 from featurestore.fingerprint import digest
 from featurestore.schema import check_name, normalise_type
 from featurestore.storage.checksum import FileWriter, hashed_file
-from featurestore.storage.codecs import CODEC, LEVEL, column_codecs
+from featurestore.storage.codecs import CODEC, LEVEL, column_forms
 from featurestore.storage.column_size import ColumnSize
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.parquet_footer import parquet_footer
@@ -263,7 +263,7 @@ class _ParquetWriter:
 
 def _parquet_file(file: FileWriter, first: pa.Table) -> pq.ParquetWriter:
     """Return the writer of a file, given its first rows."""
-    codecs = column_codecs(first)
+    forms = column_forms(first)
     texts = [
         field.name
         for field in first.schema
@@ -272,8 +272,9 @@ def _parquet_file(file: FileWriter, first: pa.Table) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         file.stream,
         first.schema,
-        compression=codecs,
-        compression_level={path: LEVEL for path, codec in codecs.items() if codec == CODEC},
+        compression={path: form.codec for path, form in forms.items()},
+        compression_level={path: LEVEL for path, form in forms.items() if form.codec == CODEC},
+        column_encoding={path: form.encoding for path, form in forms.items() if form.encoding},
         # One name means one top-level column here, unless it holds dots: then the whole path
         # is looked up, finds nothing, and the column is written without a dictionary.
         use_dictionary=texts or False,

@@ -80,6 +80,26 @@ def iter_rows(
             return
 
 
+def row_groups_until(
+    metadata: pq.FileMetaData, schema: pa.Schema, time: str, until: int
+) -> list[int] | None:
+    """Return the row groups of a file in order of time that hold all rows up to a time, at least the first.
+
+    None, which means all of them, where the footer does not say.
+    """
+    type_, leaves = schema.field(time).type, metadata.schema
+    if not (pa.types.is_timestamp(type_) or pa.types.is_int64(type_)):
+        return None
+    place = [leaves.column(one).path for one in range(len(leaves))].index(time)
+    for group in range(1, metadata.num_row_groups):
+        found = metadata.row_group(group).column(place).statistics
+        if found is None or not found.has_min_max:
+            return None
+        if found.min_raw > until:
+            return list(range(group))
+    return None
+
+
 def read_rows(
     parquet: pq.ParquetFile, names: Sequence[str], start: int, stop: int, at_once: int
 ) -> pa.Table:
