@@ -47,9 +47,10 @@ def fit(context: click.Context, config: Path, output: Path | None, enforce: bool
         from training.config import RunConfig
         from training.run import fit as train
 
+        run = RunConfig.from_toml(config)
         if enforce:
-            during.enter_context(_enforced(RunConfig.from_toml(config).data.memory_limit))
-        click.echo(str(train(config, output)))
+            during.enter_context(_enforced(run.data.memory_limit))
+        click.echo(str(train(run, output)))
 
 
 @main.command()

@@ -43,7 +43,7 @@ from featurestore.report.progress import progress_bars
 from training.config import RunConfig
 from training.loading.loader import Loader
 from training.metrics import evaluate, require_labels
-from training.run_memory import RunMemory
+from training.run_memory import JUDGED_BATCHES, RunMemory, judging
 from training.source import open_dataset, open_table, task_of
 from training.stored_pipeline import save_pipeline
 
@@ -127,7 +127,10 @@ def fit(
         dataset = open_dataset(config, table)
         task = task_of(config, dataset.schema)
         loaders = _loaders(config, dataset)
-        memory = RunMemory(loaders.values())
+        judged = [judging(one, task, config.model.classes) for one in loaders.values()]
+        for one in judged:
+            one.require()  # hours of training would be lost with what cannot be judged
+        memory = RunMemory(loaders.values(), judged)
         training_started = time.perf_counter()
         model = _train(config, task, loaders, memory)
         training_seconds = time.perf_counter() - training_started
@@ -234,7 +237,7 @@ def model_class(kind: str) -> Any:
 
 def _judge(model: Model, task: str, loader: Loader) -> dict[str, float]:
     """Return the metrics of a whole part, read in table order whatever its training order was."""
-    batch_rows, rows = 4 * loader.batch_size, loader.rows
+    batch_rows, rows = JUDGED_BATCHES * loader.batch_size, loader.rows
     pack = loader.pack
     labels: list[HostArray] = []
 

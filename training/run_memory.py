@@ -13,18 +13,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from featurestore.execution.events import FRAMEWORK, step
 from featurestore.fingerprint import Json
 from featurestore.limits import resident_bytes
 from featurestore.watermark import watermark
 from training.loading.loader import Loader
+from training.loading.memory import Projection, Term, row_bytes
 from training.loading.pack import mapped_bytes
+from training.metrics import judging_bytes
+
+JUDGED_BATCHES: Final = 4
+"""Batches whose rows a model is handed at once while it is judged."""
 
 
 def held_bytes() -> int:
     """Return what this process holds now, pages of mapped packs left out."""
     return max(0, resident_bytes() - mapped_bytes())
+
+
+def judging(loader: Loader, task: str, classes: int | None) -> Projection:
+    """Return what judging a model on a loader's rows takes beside the model.
+
+    Labels and predictions of all rows are held at once, and rows as arrays and as the page made of them.
+    """
+    batch = min(loader.rows, JUDGED_BATCHES * loader.batch_size)
+    terms = (
+        Term(
+            f"labels and predictions of {loader.rows} rows",
+            judging_bytes(task, loader.rows, classes),
+        ),
+        Term(f"{batch} rows", 2 * batch * row_bytes(loader.schema)),
+    )
+    return Projection(
+        "judging the model",
+        loader.memory_limit,
+        loader.reserved_bytes,
+        terms,
+        "split so that no part has as many rows, or use a smaller batch_size",
+    )
 
 
 class RunMemory:
@@ -34,12 +62,14 @@ class RunMemory:
     ----------
     loaders : iterable of Loader
         All that the run feeds from. Their projections are taken here, before packs are written.
+    judged : iterable of Projection
+        Of judging the model on them.
     """
 
-    def __init__(self, loaders: Iterable[Loader]) -> None:
+    def __init__(self, loaders: Iterable[Loader], judged: Iterable[Projection] = ()) -> None:
         plans = [one.memory() for one in loaders]
         self._limit = min(one.limit for one in plans)
-        self._projected = max(one.peak for one in plans)
+        self._projected = max([*(one.peak for one in plans), *(one.peak for one in judged)])
         self._feeding = max(one.activities[-1].added for one in plans)
         self._marks: dict[str, int] = {}
 

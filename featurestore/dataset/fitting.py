@@ -6,6 +6,10 @@ on: the step, the values it reads, what earlier steps learnt, and which rows of 
 to the part. So another split reads only the partitions it cuts, rows that were appended are read
 alone, and fitting again reads nothing.
 
+What all passes take is looked at before the first one, so that what does not fit is refused before anything
+was learnt; of what is learnt on the way, only how large a vocabulary gets is not known by then. What was
+learnt stays, so that with a higher limit the work goes on where it ended.
+
 States are combined in table order, whichever partition finished first: equal data, equal bits.
 """
 
@@ -16,6 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
 
+from featurestore.allocators import release_freed
 from featurestore.dataset.memory import (
     Lesson,
     StepCall,
@@ -34,6 +39,7 @@ from featurestore.execution.room import Need
 from featurestore.execution.task_costs import read_extent
 from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import Json, fingerprint
+from featurestore.plan.costs import keeping_bytes
 from featurestore.plan.slicing import SliceLimits
 from featurestore.schema import TableSchema
 from featurestore.storage.states import StateLostError, StateStore
@@ -42,6 +48,8 @@ from featurestore.transforms.extent import Extent
 from featurestore.transforms.pipeline import FittedPipeline, Pipeline
 
 _SMALL_STATES: Final = 4 * 2**20
+_ENDLESS: Final = 2**62
+_FEWER: Final = "use fewer features, or ingest with a smaller partition_bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +172,15 @@ def _fit_steps(
         for position, step in enumerate(steps)
         if step.transformer.scope is not Scope.FIT
     }
+    levels = []
     for positions in pipeline.passes(inputs):
-        level = {position: steps[position] for position in positions}
-        fitted |= _fit_level(level, fitted, view, selection, states, is_kept)
+        batch = {position: steps[position] for position in positions}
+        levels.append(_level(batch, fitted, view, selection, is_kept))
+        fitted |= levels[-1].done
+    reserved = _require_all(levels, view, states)
+    for level in levels:
+        _run(level.tasks, view, states, reserved)
+        _combine(level, view, states)
     learnt = (fitted[position].key for position in range(len(steps)))
     return FittedPipeline(
         pipeline,
@@ -186,15 +200,36 @@ def _steps(pipeline: Pipeline, inputs: TableSchema) -> tuple[Step, ...]:
     )  # fmt: skip
 
 
-def _fit_level(
-    batch: dict[int, Step],
-    fitted: dict[int, FittedStep],
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """Steps that depend on none of each other, learnt in one pass over the data.
+
+    Parameters
+    ----------
+    open_ : mapping of int to Step
+        Those that are not learnt yet, by position.
+    members : mapping of int to list of str
+        The keys of the partitions' contributions, in their order.
+    done : mapping of int to FittedStep
+        All of them, as they will be.
+    tasks : sequence of SummarizeTask
+        The contributions that are not kept.
+    """
+
+    open_: Mapping[int, Step]
+    members: Mapping[int, Sequence[str]]
+    done: Mapping[int, FittedStep]
+    tasks: Sequence[SummarizeTask]
+
+
+def _level(
+    batch: Mapping[int, Step],
+    fitted: Mapping[int, FittedStep],
     view: TableView,
     selection: Selection,
-    states: StateStore,
     is_kept: Callable[[str], bool],
-) -> dict[int, FittedStep]:
-    """Learn steps that depend on none of each other, in one pass over the data."""
+) -> _Level:
+    """Return what is left to be learnt of some steps; nothing of it has to be there yet."""
     parts = view.touching(selection)
     members = {
         position: [_summary_key(step, fitted, view, i, within) for i, within in parts]
@@ -218,31 +253,61 @@ def _fit_level(
         }
         if wanted:
             tasks.append(_task(tuple(wanted.values()), fitted, view, i, within))
-    _run(tasks, view, states)
-    _combine(open_, members, done, view, states)
-    return done
+    return _Level(open_, members, done, tasks)
 
 
-def _run(tasks: Sequence[SummarizeTask], view: TableView, states: StateStore) -> None:
-    """Compute and keep the contributions of all tasks, in slices where a partition does not fit."""
+def _require_all(levels: Sequence[_Level], view: TableView, states: StateStore) -> int:
+    """Refuse what does not fit in any pass; return what is held without work.
+
+    Raises
+    ------
+    MemoryLimitError
+    """
+    tasks = [task for level in levels for task in level.tasks]
+    if not tasks:
+        return view.reserved_bytes
+    sized = _sized(tasks, view, states)
+    return view.require_largest([need for _, need in sized], _FEWER)
+
+
+def _sized(
+    tasks: Sequence[SummarizeTask], view: TableView, states: StateStore, before: int | None = None
+) -> list[tuple[SummarizeTask, Need]]:
+    """Return tasks cut to what memory is left, with what they take; see ``view.reserved_since``."""
+    whole = max(sized_task(task, states, _ENDLESS)[1].bytes for task in tasks)
+    left = view.memory_limit - view.reserved_since(before, whole)
+    return [sized_task(task, states, left) for task in tasks]
+
+
+def _run(tasks: Sequence[SummarizeTask], view: TableView, states: StateStore, before: int) -> None:
+    """Compute and keep the contributions of all tasks, in slices where a partition does not fit.
+
+    ``before`` is what was held without work when all passes were judged.
+    """
     if not tasks:
         return
-    left = view.memory_limit - view.reserved_bytes
-    sized = [sized_task(task, states, left) for task in tasks]
+    sized = _sized(tasks, view, states, before)
     view.run(
         summarize_part,
         [replace(task, memory_limit=view.memory_limit) for task, _ in sized],
         label="fit pipeline",
         needs=[need for _, need in sized],
-        instead="use fewer features, or ingest with a smaller partition_bytes",
+        instead=_FEWER,
+        before=before,
     )
 
 
 def sized_task(task: SummarizeTask, states: StateStore, within: int) -> tuple[SummarizeTask, Need]:
     """Return a task cut so that it takes at most ``within`` bytes, and what it then takes."""
+    source, table = task.source.source, task.source.schema
+    extent, rows = read_extent(source, task.columns), kept_of(task.selection, source.rows)
     kept = states.sizes({one.key for _, one in task.earlier if one.key})
     steps = [
-        StepCall(one.step.transformer, one.step.before, kept.get(one.key, 0))
+        StepCall(
+            one.step.transformer,
+            one.step.before,
+            kept.get(one.key, _expected(one, extent)),
+        )
         for _, one in task.earlier
     ]
     lessons = [
@@ -252,22 +317,31 @@ def sized_task(task: SummarizeTask, states: StateStore, within: int) -> tuple[Su
         )
         for one in task.wanted
     ]
-    source, table = task.source.source, task.source.schema
-    extent, rows = read_extent(source, task.columns), kept_of(task.selection, source.rows)
     work = [one.transformer for one in steps] + [one.step.transformer for one in lessons]
 
     def needs(one: Extent) -> int:
         return learning_bytes(table, one, rows, steps, lessons)
 
-    # In slices: the state so far, one of the next slice, and both combined.
-    carried = 3 * sum(
+    # In slices: the state so far and both combined while they are put together, or as it is kept.
+    carried = sum(
         one.step.transformer.state_bytes(one.step.before, _learnt(one, extent)) for one in lessons
     )
+    carried += keeping_bytes(carried)
     whole = needs(extent) <= within
     limits = None if whole else slice_limits(table, extent, work, needs, within - carried)
     size = sliced_bytes(table, extent, limits, needs) + (0 if limits is None else carried)
     need = Need(f"learning {_kinds(lessons)}", size, source.partition)
     return replace(task, limits=limits, bytes=size), need
+
+
+def _expected(fitted: FittedStep, extent: Extent) -> int:
+    """Return what a step will have learnt, as far as that can be told of one partition."""
+    step = fitted.step
+    if not fitted.key or step.transformer.state_order():  # how many values there are nobody knows
+        return 0
+    columns = tuple(step.transformer.learns_from(step.before))
+    lesson = Lesson(StepCall(step.transformer, step.before), columns)
+    return step.transformer.state_bytes(step.before, _learnt(lesson, extent))
 
 
 def _learnt(lesson: Lesson, extent: Extent) -> Extent:
@@ -279,40 +353,35 @@ def _kinds(lessons: Sequence[Lesson]) -> str:
     return " and ".join(dict.fromkeys(type(one.step.transformer).__name__ for one in lessons))
 
 
-def _combine(
-    open_: Mapping[int, Step],
-    members: Mapping[int, Sequence[str]],
-    done: Mapping[int, FittedStep],
-    view: TableView,
-    states: StateStore,
-) -> None:
+def _combine(level: _Level, view: TableView, states: StateStore) -> None:
     """Combine what was learnt of the partitions, in their order, and keep the results.
 
     How large the states get is known by now, not before: a vocabulary may be the same everywhere.
     """
-    if not open_:
+    sizes = {one: states.sizes(set(level.members[one])) for one in level.open_}
+    if not sizes:
         return
+
+    def work(position: int, room: int | None, beside: int = 0) -> CombineWork:
+        transformer, keys = level.open_[position].transformer, level.members[position]
+        return CombineWork.of(transformer, keys, sizes[position], room, beside)
+
+    room = view.room_for(max(work(one, None).way.bytes for one in sizes))
     site = view.own_site
-    room = max(0, view.memory_limit - site.reserved_bytes)
     beside = site.reserved_bytes - site.own_bytes
-    work = {
-        position: CombineWork.of(
-            step.transformer, members[position], states.sizes(set(members[position])), room, beside
-        )
-        for position, step in open_.items()
-    }
-    for one in work.values():
+    found = {one: work(one, room, beside) for one in sizes}
+    for one in found.values():
         one.require(view.memory_limit, site.reserved_bytes, view.scratch)
-    for position, one in work.items():
+    for position, one in found.items():
         need = Need(one.what, one.way.bytes)
         # What is small is not looked at: it would take longer than to combine it.
         small = one.way.bytes <= _SMALL_STATES
         with nullcontext() if small else view.holding(need, "learn from fewer columns"):
-            learn(one, done[position].key, states, view.memory_limit, view.scratch)
+            learn(one, level.done[position].key, states, view.memory_limit, view.scratch)
 
 
 def _summary_key(
-    step: Step, fitted: dict[int, FittedStep], view: TableView, i: int, within: Selection
+    step: Step, fitted: Mapping[int, FittedStep], view: TableView, i: int, within: Selection
 ) -> str:
     source = view.partitions[i]
     return fingerprint(
@@ -328,7 +397,7 @@ def _summary_key(
 
 def _task(
     wanted: tuple[Summary, ...],
-    fitted: dict[int, FittedStep],
+    fitted: Mapping[int, FittedStep],
     view: TableView,
     i: int,
     within: Selection,
@@ -353,6 +422,9 @@ def summarize_part(task: SummarizeTask) -> None:
         for position, state in _summaries(task, rows, states):
             before = learnt.get(position, EMPTY_STATE)
             learnt[position] = transformers[position].combine(before, state)
+            del before, state
+        if rows is not None:
+            release_freed()
     for one in task.wanted:
         states.put(one.key, learnt.pop(one.position, EMPTY_STATE))
 

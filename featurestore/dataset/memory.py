@@ -19,7 +19,7 @@ import numpy as np
 from featurestore.dataset.assembly import COLUMNS_AT_ONCE
 from featurestore.dataset.batch import DatasetSchema, Role
 from featurestore.dataset.selection import Selection
-from featurestore.plan.costs import keeping_bytes, lone_row_bytes, reading_bytes
+from featurestore.plan.costs import keeping_bytes, lone_row_bytes, reading_bytes, slices_bytes
 from featurestore.plan.slicing import MOST_SLICES, SliceLimits, row_limits, slice_extent
 from featurestore.schema import TableSchema
 from featurestore.storage.row_ranges import batch_bytes
@@ -124,6 +124,8 @@ def array_bytes(
     steps: Sequence[StepCall],
     model: Sequence[str],
     schema: DatasetSchema,
+    *,
+    sliced: bool = False,
 ) -> int:
     """Return what making arrays of some rows takes at its peak, the arrays included.
 
@@ -139,6 +141,8 @@ def array_bytes(
         The columns that arrays are made of.
     schema : DatasetSchema
         The arrays.
+    sliced : bool
+        Whether other rows of the partition come before or after them, one slice after the other.
     """
     seen, copied = _after_cut(table, extent, kept)
     after = pipeline_bytes(steps, seen)
@@ -153,6 +157,7 @@ def array_bytes(
         + after.working
         + taken
         + _making_bytes(schema, rows)
+        + (slices_bytes(after.working) if sliced else 0)
     )
 
 

@@ -29,7 +29,7 @@ from featurestore.execution.collecting import check_kind, convert, empty_table
 from featurestore.execution.cutting import CutTask, Rows
 from featurestore.execution.cutting import slices as cut_slices
 from featurestore.execution.room import Need
-from featurestore.execution.sites import reserved_bytes
+from featurestore.execution.sites import settled_bytes
 from featurestore.execution.task_costs import read_extent, reading_cost
 from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import fingerprint
@@ -141,8 +141,13 @@ class Part:
 
     @property
     def reserved_bytes(self) -> int:
-        """Bytes that this process holds before rows are read, with all loaded that reading needs."""
-        return reserved_bytes(self._view.engine_name)
+        """Bytes that this process holds before rows are read, with all loaded that reading needs.
+
+        Where a partition does not fit beside them, this waits for what learning freed to go back.
+        """
+        needs = [self._needs(one)(self._extent(one)) for one in self._pieces]
+        left = self._view.memory_limit - max(needs, default=0)
+        return settled_bytes(self._view.engine_name, left)
 
     def arrays(self, partition: int) -> Batch:
         """Return all selected rows of one partition, as the arrays a model is fed.
@@ -283,13 +288,11 @@ class Part:
 
     def _needs(self, piece: Piece) -> Callable[[Extent], int]:
         """Return what tells the bytes that making arrays of some rows of a partition takes."""
-        kept, steps, schema = (
-            kept_of(piece.selection, piece.rows),
-            self._learned.calls(),
-            self.schema,
-        )
+        kept = kept_of(piece.selection, piece.rows)
+        steps, schema = self._learned.calls(), self.schema
+        whole = self._view.partitions[piece.position].rows
         return lambda extent: array_bytes(
-            self._view.schema, extent, kept, steps, self._names, schema
+            self._view.schema, extent, kept, steps, self._names, schema, sliced=extent.rows < whole
         )
 
     @property

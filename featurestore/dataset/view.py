@@ -18,6 +18,7 @@ from featurestore.execution.dask import Executor
 from featurestore.execution.reading import PartitionSource
 from featurestore.execution.room import Need, holding, require_room
 from featurestore.execution.sites import Site, reserved_bytes
+from featurestore.plan.costs import THREAD_BYTES
 from featurestore.schema import TableSchema
 from featurestore.storage.backends import open_object_store
 from featurestore.storage.leases import NO_LEASE, Lease
@@ -142,6 +143,7 @@ class TableView:
         label: str,
         needs: Sequence[Need],
         instead: str = "",
+        before: int | None = None,
     ) -> list[R]:
         """Run tasks of which each ``needs`` so much, as many at once as memory allows.
 
@@ -149,12 +151,11 @@ class TableView:
         ------
         MemoryLimitError
             Before anything is read, if one task does not fit the memory limit; ``instead`` is what
-            the caller can do other than raising it.
+            the caller can do other than raising it, ``before`` as for :meth:`reserved_since`.
         """
         if not tasks:
             return []
-        largest = max(needs, key=lambda one: one.bytes)
-        require_room(largest, self.memory_limit, self.reserved_bytes, instead)
+        self.require_largest(needs, instead, before)
         executor = self.executor.within(self.memory_limit, self.engine_name)
         return executor.run(
             function,
@@ -169,6 +170,41 @@ class TableView:
         """What the processes of the host that holds most hold without work."""
         executor = self.executor.within(self.memory_limit, self.engine_name)
         return max(one.reserved_bytes for one in executor.sites())
+
+    def reserved_since(self, before: int | None, size: int = 0) -> int:
+        """Return what is held without work, where work goes on that was judged as a whole.
+
+        Threads have kept by now what was counted for them when it began, and is counted again.
+
+        Parameters
+        ----------
+        before : int, optional
+            ``reserved_bytes`` when it began; None where nothing was done yet.
+        size : int
+            Bytes of what is to be done: if it does not fit, this waits for what was freed to go back.
+        """
+        self.room_for(size)
+        now = self.reserved_bytes
+        return now if before is None or now <= before else max(before, now - THREAD_BYTES)
+
+    def room_for(self, size: int) -> int:
+        """Return the bytes that tasks may take; less than ``size`` only after waiting for what was freed."""
+        room = self.executor.within(self.memory_limit, self.engine_name).room_for(size)
+        return 0 if room is None else room
+
+    def require_largest(
+        self, needs: Sequence[Need], instead: str, before: int | None = None
+    ) -> int:
+        """Refuse work of which the largest piece does not fit; return what is held without work.
+
+        Raises
+        ------
+        MemoryLimitError
+        """
+        largest = max(needs, key=lambda one: one.bytes)
+        reserved = self.reserved_since(before, largest.bytes)
+        require_room(largest, self.memory_limit, reserved, instead)
+        return reserved
 
     @property
     def own_site(self) -> Site:

@@ -51,6 +51,9 @@ class IngestMemory:
         What allocators keep, see :func:`kept_bytes`.
     reserved : int
         Bytes that the process holds besides: what the caller calls the limit has them in it.
+    group : int
+        Bytes of the largest rows that stay together, if they are known: what is named as the remedy has
+        room for them too.
 
     Raises
     ------
@@ -64,12 +67,13 @@ class IngestMemory:
     columns: int = 0
     kept: int = 0
     reserved: int = 0
+    group: int = 0
 
     def __post_init__(self) -> None:
         rows = 2 * self.partition + 3 * _LEAST
         if self._fixed + rows > self.limit:
-            least = self._least_for(rows)
-            fitting = (self.limit - self._fixed) // 4
+            least = self._least_with(rows)
+            fitting = self._fitting_partition()
             smaller = f"lower partition_bytes to {fitting} ({format_bytes(fitting)}), or "
             raise MemoryLimitError(
                 f"ingest of partitions of {format_bytes(self.partition)} needs "
@@ -89,6 +93,20 @@ class IngestMemory:
     @property
     def _without_batches(self) -> int:
         return self.reader + _COLUMN * self.columns + self.kept
+
+    def _fitting_partition(self) -> int:
+        """Return the size of partitions that would do in this limit; may be negative."""
+        free = self.limit - self._fixed
+        # Rows that stay together are sorted at once, and may make a partition larger by themselves.
+        return free // 4 if self.group <= free // 6 else (free - 5 * self.group) // 2
+
+    def _least_with(self, rows: int) -> int:
+        """Return the least limit for so many bytes of rows, and for the largest that stay together."""
+        together = self._group_rows(self.group) if self.group > _LEAST else 0
+        return self._least_for(max(rows, together))
+
+    def _group_rows(self, group: int) -> int:
+        return 3 * group + 2 * (self.partition + group)
 
     def _least_for(self, rows: int) -> int:
         """Return the least limit that has room for so many bytes of runs and partitions.
@@ -133,9 +151,9 @@ class IngestMemory:
         ------
         MemoryLimitError
         """
-        rows = 3 * group + 2 * (self.partition + group)
+        rows = self._group_rows(group)
         if group > self.run and self._fixed + rows > self.limit:
-            least = self._least_for(rows)
+            least = self._least_with(rows)
             raise MemoryLimitError(
                 f"{where} take {format_bytes(group)} and are kept together; sorting and writing them "
                 f"needs {format_bytes(least)}{self._reading()}{_limit(self.limit, self.reserved)}",

@@ -141,7 +141,13 @@ def _memory(
     """Return how the limit is shared out, or refuse rows that would not fit however it is."""
     partition = min(entry.partition_bytes, max(found.bytes, 1))
     memory = IngestMemory(
-        left, partition, source.reading_bytes, len(schema.names), kept_bytes(found.bytes), reserved
+        left,
+        partition,
+        source.reading_bytes,
+        len(schema.names),
+        kept_bytes(found.bytes),
+        reserved,
+        found.widest if schema.time is None else max(found.widest, found.largest_group),
     )
     memory.check_group(
         found.widest, "the values of one row", "shorten or leave out its longest value"

@@ -13,11 +13,11 @@ from typing import Final
 import pyarrow as pa
 
 from featurestore.schema import Field, TableSchema
-from featurestore.storage.group_writer import ROW_GROUP_ROWS
+from featurestore.storage.group_writer import ROW_GROUP_BYTES, ROW_GROUP_ROWS
 from featurestore.storage.tensor_group import CHUNK_BYTES
 from featurestore.transforms.base import SourceTransformer, Transformer, row_width
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import is_text
+from featurestore.transforms.footprint import is_text, row_bits
 
 _COMBINING: Final = 4
 _VIEW_BYTES: Final = 16
@@ -28,8 +28,10 @@ _TEXT_PAGES: Final = 24 * 2**20
 """What decoding texts takes at most: pages, dictionaries, and a piece that grows as they come (measured)."""
 _DECODED_TEXTS: Final = 3
 """Texts while there are few of them, beside the column: compressed, as pages, and in a dictionary."""
-_GROWN_QUARTERS: Final = 5
-"""A list that grew is copied with what was set aside for it to grow on (measured: up to a quarter)."""
+_GROWN: Final = 3
+"""What a buffer that grew was: itself, and all that were too small, whose pages are kept a while."""
+_LEVEL_BITS: Final = 32
+"""In which list an item of a file is, and how deep."""
 _ENCODED_LISTS: Final = 6
 """A row group of lists as it is written: its items and, for each, in which list and how deep it is; all of
 it as it comes, in pages, and compressed (measured on lists of 32-bit numbers, whose depths are half of it)."""
@@ -38,6 +40,8 @@ _ENCODED_TEXTS: Final = 2
 _LONE: Final = 4
 """A frame of one row is a constant to an engine: made a column again as it comes, and as it is used."""
 
+_ENCODED_STATE: Final = 2
+"""A state as it is kept: its stream, and that as the file's bytes."""
 _SIFTED: Final = 16 * 2**20
 """A part of a state, as it is read, hashed, and what is taken of it."""
 _HASHED: Final = 24
@@ -83,14 +87,27 @@ def reading_bytes(
     widest = _widest_value(schema, columns, widest_row)
     read = sum(size for name, size in columns.items() if is_text(schema[name].type))
     decoded = _DECODED * widest + min(_TEXT_PAGES, _DECODED_TEXTS * max(0, read - widest))
-    # A list grows as it is read, and is copied as a whole meanwhile, or is not, as chance has it.
-    lists = [n for name, n in columns.items() if pa.types.is_list(schema[name].type)]
-    decoded += _GROWN_QUARTERS * max(lists, default=0) // 4
+    decoded += _lists_bytes(schema, columns, rows, widest_row)
     tensors = [size for name, size in columns.items() if schema[name].is_tensor]
     # Of a tensor, the chunk that is being read.
     once = _FOOTER_BYTES * max(0, len(schema.fields) - _FEW_COLUMNS)
     once += min(CHUNK_BYTES, max(tensors, default=0))
     return sum(columns.values()) + copied + _VIEW_BYTES * texts * rows + decoded + once
+
+
+def _lists_bytes(
+    schema: TableSchema, columns: Mapping[str, int], rows: int, widest_row: int
+) -> int:
+    """Return what decoding lists takes beside them: of one row group, its pages, items and levels as they grow."""
+    most = min(2 * ROW_GROUP_BYTES, min(rows, ROW_GROUP_ROWS) * widest_row)
+    found = 0
+    for name, size in columns.items():
+        type_ = schema[name].type
+        if pa.types.is_list(type_):
+            bits = row_bits(type_.value_type)
+            group = min(size, max(most, widest_row)) if widest_row else size
+            found = max(found, group + _GROWN * group * (bits + _LEVEL_BITS) // bits)
+    return found
 
 
 def lone_row_bytes(schema: TableSchema, columns: Mapping[str, int], widest_row: int) -> int:
@@ -172,10 +189,14 @@ def summary_work_bytes(
     cut : bool
         Only some rows are summarised: a copy of them.
     """
-    state = transformer.state_bytes(schema, extent)
+    state = transformer.summary_bytes(schema, extent)
     copied = extent.input_bytes if cut else 0
+    working = transformer.summarize_memory(schema, extent)
+    if transformer.summarizes_in_engine:
+        # Which gives back what it worked with seconds later: the result is kept meanwhile.
+        return copied + working + _ENCODED_STATE * state
     # What summarising needed is gone when its result is kept.
-    return copied + max(transformer.summarize_memory(schema, extent), state + keeping_bytes(state))
+    return copied + max(working, state + keeping_bytes(state))
 
 
 def sifting_bytes(rows: int, keys: int) -> int:
@@ -206,6 +227,15 @@ def combine_bytes(earlier: int, later: int) -> int:
 def carrying_bytes(carried: int, state: int) -> int:
     """Return what putting a slice's tail behind the one so far takes; ``carried`` bounds both together."""
     return _COMBINING * (2 * carried + state)
+
+
+def slices_bytes(working: int) -> int:
+    """Return what going on from slice to slice keeps of what an engine worked with in the slices before.
+
+    Its threads take pages in turn, and give back what they freed only seconds later (measured over 8 to 25
+    slices with a vocabulary of a million words: a quarter of it).
+    """
+    return working // 4
 
 
 def keeping_bytes(state: int) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from featurestore.errors import DependencyCycleError, MissingColumnError
+from featurestore.errors import DependencyCycleError, FeatureStoreError, MissingColumnError
 from featurestore.plan.definition import Feature, FeatureDefinition, bind
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.records import BASE_GROUP
@@ -109,7 +109,7 @@ def explain_blocked(
     for definition, error in blocked:
         try:
             features.append(bind(definition, supposed))
-        except MissingColumnError:
+        except FeatureStoreError:  # what it says of a column that is only supposed helps nobody
             raise error from None
     produced = {name for feature in features for name in feature.names}
     for _, error in blocked:
@@ -117,7 +117,16 @@ def explain_blocked(
             raise error
     owners = dict.fromkeys(schema.names, BASE_GROUP)
     owners |= {name: feature.group for feature in features for name in feature.names}
-    raise _cycle(features, owners)
+    cycle = _cycle(features, owners)
+    alone = [
+        error
+        for feature, (_, error) in zip(features, blocked, strict=True)
+        if error.column in feature.names
+    ]
+    if alone:  # a name that was mistyped, most often
+        hint = f"{alone[0].problem}: {alone[0].remedy}; or rename the output"
+        raise DependencyCycleError(cycle.problem, hint)
+    raise cycle
 
 
 def _cycle(features: Sequence[Feature], owners: Mapping[str, str]) -> DependencyCycleError:

@@ -91,9 +91,9 @@ def _sliced(work: Work, verb: int, room: int, at_once: int) -> Load | None:
     for share in (room // max(1, at_once), room):
         portions = work.portions(share)
         if portions.bytes <= share:
-            return _alone(work, verb, portions)
-    return _alone(work, verb, work.least)
+            return _alone(verb, portions)
+    return _alone(verb, work.least)
 
 
-def _alone(work: Work, verb: int, portions: Portions) -> Load:
+def _alone(verb: int, portions: Portions) -> Load:
     return Load((verb,), portions.bytes, verb, portions.limits)

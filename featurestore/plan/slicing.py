@@ -27,6 +27,7 @@ from featurestore.plan.costs import (
     lone_row_bytes,
     reading_bytes,
     sifting_bytes,
+    slices_bytes,
     summary_work_bytes,
     with_counted,
 )
@@ -210,6 +211,7 @@ class Work:
                 return Portions(needed + self._bytes(one) + carrying_bytes(carried, own), limits)
             # The slice's own is counted; the one so far, and both combined.
             return Portions(needed + self._bytes(one) + 2 * carried, limits)
+        needed += slices_bytes(transformer.memory(self.schema, self.handed(one)))
         needed += sum(
             min(CHUNK_BYTES, (row_width(field) or 0) * self.extent.rows)
             for field in transformer.outputs(self.schema)

@@ -15,14 +15,14 @@ from typing import Final
 
 from featurestore.errors import DependencyCycleError, NotReadyError
 from featurestore.fingerprint import fingerprint
-from featurestore.plan.ahead import is_settled, suffix_needs
+from featurestore.plan.ahead import is_settled
 from featurestore.plan.definition import Feature
+from featurestore.plan.needs import state_needs
 from featurestore.plan.states import (
     Learner,
     SourceSummaries,
     StateNeed,
     require_fit_rows,
-    state_needs,
 )
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.provenance import Provenance
@@ -201,11 +201,7 @@ class Assessor:
         inputs = self.prints(files.name, feature.inputs)
         if isinstance(feature.transformer, UnknownTransformer):
             return _assess_unknown(files, feature, inputs)
-        if feature.transformer.scope is Scope.SUFFIX:
-            learner = Learner(feature.transformer, files.schema, feature.inputs)
-            needs = suffix_needs(learner, files.base, inputs)
-        else:
-            needs = state_needs(feature, files, inputs, self._source(files, feature))
+        needs = state_needs(feature, files, inputs, self._source(files, feature))
         changed = self._check_code and _code_changed(feature)
         definition = feature.definition.fingerprint
         provenance = files.provenance(feature.group)

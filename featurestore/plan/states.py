@@ -138,61 +138,6 @@ def chain_key(key: str, summary: str) -> str:
     return fingerprint("prefix", key, summary)
 
 
-def state_needs(
-    feature: Feature,
-    files: TableFiles,
-    inputs: Sequence[str],
-    source: SourceSummaries | None,
-) -> list[StateNeed]:
-    """Return what a feature needs in each partition; of scope ``suffix``, see ``plan.ahead``.
-
-    Parameters
-    ----------
-    feature : Feature
-    files : TableFiles
-    inputs : sequence of str
-        For each partition the fingerprint its inputs have, or will have after the build.
-    source : SourceSummaries, optional
-        The other table of a source transformer.
-    """
-    transformer = feature.transformer
-    if isinstance(transformer, SourceTransformer):
-        assert source is not None
-        return [source_need(transformer, files.schema, one, source) for one in files.base]
-    if transformer.scope is Scope.PREFIX:
-        learner = Learner(transformer, files.schema, feature.inputs)
-        return _prefix_needs(learner, files.base, inputs)
-    if transformer.scope is Scope.FIT:
-        return [fit_needs(feature, files, inputs)] * len(files.base)
-    return [StateNeed()] * len(files.base)
-
-
-def _prefix_needs(
-    learner: Learner, base: Sequence[PartitionEntry], inputs: Sequence[str]
-) -> list[StateNeed]:
-    reach = learner.transformer.reach(learner.schema)
-    needs: list[StateNeed] = []
-    members: list[Summary] = []
-    chain = ""
-    since: int | None = None
-    for position, entry in enumerate(base):
-        if reach is not None and entry.time_min is not None:
-            since = entry.time_min - reach
-            members = [one for one in members if _reaches(base[one.partition], since)]
-            chain = fingerprint("prefix", [one.key for one in members])
-        key = prefix_key(chain, since)
-        needs.append(StateNeed(chain, key, tuple(members), since=since) if members else StateNeed())
-        if entry.rows:
-            summary = Summary(learner.summary_key(inputs[position]), position)
-            members.append(summary)
-            chain = chain_key(chain, summary.key)
-    return needs
-
-
-def _reaches(entry: PartitionEntry, since: int) -> bool:
-    return entry.time_max is None or entry.time_max >= since
-
-
 def fit_needs(feature: Feature, files: TableFiles, inputs: Sequence[str]) -> StateNeed:
     """Return the one state that a fitted feature needs in every partition; of no rows, no members."""
     learner = Learner(feature.transformer, files.schema, feature.inputs)

@@ -207,7 +207,7 @@ def test_any_partitioning_gives_the_same(
 ) -> None:
     table, cuts = case
     split = data.draw(splits)
-    filled = Impute("x", strategy="constant", value=0.5)
+    filled = Impute("x", strategy="constant", fill_value=0.5)
     pipeline = Pipeline(filled, Standardize(numeric()), Categorify("c", max_size=2))
     made = [
         dataset(
@@ -286,19 +286,6 @@ def test_what_was_learnt_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert reads.of(fitting(view, TimeSplit(valid=23))) == [4]
     assert reads.of(fitting(view, TimeSplit(valid=22), Categorify("c"))) == []
     assert reads.of(fitting(view, TimeSplit(valid=15), Categorify("c", min_count=2))) == []
-
-
-def test_appended_rows_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, split = memory_store(), HashSplit(valid=0.2, test=0.2, by="k")
-    reads = Reads(monkeypatch)
-    before = table_view(store, daily(40), [10, 20, 30], key=["k"], time="t")
-    after = table_view(store, daily(60), [10, 20, 30, 40, 50], key=["k"], time="t")
-    steps = (Categorify("c"),)
-    same = daily(60).slice(0, 40).select(["k", "t", "c"])
-    assert same.equals(daily(40).select(["k", "t", "c"]))
-    assert reads.of(fitting(before, split, *steps)) == [0, 1, 2, 3]
-    # x, y and z share the base group's provenance here, so give both tables equal ones.
-    assert len(reads.of(fitting(after, split, *steps))) in (2, 6)
 
 
 def test_passes_are_as_many_as_levels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,7 +371,7 @@ def test_selectors_leave_out_label_key_and_time(tmp_path: Path) -> None:
 def test_calendar_takes_the_place_of_a_time(tmp_path: Path) -> None:
     stamps = pa.array(np.arange(60) * 86_400_000_000, pa.timestamp("us"))
     view = simple(tmp_path, d=stamps)
-    data = dataset(view, ["x", "d"], "y", pipeline=Pipeline(Calendar("d", ["weekday"])))
+    data = dataset(view, ["x", "d"], "y", pipeline=Pipeline(Calendar("d", parts=["weekday"])))
     assert data.schema.columns[0].name == "x"
     assert "d" not in data.schema.numeric
     assert data.schema.numeric == ("x", "d_weekday")
@@ -484,7 +471,7 @@ def test_what_looks_into_the_future_is_no_feature(tmp_path: Path) -> None:
         "inputs": ["z"],
         "fields": [{"name": "c", "type": "string"}],
     }
-    derived["definition"] = {"transformer": Calendar("t", ["hour"]).spec(), "fit_on": None}
+    derived["definition"] = {"transformer": Calendar("t", parts=["hour"]).spec(), "fit_on": None}
     snapshot = dataclasses.replace(
         view.snapshot, entries={**view.snapshot.entries, key: entry, "group:t:f_c": derived}
     )

@@ -19,7 +19,7 @@ import featurestore as fs
 from featurestore.dataset.dataset import Dataset
 from featurestore.dataset.part import Part
 from featurestore.dataset.split import HashSplit, Split, TimeSplit
-from featurestore.dataset.view import TableView
+from featurestore.dataset.view import ReadTask, TableView
 from featurestore.errors import DefinitionError, MemoryLimitError
 from featurestore.execution.sites import reserved_bytes
 from featurestore.storage.backends import open_object_store
@@ -219,6 +219,36 @@ def test_learning_that_does_not_fit_is_refused_unread(
     monkeypatch.setattr(TableView, "read", lambda *_: pytest.fail("it was read"))
     with pytest.raises(MemoryLimitError, match=r"learning Standardize needs .* for partition p0"):
         _ = make(view, ["z"], pipeline=steps).schema
+
+
+def test_what_a_later_pass_takes_is_looked_at_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featurestore.dataset import fitting
+
+    sized = fitting.sized_task
+
+    def large_later(task: Any, states: Any, within: int) -> Any:
+        found, need = sized(task, states, within)
+        return found, dataclasses.replace(need, bytes=2**50) if task.earlier else need
+
+    monkeypatch.setattr(fitting, "sized_task", large_later)
+    monkeypatch.setattr(ReadTask, "read", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(MemoryLimitError, match="learning Standardize needs"):
+        _ = make(view_of(tmp_path, rows=ROWS), ["x", "z", "c"], pipeline=PIPELINE).schema
+
+
+@pytest.mark.parametrize(
+    ("before", "counted"),
+    [(None, 100), (95, 95), (84, 84), (50, 84), (110, 100)],
+)
+def test_what_threads_kept_since_work_was_judged_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int | None, counted: int
+) -> None:
+    view = view_of(tmp_path, rows=10)
+    monkeypatch.setattr(TableView, "reserved_bytes", property(lambda _: 100 * MIB))
+    found = view.reserved_since(None if before is None else before * MIB)
+    assert found == counted * MIB
 
 
 def test_a_null_label_is_refused_in_a_slice(tmp_path: Path) -> None:

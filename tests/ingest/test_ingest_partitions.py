@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -271,6 +272,23 @@ def test_partitions_larger_than_the_limit_are_refused_with_both_remedies(ingest)
     with pytest.raises(MemoryLimitError, match=r"lower partition_bytes to \d+ .* raise"):
         ingest(table, partition_bytes=64 << 20, memory_limit=16 << 20)
     assert IngestMemory(1 << 30, 128 << 20).run == 128 << 20
+
+
+@pytest.mark.parametrize("together", [60_000, 250_000])
+def test_what_is_named_for_partitions_has_room_for_the_rows_of_a_time(make_ingest, together):
+    times = np.maximum(np.arange(1_000_000), together)
+    table = pa.table({"t": times, "x": np.ones(len(times))})
+    with pytest.raises(MemoryLimitError) as caught:
+        make_ingest()(table, time="t", partition_bytes=64 << 20, memory_limit=24 << 20)
+    named = re.search(r"memory_limit to at least (\d+)MiB", caught.value.remedy)
+    assert named is not None
+    limit = int(named[1]) << 20
+    assert make_ingest()(table, time="t", partition_bytes=64 << 20, memory_limit=limit)
+    smaller = re.search(r"lower partition_bytes to (\d+)", caught.value.remedy)
+    assert (smaller is not None) == (together == 60_000)
+    if smaller is not None:
+        size = int(smaller[1])
+        assert make_ingest()(table, time="t", partition_bytes=size, memory_limit=24 << 20)
 
 
 def test_provenance_follows_the_bytes(ingest, make_ingest):

@@ -2,7 +2,7 @@
 
     python carried_steps.py WORK FOLDER ROOM WAY
 
-``FOLDER`` holds the store ``golden`` and the scratch directory ``scratch``. ``WORK`` is ``lag`` or ``asof``;
+``FOLDER`` holds the store ``golden`` and the scratch directory ``scratch``. ``WORK`` is ``lag``, ``count`` or ``asof``;
 ``ROOM`` is what the limit leaves beside what the process holds; ``WAY`` is ``any``, ``memory`` (combining by
 ranges is not offered) or ``wait`` (it waits to be killed as soon as it is combining by ranges). The last line
 written is a JSON object: the peak, the scratch space, and why it was refused.
@@ -25,10 +25,12 @@ from featurestore.execution.sites import reserved_bytes
 from featurestore.storage.scratch import Scratch
 from featurestore.transforms.asof import AsOfJoin
 from featurestore.transforms.lag import Lag
+from featurestore.transforms.running import Running
 from featurestore.watermark import watermark
 
 FEATURES: Final[dict[str, Callable[[], fs.Transformer]]] = {
     "lag": lambda: Lag("x", by="key"),
+    "count": lambda: fs.CumCount(by="key"),
     "asof": lambda: AsOfJoin("other", "price", by="key"),
 }
 
@@ -42,7 +44,8 @@ def wait_to_be_killed(*_: Any) -> Any:
 def main(work: str, folder: Path, room: int, way: str) -> dict[str, Any]:
     fs.FeatureStore.open(folder / "few", workers=1).table("rows").add(FEATURES[work]())
     if way == "memory":
-        Lag.is_keyed = AsOfJoin.is_keyed = property(lambda self: False)  # type: ignore[assignment, method-assign]
+        for kind in (Lag, Running, AsOfJoin):
+            kind.is_keyed = property(lambda self: False)  # type: ignore[assignment, method-assign]
     if way == "wait":
         chaining.combined_ranges = wait_to_be_killed  # type: ignore[assignment, attr-defined]
     release_freed()

@@ -35,8 +35,11 @@ from featurestore.testing.hostile_tables import (
     value_columns,
     write_set,
 )
+from featurestore.units import parse_bytes
 
 BATCH_ROWS: Final = 2048
+_OF_XGBOOST: Final = 192 * 2**20
+"""Bytes: what XGBoost allocates itself while it builds a matrix is not under our limit."""
 
 
 class Begun:
@@ -114,6 +117,25 @@ def feed(place: Place) -> dict[str, Any]:
 
     while pages.next(input_data):
         pass
+    return collected.values(passes=1)
+
+
+def matrix(place: Place) -> dict[str, Any]:
+    """Build XGBoost's matrix, for which it passes over the pages several times."""
+    from training.hooks import xgboost as hook
+
+    loader, collected, page = place.loader(shuffle=False), _Collected(place), hook.page
+
+    def seen(batch: Any, schema: Any) -> Any:
+        data, names = page(batch, schema), hook.feature_columns(schema)[0]
+        columns = {name: data[:, one] for one, name in enumerate(names)}
+        collected.add(columns["row"], columns)
+        return data
+
+    hook.page = seen
+    found = hook.dmatrix(loader, max_bin=16, page_bytes="16MiB", nthread=2)
+    assert found.num_row() == place.table.rows
+    assert found.num_col() == len(hook.feature_columns(loader.schema)[0])
     return collected.values()
 
 
@@ -125,11 +147,11 @@ def _collected(place: Place, batches: Iterator[Any]) -> dict[str, Any]:
         columns = {name: numeric[:, one] for one, name in enumerate(names)}
         columns |= {name: values for name, values in batch.inputs.items() if values.ndim == 1}
         collected.add(columns["row"], columns)
-    return collected.values()
+    return collected.values(passes=1)
 
 
 class _Collected:
-    """Picks sampled rows out of batches, and counts that each row comes once."""
+    """Picks sampled rows out of batches, and counts that each row comes once in every pass."""
 
     def __init__(self, place: Place) -> None:
         rows = place.table.rows
@@ -145,14 +167,15 @@ class _Collected:
             found = self._found.setdefault(name, {})
             found |= {int(places[at]): float(columns[name][at]) for at in wanted}
 
-    def values(self) -> dict[str, Any]:
-        assert (self._seen == 1).all()
+    def values(self, passes: int | None = None) -> dict[str, Any]:
+        assert (self._seen == (passes or self._seen[0])).all()
+        assert self._seen[0] > 0
         return {name: [one[row] for row in sorted(one)] for name, one in self._found.items()}
 
 
 WORK: Final[dict[str, Callable[[Place], dict[str, Any]]]] = {
     **{family: partial(build, family) for family in FAMILIES},
-    **{one.__name__: one for one in (read, epoch, feed)},
+    **{one.__name__: one for one in (read, epoch, feed, matrix)},
 }
 
 
@@ -166,7 +189,8 @@ def main() -> None:
         warnings.simplefilter("error")
         warnings.simplefilter("always", MemoryProjectionWarning)
         warnings.simplefilter("always", EnforcementWarning)
-        with fs.enforced(limit) as enforcement, observed_by(place.begun):
+        own = _OF_XGBOOST if work == "matrix" else 0
+        with fs.enforced(parse_bytes(limit) + own) as enforcement, observed_by(place.begun):
             mechanism = enforcement.mechanism
             try:
                 values = WORK[work](place)

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 SCRIPT: Final = Path(__file__).parent / "carried_steps.py"
 MIB: Final = 2**20
-NEW: Final = {"lag": "x_lag_1", "asof": "price"}
+NEW: Final = {"lag": "x_lag_1", "count": "cum_count", "asof": "price"}
 
 
 def key_numbers(rows: int, keys: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -78,9 +79,11 @@ def expected(work: str, rows: int, keys: int) -> list[float | None]:
     for row, key in enumerate(numbers):
         if work == "asof":
             known[other[row]] = row * 0.5  # visible at its own time
-        found.append(known.get(key))
+        found.append(known.get(key, 0 if work == "count" else None))
         if work == "lag":
             known[key] = row * 0.5
+        elif work == "count":
+            known[key] = known.get(key, 0) + 1
     return found
 
 
@@ -90,9 +93,11 @@ def values(folder: Path, work: str) -> list[float | None]:
     return found
 
 
-def check(folder: Path, rows: int, keys: int, partitions: int, room: int) -> None:
+def check(
+    folder: Path, works: Iterable[str], rows: int, keys: int, partitions: int, room: int
+) -> None:
     make_store(folder, rows, keys, partitions)
-    for work in NEW:
+    for work in works:
         refused = built(work, folder, room, "memory")
         assert refused["refused"].startswith("MemoryLimitError: ")
         assert refused["scratch"] == 0
@@ -104,12 +109,12 @@ def check(folder: Path, rows: int, keys: int, partitions: int, room: int) -> Non
 
 
 def test_a_carry_that_does_not_fit_memory_is_combined_in_scratch_space(tmp_path: Path) -> None:
-    check(tmp_path, 250_000, 200_000, 12, 60 * MIB)
+    check(tmp_path, ("lag", "asof"), 250_000, 200_000, 12, 60 * MIB)
 
 
 @pytest.mark.slow
 def test_a_carry_of_a_million_keys_is_combined(tmp_path: Path) -> None:
-    check(tmp_path, 1_300_000, 1_000_000, 40, 80 * MIB)
+    check(tmp_path, NEW, 1_300_000, 1_000_000, 40, 80 * MIB)
 
 
 def test_killed_while_combining_it_leaves_nothing_and_runs_again(tmp_path: Path) -> None:

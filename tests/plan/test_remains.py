@@ -23,7 +23,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> TableFiles:
     place: Path = tmp_path_factory.mktemp("remains") / "store"
     store = fs.FeatureStore.create(place, workers=1)
     table = store.ingest("rows", ROWS, time="t", partition_bytes=1300)
-    table.add(fs.Expression(double=nw.col("x") * 2), fs.Rolling("double", 10, ["mean"], by=[]))
+    table.add(
+        fs.Expression(double=nw.col("x") * 2), fs.Rolling("double", 10, stats=["mean"], by=[])
+    )
     table.build()
     found = table._files()
     assert len(found.base) >= 3

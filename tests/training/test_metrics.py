@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InvalidInputError
-from training.metrics import auc, evaluate
+from training.metrics import auc, evaluate, judging_bytes
 
 scores = st.one_of(st.integers(0, 4).map(float), st.floats(0, 1, width=32))
 
@@ -86,3 +88,35 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
         evaluate(task, np.array(label), np.array(prediction))
+
+
+JUDGED = """
+import sys
+import numpy as np
+from featurestore.watermark import watermark
+from training.metrics import evaluate
+
+def judge(rows):
+    random, label, found = np.random.default_rng(0), [], []
+    shape = (1000, 10) if sys.argv[1] == "multiclass" else 1000
+    for _ in range(rows // 1000):
+        label.append(random.integers(0, 2, 1000).astype(np.float32))
+        found.append(random.random(shape).astype(np.float32))
+    prediction = np.concatenate(found)
+    del found
+    evaluate(sys.argv[1], np.concatenate(label), prediction)
+
+judge(2000)
+with watermark() as mark:
+    judge(500_000)
+print(mark.peak_bytes - mark.start_bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("task", ["binary", "regression", "multiclass"])
+def test_what_judging_takes_is_projected(task: str) -> None:
+    command = [sys.executable, "-c", JUDGED, task]
+    took = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert took <= judging_bytes(task, 500_000, 10) <= 2 * took

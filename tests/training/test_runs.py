@@ -27,6 +27,7 @@ from featurestore.errors import (
     FeatureStoreError,
     FormatError,
     InvalidInputError,
+    MemoryLimitError,
     NameTakenError,
     NotFoundError,
     NotReadyError,
@@ -262,6 +263,16 @@ def test_what_cannot_be_trained_is_said_and_leaves_nothing(
     with pytest.raises(FeatureStoreError, match=message):
         fit(content, tmp_path / "runs" / "run")
     assert not (tmp_path / "runs").exists() or list((tmp_path / "runs").iterdir()) == []
+
+
+def test_rows_too_many_to_be_judged_are_refused_before_training(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.run_memory.judging_bytes", lambda *_: 2**50)
+    monkeypatch.setattr("training.run._train", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(MemoryLimitError, match=r"judging the model .* predictions of 2000 rows"):
+        fit(configuration(store, tmp_path / "packs"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_never_replaces_another(keras_run: Run) -> None:
