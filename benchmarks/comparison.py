@@ -17,6 +17,7 @@ from measuring import MIB, OUT, figure, print_table, run_case, save
 Result = dict[str, Any]
 _OURS = "#3b6ea5"
 _THEIRS = "#a9c4de"
+_COLOURS = (_OURS, _THEIRS, "#d9d9d9", "#e3c78a")
 _LIBRARIES = ("polars", "duckdb", "dask", "pandas")
 
 
@@ -118,3 +119,43 @@ def _bars(
         axes.tick_params(axis="x", labelsize=7, labelrotation=12)
     picture.savefig(path)
     return path
+
+
+def keep_grouped(
+    name: str,
+    title: str,
+    groups: tuple[str, Sequence[str]],
+    series: tuple[str, Mapping[str, str]],
+    results: Sequence[Result],
+    measures: Sequence[Measure],
+    configuration: Mapping[str, Any],
+) -> None:
+    """Save results of several tasks as JSON, and bars with those of one task side by side; say where.
+
+    Parameters
+    ----------
+    name, title : str
+    groups : (str, sequence of str)
+        What says of a result which task it is of, and the tasks.
+    series : (str, mapping of str to str)
+        What says of a result whose it is, and the labels of whom there are.
+    results, measures, configuration
+    """
+    OUT.mkdir(exist_ok=True)
+    path = OUT / f"{name}.png"
+    picture = figure(11, 3.6)
+    picture.suptitle(title, fontsize=10)
+    (group, tasks), (whose, labels) = groups, series
+    width = 0.8 / len(labels)
+    grid = picture.subplots(1, len(measures), squeeze=False)
+    for axes, measure in zip(grid[0], measures, strict=True):
+        for number, (one, label) in enumerate(labels.items()):
+            done = [found for found in results if found[whose] == one and "error" not in found]
+            places = [tasks.index(found[group]) + width * number for found in done]
+            heights = [measure.of(found) for found in done]
+            axes.bar(places, heights, width, color=_COLOURS[number], label=label)
+        axes.set_xticks([0.4 - width / 2 + one for one in range(len(tasks))], tasks, fontsize=8)
+        axes.set_title(measure.heading, fontsize=9)
+        axes.legend(fontsize=7)
+    picture.savefig(path)
+    print(f"saved {save(name, configuration, results)} and {path}")

@@ -85,7 +85,7 @@ def learn(arguments: dict[str, Any], rows: int, step: Any) -> dict[str, Any]:
 
     # What a process holds before it works is measured with all loaded that the work may need.
     return {
-        **measured(work, (*OURS, "pandas", "featurestore.dataset.dataset")),
+        **measured(work, (*OURS, "featurestore.dataset.dataset")),
         "state": found["state"],
     }
 

@@ -31,7 +31,11 @@ OUT = Path(__file__).parent / "out"
 MIB = 2**20
 _CHUNK_ROWS = 65_536
 
-OURS = ("polars", "dask.threaded", "pyarrow.parquet", "zarr", "rich.progress", "featurestore.table")
+# pyarrow imports pandas, where it is installed, as soon as it makes an array.
+OURS = (
+    "polars", "dask.threaded", "pyarrow.parquet", "zarr", "rich.progress", "pandas",
+    "featurestore.table",
+)  # fmt: skip
 PANDAS = ("pandas", "pyarrow.parquet")
 DASK = ("dask.dataframe", "dask.threaded", "pyarrow.parquet")
 POLARS = ("polars",)

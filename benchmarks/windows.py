@@ -25,21 +25,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from comparison import ingested
-from measuring import (
-    MIB,
-    OURS,
-    OUT,
-    PANDAS,
-    POLARS,
-    described,
-    figure,
-    measured,
-    parse,
-    print_table,
-    run_case,
-    save,
-)
+from comparison import ADDED, SECONDS, ingested, keep_grouped
+from measuring import MIB, OURS, PANDAS, POLARS, described, measured, parse, print_table, run_case
 
 DUCKDB = ("duckdb", "pyarrow.parquet")
 STEP = 100  # milliseconds between rows
@@ -89,7 +76,7 @@ def with_featurestore(arguments: dict[str, Any]) -> dict[str, Any]:
     elif statistic == "lag":
         made = fs.Lag("x", rename={"x_lag_1": name})
     else:
-        made = fs.Rolling("x", "1h", statistic, rename={f"x_{statistic}_1h": name})
+        made = fs.Rolling("x", "1h", stats=statistic, rename={f"x_{statistic}_1h": name})
     store = fs.FeatureStore.open(arguments["store"], memory_limit=arguments["memory_limit"])
     table = store.table("data")
     result = measured(lambda: table.add(made), OURS)
@@ -180,24 +167,6 @@ CASES = {
 }
 
 
-def draw(results: list[dict[str, Any]], title: str) -> Path:
-    picture = figure(11, 3.6)
-    picture.suptitle(title, fontsize=10)
-    colours = dict(zip(LIBRARIES, ("#3b6ea5", "#a9c4de", "#d9d9d9", "#e3c78a"), strict=True))
-    measures = (("seconds", 1.0, "time (s)"), ("added_bytes", MIB, "peak above imports (MiB)"))
-    for axes, (key, scale, heading) in zip(picture.subplots(1, 2), measures, strict=True):
-        for number, (name, colour) in enumerate(colours.items()):
-            done = [one for one in results if one["library"] == name and "error" not in one]
-            places = [STATISTICS.index(one["statistic"]) + 0.2 * number for one in done]
-            axes.bar(places, [one[key] / scale for one in done], 0.2, color=colour, label=name)
-        axes.set_xticks([0.3 + one for one in range(len(STATISTICS))], STATISTICS, fontsize=8)
-        axes.set_title(heading, fontsize=9)
-        axes.legend(fontsize=7)
-    path = OUT / "windows.png"
-    picture.savefig(path)
-    return path
-
-
 def differing(results: list[dict[str, Any]]) -> list[str]:
     """Return the statistics whose values are not the same everywhere."""
     wrong = []
@@ -250,8 +219,10 @@ def compare(rows: int, keys: int, memory_limit: str) -> None:
     if wrong:
         raise SystemExit("values differ: " + "; ".join(wrong))
     configuration = {"rows": rows, "keys": keys, "memory_limit": memory_limit, "ingest": made}
-    OUT.mkdir(exist_ok=True)
-    print(f"saved {save('windows', configuration, results)} and {draw(results, title)}")
+    keep_grouped(
+        "windows", title, ("statistic", STATISTICS), ("library", {one: one for one in LIBRARIES}),
+        results, (SECONDS, ADDED), configuration,
+    )  # fmt: skip
 
 
 def main() -> None:
