@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,19 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the long proofs")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # One seed for all random tables of a run, told where something failed; processes of xdist get it too.
+    if config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if terminalreporter.stats.get("failed"):
+        seed = config.getoption("--hypothesis-seed")
+        terminalreporter.write_line(f"random tables: --hypothesis-seed={seed}")
 
 
 def _has_gpu() -> bool:

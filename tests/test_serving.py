@@ -92,7 +92,7 @@ def test_serving_changes_nothing_that_readers_see(table: fs.Table) -> None:
 def test_rows_inside_the_table_see_only_what_is_older() -> None:
     store = fs.FeatureStore.create(f"memory://{uuid.uuid4().hex}", workers=1)
     table = store.ingest("rows", OLD, key="k", time="t", partition_bytes=2500)
-    table.add(fs.Lag("n", 1), fs.Rolling("n", "1d", ["count", "sum"]))
+    table.add(fs.Lag("n", 1), fs.Rolling("n", "1d", stats=["count", "sum"]))
     columns = ["n_lag_1", "n_count_1d", "n_sum_1d"]
     expected = table.read(["k", "t", *columns])
     for hour in (0, 1, 40, 77):

@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             count_of_a_day, inputs=["t", "n"], output="recent", frame="polars", dtypes="int64",
             lookback="1d",
         ),
-        fs.Rolling("double", "1d", ["mean"]),
+        fs.Rolling("double", "1d", stats=["mean"]),
         fs.AsOfJoin("other", columns="z"),
     )  # fmt: skip
     table.add(fs.Standardize("n", prefix="std_"), fit_on="all")
@@ -251,7 +251,7 @@ def test_an_older_version_has_a_copy(store: fs.FeatureStore) -> None:
     table = store.table("rows")
     old = store.version
     table.drop("double_mean_1d")
-    table.add(fs.Rolling("double", "1d", ["mean"]))
+    table.add(fs.Rolling("double", "1d", stats=["mean"]))
     damage(store, files_of(store, "double_mean_1d")[0])
     report = store.repair()
     assert [one.how for one in report.mended] == [f"copy of version {old}"]
@@ -335,7 +335,7 @@ def test_a_lost_fileset_takes_its_definition_along(store: fs.FeatureStore) -> No
     assert "drop" in left.remedy
     table = store.table("rows")
     table.drop("double_mean_1d")
-    table.add(fs.Rolling("double", "1d", ["mean"]))
+    table.add(fs.Rolling("double", "1d", stats=["mean"]))
     columns = before[0].columns
     assert store.verify().ok
     assert table.read(columns).equals(before[0])

@@ -198,7 +198,10 @@ def shifted(frame: Any) -> Any:
             r"(a needs b needs c needs a|b needs c needs a needs b|c needs a needs b needs c)",
         ),
         ([fs.Expression(a=nw.col("a") + 1)], DependencyCycleError, "a needs a"),
+        ([fs.Clip("wrod", lower=0)], DependencyCycleError, r"no column 'wrod'.*'word'"),
         ([fs.Expression(a=nw.col("wrod"))], MissingColumnError, r"'wrod'\n.*'word'"),
+        ([fs.TextHash("wrod")], MissingColumnError, r"'wrod'\n.*'word'"),
+        ([fs.Function(shifted, inputs="wrod", output="o")], MissingColumnError, "'wrod'"),
         (
             [fs.Expression(a=nw.col("b")), fs.Expression(b=nw.col("wrod"))],
             MissingColumnError, r"'wrod'\n.*'word'",
@@ -247,7 +250,7 @@ def test_unknown_tables_and_names(store: fs.FeatureStore, table: fs.Table) -> No
 
 
 def test_dropping(table: fs.Table) -> None:
-    table.add(DOUBLE, fs.Rolling("double", "1d", ["mean", "sum"]))
+    table.add(DOUBLE, fs.Rolling("double", "1d", stats=["mean", "sum"]))
     with pytest.raises(InvalidInputError, match=r"'double_mean_1d' of table 'rows' reads 'double'"):
         table.drop("double")
     with pytest.raises(InvalidInputError, match="belong to the same feature"):
@@ -345,7 +348,7 @@ def test_a_long_task_does_not_wait_for_its_end(
     monkeypatch.setattr(Journal, "record_all", recording)
     table = store.ingest("rows", NUMBERED, key="k", time="t", partition_bytes=2500)
     table.add(DOUBLE, TWICE)
-    assert sorted(recorded) == [0] * table.partitions + [1] * (2 * table.partitions)
+    assert [one for one in recorded if one] == [1] * (2 * table.partitions)
     assert journal_keys(table._session.objects, "rows") == []
 
 
@@ -378,7 +381,7 @@ def test_names_of_columns_may_be_anything(store: fs.FeatureStore) -> None:
     rows = ROWS.select("k", "t", **{name: pl.col("x") + n for n, name in enumerate(odd)})
     table = store.ingest("odd", rows, key="k", time="t", partition_bytes=4000)
     table.add(*(fs.Expression(**{f"{name} doubled": nw.col(name) * 2}) for name in odd))
-    table.add(fs.Rolling(odd, "1d", ["mean"]), fs.Lag(odd, 1), fs.CrossSection(odd))
+    table.add(fs.Rolling(odd, "1d", stats=["mean"]), fs.Lag(odd, 1), fs.CrossSection(odd))
     table.add(fs.Standardize(odd, prefix="z/"), fit_on="all")
     expected = rows.select(**{f"{name} doubled": pl.col(name) * 2 for name in odd})
     assert_frame_equal(table.read([f"{name} doubled" for name in odd]), expected)
@@ -403,7 +406,9 @@ def test_three_hundred_columns(store: fs.FeatureStore) -> None:
     rows = ROWS.select("k", "t", *((pl.col("x") * n).alias(f"c{n}") for n in range(300)))
     table = store.ingest("wide", rows, key="k", time="t", partition_bytes=400_000)
     names = [f"c{n}" for n in range(300)]
-    report = table.add(fs.Rolling(names, "6h", ["mean"]), fs.Expression(first=nw.col("c1") + 1))
+    report = table.add(
+        fs.Rolling(names, "6h", stats=["mean"]), fs.Expression(first=nw.col("c1") + 1)
+    )
     assert len(report.columns) == 301
     assert_frame_equal(table.read(names), rows.select(names))
 

@@ -188,7 +188,9 @@ def table(store: fs.FeatureStore) -> fs.Table:
     """Rows in seven partitions with three features, one of which has to look back."""
     table = appended(store, "rows", cut(ROWS, [10, 20, 30, 40, 50, 60]))
     table.add(
-        fs.Expression(double=nw.col("x") * 2), fs.Lag("x"), fs.Rolling("double", "1d", ["mean"])
+        fs.Expression(double=nw.col("x") * 2),
+        fs.Lag("x"),
+        fs.Rolling("double", "1d", stats=["mean"]),
     )
     return table
 

@@ -19,7 +19,7 @@ from featurestore.testing.tables import observations
 
 ROWS = observations(300).sort("t", "k")
 MORE = observations(60, 5, start=101).sort("t", "k")
-MADE = (fs.Lag("x", by="k"), fs.Rolling("x", 5, ["mean"], by="k"))
+MADE = (fs.Lag("x", by="k"), fs.Rolling("x", 5, stats=["mean"], by="k"))
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "empty": lambda data: b"",

@@ -27,7 +27,7 @@ def moment(milliseconds: int) -> dt.datetime:
 
 def counts(*closed: str) -> list[fs.Rolling]:
     return [
-        fs.Rolling("x", "3ms", "count", closed=one, lag="2ms", rename={"x_count_3ms": one})
+        fs.Rolling("x", "3ms", stats="count", closed=one, lag="2ms", rename={"x_count_3ms": one})
         for one in closed
     ]
 

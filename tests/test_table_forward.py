@@ -148,7 +148,7 @@ def test_damaged_labels_are_computed_again(tmp_path: Path) -> None:
 
 def test_time_windows_are_stale_where_the_newest_time_completes_one(store: fs.FeatureStore) -> None:
     table = growing(store, *(days(2 * i, 2 * i + 2) for i in range(6)))
-    table.add(fs.Forward("x", "5d", ["value", "mean"]))
+    table.add(fs.Forward("x", "5d", stats=["value", "mean"]))
     table.append(days(12, 13))
     # Newest day 11, then 12: of days 6 and 7 the second is complete now; 8 to 11 were null and stay so.
     assert fresh(table, "x_mean_ahead_5d") == "...s..m"
@@ -170,13 +170,13 @@ def test_time_windows_are_stale_where_the_newest_time_completes_one(store: fs.Fe
 
 def test_time_windows_are_stale_where_a_change_lies_in_them(store: fs.FeatureStore) -> None:
     table = growing(store, *(days(2 * i, 2 * i + 2) for i in range(6)))
-    table.add(fs.Forward("x", "3d", "sum"))
+    table.add(fs.Forward("x", "3d", stats="sum"))
     table.replace(days(6, 8, step=9.0), ("1970-01-07", "1970-01-09"))
     # Days 2 and 3 look until 5 and 6, days 4 and 5 until 8.
     assert fresh(table, "x_sum_ahead_3d") == ".ssm.."
     table.build()
     again = growing(store, table.read(["t", "k", "x"]), name="again")
-    again.add(fs.Forward("x", "3d", "sum"))
+    again.add(fs.Forward("x", "3d", stats="sum"))
     assert_frame_equal(again.read("x_sum_ahead_3d"), table.read("x_sum_ahead_3d"))
 
 
@@ -211,7 +211,7 @@ def test_what_is_called_fresh_has_the_values_of_a_table_made_at_once(
     for length, keys in begin:
         pieces.append(days(day, day + length, keys))
         day += length
-    one = fs.Forward("x", ahead, ["value", "sum"])
+    one = fs.Forward("x", ahead, stats=["value", "sum"])
     table = growing(store, *pieces)
     label = one.outputs(table.schema)[0].name
     table.add(one, fs.Expression(twice=nw.col(label) * 2))
@@ -243,7 +243,7 @@ def test_what_is_called_fresh_has_the_values_of_a_table_made_at_once(
 def labelled(store: fs.FeatureStore) -> fs.Table:
     table = growing(store, days(0, 6), days(6, 12))
     table.add(
-        fs.Forward("x", "2d", "return", rename={"x_return_ahead_2d": "y"}),
+        fs.Forward("x", "2d", stats="return", rename={"x_return_ahead_2d": "y"}),
         fs.Expression(half=nw.col("y") / 2),
         fs.Lag("half"),
         fs.Rolling("x", 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from typing import Any
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 import featurestore as fs
 from featurestore.cli import EXIT_FAULTS, main
 from featurestore.errors import DefinitionError, InvalidInputError, NotReadyError
+from featurestore.report.leakage import Leak, LeakedRow, LeakReport
 from featurestore.testing.tables import (
     fitted_of_each,
     names_of_keys,
@@ -83,10 +85,34 @@ def test_a_centred_mean_and_a_statistic_of_the_partition_are_found(store: fs.Fea
     assert "<caption>rows: 3 of 5" in report._repr_html_()
 
 
+def test_a_report_holds_what_json_can_hold() -> None:
+    rows = (LeakedRow({"k": math.nan}, "2024-01-01", math.inf, 1.5),)
+    found = LeakReport("t", ("x",), 1, 1, (Leak("x", "Function", 1, rows),)).to_json()
+    json.dumps(found, allow_nan=False)
+    (row,) = found["leaks"][0]["rows"]
+    assert (row["key"], row["stored"], row["recomputed"]) == ({"k": "nan"}, "inf", 1.5)
+
+
 def test_what_is_learnt_of_the_whole_table_is_found(table: fs.Table) -> None:
     table.add(*fitted_of_each(), fit_on="all")
     report = table.check_leakage(sample=10)
     assert "std_x" in {one.column for one in report.leaks}
+
+
+def test_each_thing_that_learns_of_the_whole_table_is_found(table: fs.Table) -> None:
+    learn = [
+        fs.Standardize("x", prefix="a_"), fs.MinMax("x", prefix="b_"), fs.PCA(["x", "n"], 1),
+        fs.RobustScale("x", prefix="c_"), fs.QuantileTransform("x", prefix="d_"),
+        fs.QuantileBin("x", 50, prefix="e_"), fs.Winsorize("x", (0.2, 0.8), prefix="f_"),
+        fs.Winsorize("x", deviations=1.0, prefix="g_"), fs.Impute("x", prefix="h_"),
+        fs.Impute("x", "median", prefix="i_"), fs.Categorify("word", prefix="j_"),
+        fs.FrequencyEncode("word", prefix="k_"), fs.TargetEncode("word", "x", prefix="l_"),
+        fs.GroupStats("x", by=["word"], prefix="m_"), fs.TfIdf("word", 2),
+        fs.OneHot("word", size=2, prefix="o_"),
+    ]  # fmt: skip
+    made = {one.name for step in learn for one in step.outputs(table.schema)}
+    table.add(*learn, fs.Clip("x", upper=1, prefix="row_"), fit_on="all")
+    assert {one.column for one in table.check_leakage(sample=40).leaks} == made
 
 
 def test_what_is_learnt_of_a_range_is_compared_after_it(table: fs.Table) -> None:
@@ -126,6 +152,21 @@ def test_a_join_that_takes_rows_before_they_were_available_is_found(
     assert report.ok is not leaks
     if leaks:
         assert report["y"].kind == "AsOfJoin"
+
+
+@pytest.mark.parametrize("lag", [None, "3h"], ids=["no-lag", "lag"])
+def test_every_kind_of_join_is_looked_at(
+    store: fs.FeatureStore, table: fs.Table, lag: str | None
+) -> None:
+    store.ingest("news", LATE, key="k", time="t", partition_bytes=2500)
+    table.add(
+        fs.AsOfAggregate("news", "y", "1d", lag=lag, prefix="a_"),
+        fs.AsOfWindow("news", "y", 2, lag=lag, prefix="w_"),
+        fs.Lookup("news", "y", lag="0s" if lag is None else lag, prefix="l_"),
+    )
+    made = {"a_y_mean_1d", "w_news_last_2", "l_y"}
+    found = {one.column for one in table.check_leakage(sample=25).leaks}
+    assert found == (made if lag is None else set())
 
 
 def test_available_is_heeded_by_a_join_that_names_it(

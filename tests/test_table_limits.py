@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(
 ) -> None:
     store = fs.FeatureStore.create(tmp_path / "store", workers=2)
     table = store.ingest("rows", ROWS, key="k", time="t", partition_bytes=1500)
-    features = (DOUBLE, fs.Rolling("x", "1d", ["mean", "std"]), fs.Lag("double", 1))
+    features = (DOUBLE, fs.Rolling("x", "1d", stats=["mean", "std"]), fs.Lag("double", 1))
     before, version = table.read(), table.version
     left = room
 

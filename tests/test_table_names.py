@@ -82,7 +82,12 @@ def test_lists_are_no_groups() -> None:
     """Of one partition they would do, and not of two."""
     store = fs.FeatureStore.create(f"memory://{uuid.uuid4().hex}")
     day = dt.date(2024, 1, 1)
-    table = store.ingest("rows", pl.DataFrame({"t": [day], "l": [[1, 2]]}), time="t")
-    for one in (fs.CumCount(by="l"), fs.TimeSince(by="l"), fs.Lag("t", by="l")):
+    table = store.ingest("rows", pl.DataFrame({"t": [day], "l": [[1, 2]], "x": [1]}), time="t")
+    for one in (
+        fs.CumCount(by="l"), fs.TimeSince(by="l"), fs.Lag("t", by="l"), fs.Rank("x", by="l"),
+    ):  # fmt: skip
         with pytest.raises(DefinitionError, match=r"cannot group by list.* column 'l'"):
             table.add(one)
+    for join in (fs.AsOfJoin, fs.Lookup):
+        with pytest.raises(DefinitionError, match=r"cannot compare tensors or lists: 'l'"):
+            table.add(join("rows", "x", by="l", prefix="j_"))

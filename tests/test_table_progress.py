@@ -28,7 +28,7 @@ def worked() -> fs.Table:
     store = fs.FeatureStore.create(f"memory://{uuid.uuid4().hex}", workers=2)
     rows = observations(200)
     table = store.ingest("rows", rows, key="k", time="t", partition_bytes=2500)
-    table.add(fs.Expression(double=nw.col("x") * 2), fs.Rolling("double", "1d", ["mean"]))
+    table.add(fs.Expression(double=nw.col("x") * 2), fs.Rolling("double", "1d", stats=["mean"]))
     table.append(observations(20, start=200))
     table.build()
     return table

@@ -202,8 +202,8 @@ def test_random_changes_give_what_a_new_store_computes() -> None:
     made = (
         LAG,
         fs.Lag("x", 3),
-        fs.Rolling("x", 3, ["mean"], by="k"),
-        fs.Rolling("x_lag_1", 4, ["max"], by="k"),
+        fs.Rolling("x", 3, stats=["mean"], by="k"),
+        fs.Rolling("x_lag_1", 4, stats=["max"], by="k"),
         fs.Expression(sum=nw.col("x") + nw.col("x_lag_3")),
     )
     computed = reused = 0

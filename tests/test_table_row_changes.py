@@ -207,8 +207,8 @@ def features(all_kinds: bool) -> tuple[Transformer, ...]:
         return one_of_each()
     return (
         DOUBLE,
-        fs.Rolling("double", "12h", ["mean", "std"]),
-        fs.Rolling("n", 5, ["sum"], closed="left"),
+        fs.Rolling("double", "12h", stats=["mean", "std"]),
+        fs.Rolling("n", 5, stats=["sum"], closed="left"),
         fs.Lag("x", periods=[1, 3]),
         fs.CrossSection("x", ["rank"]),
         fs.AsOfJoin("other", columns="y"),

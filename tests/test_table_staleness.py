@@ -237,10 +237,10 @@ def test_a_replaced_feature_has_new_values_and_makes_its_dependents_stale(table:
 
 
 def test_a_replacement_must_keep_the_columns_that_others_read(table: fs.Table) -> None:
-    table.add(fs.Rolling("x", "1d", ["mean", "std"]), fs.Expression(y=nw.col("x_std_1d") * 2))
+    table.add(fs.Rolling("x", "1d", stats=["mean", "std"]), fs.Expression(y=nw.col("x_std_1d") * 2))
     version = table.version
     with pytest.raises(InvalidInputError, match=r"'y'.*'x_std_1d'"):
-        table.add(fs.Rolling("x", "1d", ["mean"]), replace=True)
+        table.add(fs.Rolling("x", "1d", stats=["mean"]), replace=True)
     assert table.version == version
 
 
