@@ -42,10 +42,17 @@ def check_arguments(kind: type, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     >>> check_arguments(Lag, ["close"], {"periods": [1, 2]})
     """
     checks = _checks(kind)
-    for (name, rule), value in zip(checks.items(), args, strict=False):
-        _check(kind, name, rule, value)
+    for name, value in zip(_placed(kind), args, strict=False):
+        _check(kind, name, checks.get(name), value)
     for name, value in kwargs.items():
         _check(kind, name, checks.get(name), value)
+
+
+@cache
+def _placed(kind: type) -> tuple[str, ...]:
+    """Return the names of the arguments that can be given by position."""
+    found = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
+    return tuple(one.name for one in found if one.kind is one.POSITIONAL_OR_KEYWORD)
 
 
 def _check(kind: type, name: str, rule: _Rule | None, value: Any) -> None:

@@ -37,7 +37,13 @@ class TestCategorify(TransformerContract):
     def transformers(self) -> st.SearchStrategy[Transformer]:
         sizes = st.sampled_from([None, 1, 2])
         columns = st.sampled_from(["s", "n", "b"])
-        return st.builds(fs.Categorify, columns, sizes, st.integers(1, 2), prefix=st.just("c_"))
+        return st.builds(
+            fs.Categorify,
+            columns,
+            max_size=sizes,
+            min_count=st.integers(1, 2),
+            prefix=st.just("c_"),
+        )
 
     def expected(self, transformer: Any, rows: Rows, other: Rows) -> Mapping[str, Sequence[Any]]:
         (column,) = transformer.columns

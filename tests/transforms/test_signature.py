@@ -122,3 +122,8 @@ def test_what_is_refused_says_what_was_given_and_what_to_give() -> None:
     with pytest.raises(FeatureStoreError, match="Hash has buckets=an integer of"):
         fs.Hash("v", 10**400)
     assert fs.Bucketize("v", np.array([0.5, 1.5])).boundaries == (0.5, 1.5)  # type: ignore[arg-type]
+
+
+def test_one_argument_too_many_is_no_argument_of_another_name() -> None:
+    with pytest.raises(TypeError, match="2 positional arguments but 3"):
+        fs.MinMax("x", (0, 1))  # type: ignore[call-arg, arg-type]
