@@ -23,14 +23,15 @@ def test_a_fold_depends_on_the_window_alone(data: st.DataObject, values: list[fl
     alone = whole[end - length : end]
 
     def run(array: np.ndarray, end: int, merge: windows.Merge) -> list[float]:
+        nothing = np.zeros_like(array)
         parts = windows.fold(
-            np, (array, np.zeros_like(array)), np.array([end]), np.array([length]), merge
+            np, (array, nothing, nothing), np.array([end]), np.array([length]), merge
         )
         return [float(part[0]) for part in parts]
 
     assert run(whole, end, windows.merge_moments) == run(alone, length, windows.merge_moments)
     if length:
-        mean, squares = run(whole, end, windows.merge_moments)
+        mean, squares, _ = run(whole, end, windows.merge_moments)
         assert math.isclose(mean, alone.mean(), rel_tol=1e-9, abs_tol=1e-9)
         assert math.isclose(
             squares, ((alone - alone.mean()) ** 2).sum(), rel_tol=1e-6, abs_tol=1e-6
@@ -39,9 +40,9 @@ def test_a_fold_depends_on_the_window_alone(data: st.DataObject, values: list[fl
 
 def test_moments_do_not_cancel_on_a_large_offset() -> None:
     values = 1e9 + np.array([0.0, 1.0, 2.0, 3.0] * 1000)
-    _, squares = windows.fold(
+    _, squares, _ = windows.fold(
         np,
-        (values, np.zeros_like(values)),
+        (values, np.zeros_like(values), np.zeros_like(values)),
         np.array([4000]),
         np.array([4000]),
         windows.merge_moments,
