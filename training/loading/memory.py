@@ -19,6 +19,7 @@ from typing import Final
 from featurestore.dataset.batch import DatasetPart, DatasetSchema
 from featurestore.errors import MemoryLimitError
 from featurestore.execution.room import smallest_limit
+from featurestore.plan.costs import THREAD_BYTES
 from featurestore.units import format_bytes
 from training.loading.layout import pack_layout
 from training.loading.order import EpochOrder
@@ -27,6 +28,8 @@ OWN_BATCHES: Final = 2
 """The batch that is being gathered, and the one its consumer still holds."""
 _SLACK: Final = 4 * 2**20
 """Small things: threads' stacks, buffers of files and hashes, Python's own objects."""
+_WRITING: Final = _SLACK + THREAD_BYTES
+"""Beside the partition that a pack is written of: as beside any task."""
 _SMALLER_PARTITIONS: Final = "ingest with a smaller partition_bytes, or name fewer features"
 
 
@@ -172,18 +175,18 @@ def writing_memory(
     """
     limit = part.memory_limit if limit is None else limit
     reserved = part.reserved_bytes if reserved is None else reserved
-    within = limit - reserved - _SLACK
+    within = limit - reserved - _WRITING
     needs = [part.memory(one, within) for one in range(len(part.partition_rows))]
     terms = (
         Term("largest partition: read, transformed, as arrays", max(needs, default=0)),
-        Term("files and hashes", _SLACK),
+        Term("files, hashes, and pages that come back late", _WRITING),
     )
     return Projection("writing the pack", limit, reserved, terms, _SMALLER_PARTITIONS)
 
 
 def slice_bytes(memory: Projection) -> int:
     """Return what a slice of a partition may take while a pack is written."""
-    return memory.limit - memory.reserved - _SLACK
+    return memory.limit - memory.reserved - _WRITING
 
 
 def project_epoch(
