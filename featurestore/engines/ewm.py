@@ -151,7 +151,10 @@ class Decay:
         """Merge ``(first value, its weight, weighted sum of the others)``; weights sum to 1."""
         before, gain = self._shares(xp, older, younger)
         kept = younger[3] * before
-        rest = kept * older[4] + younger[3] * gain * younger[2] + younger[4]
+        share = younger[3] * gain
+        # What came at the time of another value has no weight, and is not there, be it infinite.
+        own = xp.where(share > 0, share * younger[2], 0.0)
+        rest = kept * older[4] + own + younger[4]
         return self._either(xp, older, younger, (older[2], older[3] * kept, rest))
 
     def _rest_leaves(self, xp: Any, values: Array, valid: Array, places: Array) -> Parts:

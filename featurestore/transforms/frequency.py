@@ -19,7 +19,7 @@ from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Partition, Scope, State
 from featurestore.transforms.columnwise import Columnwise
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import state_rows
+from featurestore.transforms.footprint import row_bits, state_rows
 from featurestore.transforms.learnt_rows import positions, positions_memory
 from featurestore.transforms.selectors import Selection, strings
 from featurestore.transforms.value_counts import (
@@ -148,7 +148,9 @@ class FrequencyEncode(Columnwise):
         return max((self._bytes(schema, one, extent) for one in self.inputs(schema)), default=0)
 
     def _bytes(self, schema: TableSchema, name: str, extent: Extent) -> int:
-        learnt = state_rows(schema, [name], extent)
+        # Beside each value the state has what it is replaced by, eight bytes.
+        most = 8 * extent.state_bytes // (row_bits(schema[name].type) + 64)
+        learnt = min(state_rows(schema, [name], extent), most)
         return positions_memory(schema, [name], extent.rows, learnt) + 8 * learnt
 
     @property

@@ -365,7 +365,7 @@ def test_interrupting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("training.run.fit", interrupted)
-    done = CliRunner().invoke(main, ["fit", "train.toml"])
+    done = CliRunner().invoke(main, ["fit", "examples/train.toml"])
     assert done.exit_code == 130
     assert "Interrupted" in done.stderr
 

@@ -250,6 +250,15 @@ def test_ewm_of_time_equals_pandas_adjusted_and_polars_recursive() -> None:
     np.testing.assert_allclose(recursive, polars.to_numpy(), rtol=1e-9, atol=1e-12)
 
 
+def test_a_value_at_the_time_of_another_has_no_weight_in_the_recurrence() -> None:
+    """Without ``adjust`` a value weighs by how long it came after the one before."""
+    frame = frame_of(3, 1).with_columns(
+        t=pl.col("t").first(), x=pl.Series([0.0, math.nan, math.inf])
+    )
+    made = run(fs.EWM("x", "2us", adjust=False, by=[]), frame)
+    assert made["x_ewm_mean_2us"].tolist() == [0.0, 0.0, 0.0]
+
+
 def test_expanding_equals_pandas_bit_for_bit_in_any_pieces() -> None:
     frame = frame_of(3000, 11, ties=True)
     out = run(fs.Expanding("x", STATISTICS), frame, 30)
