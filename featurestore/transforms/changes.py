@@ -112,10 +112,13 @@ class Diff(Lag):
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         by = self._by(schema)
-        together = extent.rows + state_rows(schema, self._state_columns(schema), extent)
-        work = 42 * together + (40 + 9 * len(self._periods)) * extent.rows
+        earlier = state_rows(schema, self._state_columns(schema), extent)
+        together = extent.rows + earlier
+        work = 42 * together + (48 + 9 * len(self._periods)) * extent.rows
         keys = VIEW * together * sum(is_varying(schema[name].type) for name in by)
         rounding = rounding_bytes(self.outputs(schema), extent.rows)
+        # Of the state too, where there are hundreds of columns: as read, as a frame, and as joined.
+        rounding += 3 * rounding_bytes((schema[one] for one in self._columns(schema)), earlier)
         return sorting_bytes(schema, by, together, work) + keys + rounding
 
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:

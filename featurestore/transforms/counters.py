@@ -12,9 +12,10 @@ from featurestore.engines.protocol import Array
 from featurestore.errors import SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.event_time import PER_SECOND, Span, span_of
+from featurestore.transforms.folded_column import Seen
 from featurestore.transforms.grouping import By
 from featurestore.transforms.naming import Renaming
-from featurestore.transforms.running import Running, Seen
+from featurestore.transforms.running import Running
 from featurestore.transforms.statistics import made_fields
 from featurestore.units import Duration
 

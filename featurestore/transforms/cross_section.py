@@ -55,7 +55,7 @@ class CrossSection(Transformer):
     *Null rule.* Rows whose value is null or NaN are not counted; they get null or NaN. An infinity is
     the largest or smallest value; the z-scores of its group are NaN. *Boundary rule.* A group is all
     rows of exactly one time. Results do not depend on the order of rows. *Types.* float64. *Memory.*
-    120 bytes per row, for one column at a time.
+    128 bytes per row, for one column at a time.
 
     Raises
     ------

@@ -16,9 +16,10 @@ from featurestore.engines.running import Fold
 from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.event_time import PER_SECOND, Span, span_of
+from featurestore.transforms.folded_column import Seen
 from featurestore.transforms.grouping import By
 from featurestore.transforms.naming import Renaming
-from featurestore.transforms.running import Running, Seen, require_lengths
+from featurestore.transforms.running import Running, require_lengths
 from featurestore.transforms.selectors import Selection, normalise_selection
 from featurestore.transforms.statistics import (
     check_flag,

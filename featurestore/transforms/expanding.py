@@ -13,9 +13,10 @@ from featurestore.engines.running import deviations, whole_sums, wide_numbers
 from featurestore.engines.windows import STATISTICS
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.event_time import Span
+from featurestore.transforms.folded_column import Seen
 from featurestore.transforms.grouping import By
 from featurestore.transforms.naming import Renaming
-from featurestore.transforms.running import Running, Seen
+from featurestore.transforms.running import Running
 from featurestore.transforms.selectors import Selection, normalise_selection
 from featurestore.transforms.statistics import (
     check_min_count,

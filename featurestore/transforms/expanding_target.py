@@ -26,11 +26,12 @@ from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
 from featurestore.transforms.event_time import Span
 from featurestore.transforms.extent import Extent
+from featurestore.transforms.folded_column import Seen
 from featurestore.transforms.footprint import handed_extent, kept_rows, row_bits
 from featurestore.transforms.grouping import By
 from featurestore.transforms.matched_rows import all_valid
 from featurestore.transforms.naming import Renaming, normalise_renaming
-from featurestore.transforms.running import Running, Seen
+from featurestore.transforms.running import Running
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
 from featurestore.transforms.statistics import is_whole, made_fields
 from featurestore.transforms.tails import TAIL, TIME, key_rows
@@ -221,9 +222,10 @@ class ExpandingTarget(Transformer):
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         schema, xp = partition.schema, engine.xp
         total, *every = self._every(schema)
+        keys = key_rows(engine, partition.frame, self._columns(schema))
 
         def sums(part: int, one: TargetSums) -> tuple[Array, Array]:
-            frame = one.apply(partition, _part(state, part), engine).frame
+            frame = one.apply(partition, _part(state, part, keys), engine).frame
             assert frame is not None
             return engine.values(frame["count"])[0], engine.values(frame["sum"])[0]
 
@@ -260,7 +262,7 @@ class ExpandingTarget(Transformer):
         return apart + self.state_bytes(schema, extent)
 
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        size, bits = 0, 8 + sum(row_bits(schema[name].type) + 1 for name in self._columns(schema))
+        size, bits = 0, 32 + sum(row_bits(schema[name].type) + 1 for name in self._columns(schema))
         for one in self._every(schema):
             kept = one.most_kept_rows(schema)
             by = one.by or ()
@@ -308,12 +310,15 @@ def _side_by_side(tables: Sequence[pa.Table], *, keys: bool = False) -> pa.Table
     return pa.concat_tables(out)
 
 
-def _part(state: State, part: int) -> State:
-    """Return the sums of all rows (0) or those by a column."""
+def _part(state: State, part: int, keys: pa.Table) -> State:
+    """Return the sums of all rows (0), or those by a column of the categories that some rows have."""
     if TAIL not in state:
         return state
-    table = state[TAIL]
-    table = table.filter(pc.equal(table["by_0"], part))
+    table, columns = state[TAIL], {}
+    chosen = pc.equal(table["by_0"], part)
+    if part:
+        columns["by_0"] = by = table[f"by_{part}"]
+        here = keys[f"by_{part - 1}"].unique().cast(by.type)
+        chosen = pc.and_(chosen, pc.is_in(by, value_set=here))
     rest = [name for name in table.column_names if not name.startswith("by_")]
-    columns = {"by_0": table[f"by_{part}"]} if part else {}
-    return {TAIL: pa.table({**columns, **{name: table[name] for name in rest}})}
+    return {TAIL: pa.table({**columns, **{name: table[name] for name in rest}}).filter(chosen)}

@@ -13,13 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, cast
 
-import numpy as np
 import pyarrow as pa
 
-from featurestore.engines.differences import whole_difference
-from featurestore.engines.protocol import Array, Engine, Series
-from featurestore.engines.windows import Windows, canonical, group_rows
-from featurestore.engines.windows_ahead import rows_ahead, times_ahead
+from featurestore.engines.protocol import Engine, Series
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema, time_unit
@@ -51,15 +47,14 @@ from featurestore.transforms.footprint import (
 from featurestore.transforms.grouping import By, normalise_by, require_time, resolve_by
 from featurestore.transforms.heads import (
     HEAD,
-    NEWEST,
     combine_heads,
     head_of_groups,
     head_until,
-    newest_of,
     summarize_head,
     with_head,
 )
 from featurestore.transforms.naming import Renaming, normalise_renaming
+from featurestore.transforms.rows_ahead import RowsAhead
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
 from featurestore.transforms.statistics import (
     check_min_count,
@@ -68,7 +63,7 @@ from featurestore.transforms.statistics import (
     normalise_statistics,
     statistic_type,
 )
-from featurestore.transforms.tails import TIME, Extended, Keep, column_name, positional, scattered
+from featurestore.transforms.tails import TIME, Keep, positional
 from featurestore.units import Duration
 
 AGGREGATES: Final = ("mean", "sum", "min", "max", "std", "count")
@@ -246,7 +241,8 @@ class Forward(Transformer):
     def apply(self, partition: Partition, state: State, engine: Engine) -> Columns:
         frame, by = self._positional(partition)
         rows = with_head(engine, frame, state, len(by))
-        ahead = _Ahead.of(self, rows, state, partition.schema)
+        steps, timed = self._steps(partition.schema.time_unit), not isinstance(self.ahead, int)
+        ahead = RowsAhead.of(rows, state, steps, timed=timed)
         fields = iter(self.outputs(partition.schema))
         out: list[Series] = []
         for position in range(len(self._columns(partition.schema))):
@@ -254,7 +250,7 @@ class Forward(Transformer):
             out += self._statistics(ahead, position, fields)
         return Columns(partition.frame.select(*out) if out else None)
 
-    def _statistics(self, ahead: _Ahead, position: int, fields: Iterator[Field]) -> list[Series]:
+    def _statistics(self, ahead: RowsAhead, position: int, fields: Iterator[Field]) -> list[Series]:
         """Return the statistics of one column; the next of ``fields`` say what they are called."""
         engine, out = ahead.rows.engine, []
         windows = None
@@ -290,7 +286,7 @@ class Forward(Transformer):
         folding = any(one != "value" for one in self.stats)
         sorted_ = max(
             grouping_bytes(schema, by, together),
-            (120 if folding else 75) * together + taking_bytes(types, extent.rows),
+            (128 if folding else 75) * together + taking_bytes(types, extent.rows),
         )
         made = 20 * extent.rows + rounding_bytes(self.outputs(schema), extent.rows)
         varying = sum(is_varying(schema[name].type) for name in by)
@@ -324,95 +320,6 @@ class Forward(Transformer):
         return fingerprint(
             "head", _KIND, self.version, encode(self.columns), by, encode(self.ahead)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Ahead:
-    """The rows after each row of a partition.
-
-    Parameters
-    ----------
-    rows : Extended
-        The partition's rows with later ones behind them.
-    order : Array
-        The row at each position, sorted by group.
-    start, end : Array
-        ``int64 [own]``: the window of each own row, in the order in which they are sorted.
-    complete : Array
-        ``bool [own]``
-    target : Array
-        ``int64 [own]``: where each of them is among the own rows.
-    """
-
-    rows: Extended
-    order: Array
-    start: Array
-    end: Array
-    complete: Array
-    target: Array
-
-    @classmethod
-    def of(cls, one: Forward, rows: Extended, state: State, schema: TableSchema) -> _Ahead:
-        xp = rows.engine.xp
-        groups = group_rows(xp, rows.codes())
-        steps = one._steps(schema.time_unit)
-        if isinstance(one.ahead, int):
-            start, end, complete = rows_ahead(xp, groups, steps)
-        else:
-            times = rows.times()
-            newest = int(times[-1]) if times.shape[0] else 0
-            newest = max(newest, newest_of(state)) if NEWEST in state else newest
-            start, end, complete = times_ahead(xp, groups, times, steps, newest)
-        own, target = rows.own(groups.order)
-        return cls(rows, groups.order, start[own], end[own], complete[own], target)
-
-    def _future(self) -> tuple[Array, Array]:
-        """Return for each own row the row that it looks for, and whether there is one."""
-        xp = self.rows.engine.xp
-        found = self.complete & (self.end > self.start)
-        at = self.end - 1
-        at[~found] = 0
-        rows = self.order[at] if self.order.shape[0] else at
-        return scattered(xp, (rows, found), self.target)
-
-    def value(self, position: int) -> Series:
-        """Return a column's value in the future row."""
-        name = column_name(position)
-        frame = self.rows.frame.select(name)
-        return self.rows.engine.take(frame, *self._future())[name]
-
-    def change(self, position: int, stat: str, field: Field) -> tuple[Array, Array]:
-        """Return how the future row's value differs from the row's own, and where both are known."""
-        xp = self.rows.engine.xp
-        values, valid = self.rows.values(position)
-        count = self.rows.rows
-        future, found = self._future()
-        found &= valid[:count]
-        if values.shape[0]:
-            found &= valid[future]
-        now, then = values[:count], values[future] if values.shape[0] else values
-        if pa.types.is_integer(field.type):
-            return canonical(xp, whole_difference(xp, then, now, found), found), found
-        now, then = now.astype(xp.float64, copy=False), then.astype(xp.float64, copy=False)
-        with np.errstate(all="ignore"):
-            if stat == "difference":
-                made = then - now
-            else:
-                made = then / now
-                made = xp.log(made) if stat == "log_return" else made - 1.0
-        return canonical(xp, made, found), found
-
-    def windows(self, position: int) -> Windows:
-        """Return the values of a column in the windows."""
-        values, valid = (one[self.order] for one in self.rows.values(position))
-        return Windows.of(self.rows.engine.xp, values, valid, self.start, self.end)
-
-    def aggregate(self, windows: Windows, stat: str, min_count: int) -> tuple[Array, Array]:
-        """Return a statistic of each window that is complete."""
-        xp = self.rows.engine.xp
-        values, valid = windows.statistic(stat, min_count)
-        valid = valid & self.complete
-        return scattered(xp, (canonical(xp, values, valid), valid), self.target)
 
 
 def _type(type_: pa.DataType, stat: str) -> pa.DataType:

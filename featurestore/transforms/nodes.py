@@ -84,7 +84,8 @@ def combined(
     """
     if not earlier or not later:
         return earlier or later
-    table = pa.concat_tables([earlier[TAIL], later[TAIL]]).combine_chunks()
+    # Each column is put into one piece by itself, which is given up before the next.
+    table = pa.concat_tables([earlier[TAIL], later[TAIL]])
     groups = group_rows(np, arrow_codes(table, key_columns(table.column_names)))
     spanned, times = LOW in table.column_names, arrow_times(table[TIME])
     low, high = _hulls(table, groups) if spanned else (times[:1], times[:1])
@@ -112,8 +113,11 @@ def combined(
         parts.update(zip(columns[name], folded, strict=True))
     if spanned:
         parts.update({LOW: low[nodes.rows], HIGH: high[nodes.rows]})
-    kept = state_of(table.drop_columns(list(parts)).take(pa.array(nodes.rows)), parts)
-    return {TAIL: kept[TAIL].select(table.column_names)}
+    rows, kept = pa.array(nodes.rows), {}
+    for name in table.column_names:
+        made = parts.pop(name, None)
+        kept[name] = table[name].combine_chunks().take(rows) if made is None else pa.array(made)
+    return {TAIL: pa.table(kept)}
 
 
 def _hulls(table: pa.Table, groups: Groups) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ class Rank(WithinTime):
 
     Scope: none. State: none. Null rule: rows whose value is null or NaN are not counted; they get null
     or NaN. An infinity is the largest or smallest value. Boundary rule: a group is all rows of exactly
-    one time. Output: float64. Memory: 120 bytes per row, for one column at a time.
+    one time. Output: float64. Memory: 128 bytes per row, for one column at a time.
 
     Parameters
     ----------

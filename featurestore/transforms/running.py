@@ -11,18 +11,18 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, TypeAlias, cast
+from functools import partial
+from typing import Any, Final, cast
 
 import pyarrow as pa
 
 from featurestore.engines.blocks import whole_runs
 from featurestore.engines.protocol import Array, Engine, Frame, Series
-from featurestore.engines.running import FOLDS, Fold, added_before
-from featurestore.engines.time_trees import Nodes, Parts
+from featurestore.engines.running import FOLDS, Fold
+from featurestore.engines.time_trees import Nodes
 from featurestore.engines.time_views import Sorted, View
 from featurestore.engines.windows import (
     Groups,
-    canonical,
     check_time_order,
     group_rows,
     time_windows,
@@ -41,6 +41,7 @@ from featurestore.transforms.base import (
 )
 from featurestore.transforms.event_time import Span, span_of
 from featurestore.transforms.extent import Extent
+from featurestore.transforms.folded_column import FoldedColumn, Seen
 from featurestore.transforms.footprint import (
     VIEW,
     handed_extent,
@@ -58,8 +59,6 @@ from featurestore.transforms.nodes import (
     HIGH,
     LOW,
     combined,
-    earlier_parts,
-    folded_nodes,
     in_time,
     part_columns,
     part_name,
@@ -83,9 +82,6 @@ _JOINING: Final = 66
 """Bytes per row where only the joins are made that no other row can change."""
 _MADE: Final = 30
 """Bytes per row: a column of results, before and after it is put back in the rows' order."""
-
-Seen: TypeAlias = "Mapping[str, Parts]"
-"""Folds of what each row sees, by the fold's name; rows in sorted order."""
 
 
 class Running(Transformer):
@@ -185,12 +181,15 @@ class Running(Transformer):
         lag = self._lag(unit)
         return lag + (self.closed == "left") if lag else 0
 
+    def _folds_of(self, schema: TableSchema, source: str) -> dict[str, Fold]:
+        return {name: self.fold(name) for name in self.fold_names(schema, source)}
+
     def _folds(self, schema: TableSchema) -> dict[str, Fold]:
         """Return the folds by the common names of their columns in a state."""
         return {
-            part_name(i, name): self.fold(name)
+            part_name(i, name): fold
             for i, source in enumerate(self.sources(schema))
-            for name in self.fold_names(schema, source)
+            for name, fold in self._folds_of(schema, source).items()
         }
 
     def _is_spanned(self, folds: Mapping[str, Fold]) -> bool:
@@ -224,7 +223,9 @@ class Running(Transformer):
                     xp.full(nodes.rows.shape[0], times[end], dtype=xp.int64)
                 )
         for i, source in enumerate(self.sources(schema)):
-            held = _Source.of(self, partition, {}, engine, i, source)
+            held = FoldedColumn.of(
+                engine, partition.frame[source], self._folds_of(schema, source), self.counter
+            )
             for fold, parts in held.folded(groups, times, nodes).items():
                 for number, part in enumerate(parts):
                     columns[f"{part_name(i, fold)}_{number}"] = engine.to_host(part)
@@ -252,8 +253,10 @@ class Running(Transformer):
         out: list[Series] = []
         for i, source in enumerate(self.sources(schema)):
             # In a class of its own, so that one source's arrays are gone before the next's come.
-            held = _Source.of(self, partition, state, engine, i, source)
-            for made in held.results(views):
+            folds = self._folds_of(schema, source)
+            held = FoldedColumn.of(engine, partition.frame[source], folds, self.counter, state, i)
+            results = partial(self.results, xp, schema, source)
+            for made in held.results(views, results):
                 field = next(fields)
                 out.append(engine.column(field.name, *made, field.type))
         return Columns(partition.frame.select(*out) if out else None)
@@ -375,98 +378,3 @@ def require_lengths(schema: TableSchema, kind: str, what: str) -> None:
             f"{kind} has {what} and time column {schema.time!r} counts integers, which have no length",
             "ingest the column as a timestamp",
         )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Source:
-    """The values of a column in a partition, and what a state has of it."""
-
-    of_: Running
-    schema: TableSchema
-    source: str
-    engine: Engine
-    values: Array
-    valid: Array
-    earlier: Mapping[str, Parts]
-    before: int
-
-    @classmethod
-    def of(
-        cls,
-        running: Running,
-        partition: Partition,
-        state: State,
-        engine: Engine,
-        position: int,
-        source: str,
-    ) -> _Source:
-        names = running.fold_names(partition.schema, source)
-        earlier = earlier_parts(engine, state, position, names)
-        before = len(state[TAIL]) if earlier else 0
-        values, valid = engine.values(partition.frame[source])
-        return cls(running, partition.schema, source, engine, values, valid, earlier, before)
-
-    def leaves(self, order: Array, begin: Array, times: Array) -> Iterator[tuple[str, Parts]]:
-        """Yield the folds of single rows at sorted positions, by name, and of what the state has."""
-        xp = self.engine.xp
-        own, old = order, None
-        if self.before:
-            own = order - self.before
-            old = xp.flatnonzero(own < 0)
-            own = xp.maximum(own, 0, out=own)
-        values, valid = self.values[own], self.valid[own]
-        if old is not None:
-            valid[old] = False
-        numbers = times
-        for name in self.of_.fold_names(self.schema, self.source):
-            fold = self.of_.fold(name)
-            places = times if fold.shift is None else numbers
-            parts = fold.leaves(xp, values, valid, places)
-            if old is not None:
-                known = tuple(part[order[old]] for part in self.earlier[name])
-                if fold.shift is not None:
-                    known = fold.shift(xp, known, places[old])
-                # Some may be what the next fold is made of.
-                parts = tuple(part.copy() for part in parts)
-                for part, one in zip(parts, known, strict=True):
-                    part[old] = one
-            if name == self.of_.counter:
-                (numbers,) = added_before(xp, parts, begin)
-            yield name, parts
-
-    def results(self, views: list[View]) -> list[tuple[Array, Array]]:
-        """Return values and validity of the outputs, in the order of the partition's rows."""
-        xp = self.engine.xp
-        out: list[tuple[Array, Array]] = []
-        for view in views:
-            rows, seen = view.rows, {}
-            for name, parts in self.leaves(rows.order, rows.begin, rows.times):
-                seen[name] = view.seen(parts, self.of_.fold(name))
-            own_times = rows.times[rows.own]
-            made = self.of_.results(xp, self.schema, self.source, seen, own_times)
-            for number, (values, valid) in enumerate(made):
-                if number == len(out):
-                    size = self.valid.shape[0]
-                    out.append((xp.empty(size, values.dtype), xp.empty(size, dtype=xp.bool_)))
-                out[number][0][rows.target] = canonical(xp, values, valid)
-                out[number][1][rows.target] = valid
-        return out
-
-    def folded(self, groups: Groups, times: Array, nodes: Nodes) -> dict[str, Parts]:
-        """Return the folds of what is left of the rows, which are all of the partition's, by name."""
-        xp, names = self.engine.xp, self.of_.fold_names(self.schema, self.source)
-        folds = {name: self.of_.fold(name) for name in names}
-        places = {
-            name: xp.zeros(times.shape[0], dtype=xp.int64)
-            for name, fold in folds.items()
-            if fold.shift is not None
-        }
-
-        def leaves(where: slice) -> dict[str, Parts]:
-            order, begin = groups.order[where], groups.begin[where] - where.start
-            made = dict(self.leaves(order, begin, times[order]))
-            for one in places.values():
-                (one[where],) = added_before(xp, made[cast("str", self.of_.counter)], begin)
-            return made
-
-        return folded_nodes(xp, nodes, leaves, folds, places)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import narwhals as nw
 import numpy as np
@@ -24,6 +24,7 @@ from featurestore.transforms.event_time import arrow_times, frame_times
 
 TAIL = "tail"
 TIME = "time"
+_INT64_MAX: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +88,31 @@ def combine_tails(earlier: State, later: State, keep: Keep, name: str = TAIL) ->
 
 def arrow_codes(table: pa.Table, columns: Sequence[str]) -> HostArray:
     """Return group codes of Arrow columns, equal exactly where ``Engine.codes`` has equal ones."""
-    codes = np.zeros(len(table), dtype=np.int64)
+    codes, known = np.zeros(len(table), dtype=np.int64), 1
     for name in columns:
-        column = table[name].combine_chunks()
+        column = table[name]
         if pa.types.is_floating(column.type):
-            column = _float_bits(column)
-        encoded = column.dictionary_encode(null_encoding="encode")
-        indices = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        if name == columns[0]:  # dense already
-            codes = indices
-            continue
-        wide = codes * max(len(encoded.dictionary), 1) + indices
-        codes = np.unique(wide, return_inverse=True)[1].reshape(-1).astype(np.int64)
+            column = _float_bits(column.combine_chunks())
+        indices, many = _encoded(column)
+        if known * many > _INT64_MAX:  # not each of them is there
+            found, codes = np.unique(codes, return_inverse=True)
+            codes, known = codes.reshape(-1).astype(np.int64, copy=False), max(len(found), 1)
+        codes *= many
+        codes += indices
+        known *= many
     return codes
+
+
+def _encoded(column: pa.Array | pa.ChunkedArray) -> tuple[HostArray, int]:
+    """Return a number for each value, equal ones for equal values, and how many there are."""
+    if pa.types.is_dictionary(column.type) and isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()  # each piece may have a dictionary of its own
+    encoded = column.dictionary_encode(null_encoding="encode")
+    if not isinstance(encoded, pa.ChunkedArray):
+        return encoded.indices.to_numpy(zero_copy_only=False), max(len(encoded.dictionary), 1)
+    pieces = [one.indices.to_numpy(zero_copy_only=False) for one in encoded.chunks]
+    many = max((len(one.dictionary) for one in encoded.chunks), default=0)
+    return np.concatenate([np.zeros(0, np.int32), *pieces]), max(many, 1)
 
 
 def _float_bits(column: pa.Array) -> pa.Array:

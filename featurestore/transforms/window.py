@@ -117,7 +117,7 @@ class Rolling(Transformer):
 
     *State.* Time windows: the rows of the last ``window + lag``. Windows of rows: the last
     ``window + lag`` rows of each group, for ever. *Memory.* 150 bytes per row, and
-    115 for each row of the state (``std``: 150 and 131; quantiles: 295 and 160); to summarise, 52 per
+    115 for each row of the state (``std``: 150 and 131; quantiles: 310 and 160); to summarise, 52 per
     row, or 26 and the state.
 
     Raises
@@ -302,7 +302,7 @@ class Rolling(Transformer):
         moments = 16 if "std" in self.stats else 0
         sorted_ = (160 if ranked else 115 + moments) * together
         sorted_ = max(grouping_bytes(schema, by, together), sorted_)
-        made = (135 if ranked else 35) * extent.rows + rounding_bytes(
+        made = (150 if ranked else 35) * extent.rows + rounding_bytes(
             self.outputs(schema), extent.rows
         )
         varying = sum(is_varying(schema[name].type) for name in by)

@@ -22,7 +22,7 @@ from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import grouping_bytes, rounding_bytes
 from featurestore.transforms.grouping import By, normalise_by, require_time
 
-ROW_BYTES = 120
+ROW_BYTES = 128
 """What comparing the rows of one column takes, per row."""
 
 

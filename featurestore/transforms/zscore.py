@@ -22,7 +22,7 @@ class ZScore(WithinTime):
     is 0.
     Scope: none. State: none. Null rule: rows whose value is null or NaN are not counted; they get null
     or NaN. The scores of a group with an infinity are NaN. Boundary rule: a group is all rows of exactly
-    one time. Output: float64. Memory: 120 bytes per row, for one column at a time.
+    one time. Output: float64. Memory: 128 bytes per row, for one column at a time.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Demean(WithinTime):
 
     Scope: none. State: none. Null rule: rows whose value is null or NaN are not counted; they get null
     or NaN. A group with an infinity gives NaN. Boundary rule: a group is all rows of exactly one time.
-    Output: float64. Memory: 120 bytes per row, for one column at a time.
+    Output: float64. Memory: 128 bytes per row, for one column at a time.
 
     Parameters
     ----------

@@ -178,6 +178,9 @@ def weighted_mean(values: list[float], weights: list[Fraction]) -> float:
 
 
 def weighted_deviation(values: list[float], weights: list[Fraction]) -> float | None:
+    # As in means: what came at the time of another value has no weight, and is not there.
+    values = [x for x, w in zip(values, weights, strict=True) if w]
+    weights = [w for w in weights if w]
     total = sum(weights)
     pairs = total * total - sum((one * one for one in weights), Fraction(0))
     if pairs <= 0:
