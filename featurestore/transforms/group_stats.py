@@ -19,24 +19,15 @@ from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import (
-    Columns,
-    Partition,
-    Scope,
-    Slicing,
-    State,
-    Transformer,
-    encode,
-)
+from featurestore.transforms.base import Columns, Partition, State, encode
 from featurestore.transforms.columnwise import check_numeric
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import fixed_bytes, rounding_bytes, state_rows
+from featurestore.transforms.footprint import rounding_bytes, state_rows
+from featurestore.transforms.group_learner import GroupLearner, require_rows
 from featurestore.transforms.group_sums import (
-    ORDER,
     VERSION,
     HostArray,
     Measures,
-    combine_sums,
     group_sums_bytes,
     group_sums_memory,
     keys_of,
@@ -47,7 +38,7 @@ from featurestore.transforms.grouping import By, normalise_by, resolve_by
 from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_memory
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, numeric, resolve
-from featurestore.transforms.value_counts import NO_ROWS, check_countable
+from featurestore.transforms.value_counts import check_countable
 
 _NUMERIC: Final = numeric()
 _TABLE: Final = "groups"
@@ -55,7 +46,7 @@ STATISTICS: Final = ("mean", "std", "min", "max", "count")
 
 
 @dataclass(frozen=True)
-class GroupStats(Transformer):
+class GroupStats(GroupLearner):
     """Give each row the mean, deviation, smallest, largest value or count of columns in its group.
 
     Scope: fit. State: a row per group: its values, and per column 8 bytes, 44 for ``mean``, 88 for ``std``, 16 for
@@ -120,14 +111,6 @@ class GroupStats(Transformer):
     # --- what it is ------------------------------------------------------------------------------
 
     @property
-    def scope(self) -> Scope:
-        return Scope.FIT
-
-    @property
-    def slicing(self) -> Slicing:
-        return Slicing.ROWS
-
-    @property
     def _measures(self) -> Measures:
         wanted = set(self.stats)
         squares = "std" in wanted
@@ -175,19 +158,9 @@ class GroupStats(Transformer):
         measured = [frame[name] for name in columns]
         return {_TABLE: sum_by_group(frame, by, measured, self._measures, engine)}
 
-    def combine(self, earlier: State, later: State) -> State:
-        return combine_sums((earlier, later))
-
-    def combine_all(self, states: Sequence[State]) -> State:
-        return combine_sums(states)
-
-    def state_order(self) -> tuple[str, ...]:
-        return ORDER
-
     def finish(self, state: State) -> State:
         """Return the groups and, per column and statistic, its values: ``<statistic>_<number>``."""
-        if not state:
-            raise DefinitionError(NO_ROWS, "choose a fit scope or split that has rows")
+        require_rows(state)
         sums = state[_TABLE]
         made = {name: sums[name] for name in keys_of(sums)}
         columns = sum(name.startswith("count_") for name in sums.column_names)
@@ -236,9 +209,6 @@ class GroupStats(Transformer):
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
         by, columns = self._by(schema), self._columns(schema)
         return group_sums_bytes(schema, by, len(columns), self._measures, extent)
-
-    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
 
     def state_fingerprint(self) -> str:
         kept = self._measures

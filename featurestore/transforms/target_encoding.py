@@ -7,7 +7,7 @@ however rows are cut. Trade-off: a sum per category and fold is kept, not just o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,53 +15,39 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 
-from featurestore.engines.exact_sums import merge_runs, ratio
 from featurestore.engines.hashing import HASH_VERSION, hash_columns
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import (
-    Columns,
-    Partition,
-    Scope,
-    Slicing,
-    State,
-    Transformer,
-    encode,
-)
+from featurestore.transforms.base import Columns, Partition, State, encode
 from featurestore.transforms.columnwise import check_numeric, side_by_side
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import fixed_bytes, state_rows
+from featurestore.transforms.footprint import state_rows
+from featurestore.transforms.group_learner import GroupLearner, require_rows
 from featurestore.transforms.group_sums import (
-    ORDER,
     VERSION,
-    HostArray,
     Measures,
-    combine_sums,
-    first_of_group,
     group_sums_bytes,
     group_sums_memory,
-    keys_of,
     sum_by_group,
-    sums_of,
 )
 from featurestore.transforms.grouping import By, normalise_by
 from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_memory
 from featurestore.transforms.naming import normalise_renaming, output_names
+from featurestore.transforms.out_of_fold import PRIOR, FoldMeans
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
-from featurestore.transforms.value_counts import NO_ROWS, check_countable
+from featurestore.transforms.value_counts import check_countable
 
 _STRINGS: Final = strings()
 _FOLD: Final = "__fs_fold"
 _ALL: Final = "__fs_all"
-_PRIOR: Final = "prior"
 _SUMS: Final = Measures()
 _MOST_FOLDS: Final = 1000
 
 
 @dataclass(frozen=True)
-class TargetEncode(Transformer):
+class TargetEncode(GroupLearner):
     """Replace a category by the mean of a target over the rows that have it, drawn towards the mean of all.
 
     ``value = (sum + smoothing * prior) / (count + smoothing)``, where ``sum`` and ``count`` are of the target over
@@ -158,14 +144,6 @@ class TargetEncode(Transformer):
     # --- what it is ------------------------------------------------------------------------------
 
     @property
-    def scope(self) -> Scope:
-        return Scope.FIT
-
-    @property
-    def slicing(self) -> Slicing:
-        return Slicing.ROWS
-
-    @property
     def tells_learnt_rows(self) -> bool:
         return True
 
@@ -237,7 +215,7 @@ class TargetEncode(Transformer):
             # As many keys as the others have, so that all are in the same order.
             same = [one.alias(f"{_ALL}_{number}") for number in range(len(groupings[0]))]
             known = frame.with_columns(*same)
-            state[_PRIOR] = self._sums(known, [column.name for column in same], engine)
+            state[PRIOR] = self._sums(known, [column.name for column in same], engine)
         return state
 
     def _fold(self, frame: Frame, schema: TableSchema, engine: Engine) -> nw.Series[Any]:
@@ -253,62 +231,10 @@ class TargetEncode(Transformer):
         measured = [known[name] for name in self.targets]
         return sum_by_group(known, [*keys, _FOLD], measured, _SUMS, engine)
 
-    def combine(self, earlier: State, later: State) -> State:
-        return combine_sums((earlier, later))
-
-    def combine_all(self, states: Sequence[State]) -> State:
-        return combine_sums(states)
-
-    def state_order(self) -> tuple[str, ...]:
-        return ORDER
-
     def finish(self, state: State) -> State:
-        """Return the priors, and for each kind of category its values of all folds, and without each.
-
-        ``prior``: ``fold`` (-1 for none left out) and ``value_<target>``. ``all_<n>``: ``key_0``, ... and values.
-        ``rest_<n>``: also ``fold``, for each category and fold with rows: its values without this fold.
-        """
-        if not state:
-            raise DefinitionError(NO_ROWS, "choose a fit scope or split that has rows")
-        targets = range(len(self.targets))
-        prior = [_prior(state[_PRIOR], number, self.folds) for number in targets] if state else []
-        finished = {_PRIOR: _values({"fold": np.arange(-1, self.folds, dtype=np.int32)}, prior)}
-        for name in state:
-            if name != _PRIOR:
-                number = name.removeprefix("by_")
-                whole, rest = self._of_categories(state[name], prior)
-                finished |= {f"all_{number}": whole, f"rest_{number}": rest}
-        return finished
-
-    def _of_categories(
-        self, sums: pa.Table, prior: Sequence[HostArray]
-    ) -> tuple[pa.Table, pa.Table]:
-        *keys, fold = keys_of(sums)
-        folds = sums[fold].to_numpy()
-        begins = np.flatnonzero(first_of_group(sums, keys))
-        category = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(folds))))
-        whole, rest = [], []
-        for number, means in enumerate(prior):
-            mean, count = _means(sums, number, begins)
-            whole.append(self._drawn(mean, count, means[0]))
-            without = np.empty(len(folds))
-            for one in np.unique(folds).tolist():
-                mean, count = _means(sums, number, begins, folds != one)
-                here = folds == one
-                without[here] = self._drawn(mean, count, means[one + 1])[category[here]]
-            rest.append(without)
-        categories = sums.select(keys).take(pa.array(begins))
-        return (
-            _values(dict(zip(keys, categories.columns, strict=True)), whole),
-            _values({**{key: sums[key] for key in keys}, "fold": sums[fold]}, rest),
-        )
-
-    def _drawn(self, mean: HostArray, count: HostArray, prior: float) -> HostArray:
-        with np.errstate(all="ignore"):
-            drawn = (count * mean + self.smoothing * prior) / (count + self.smoothing)
-            share = count / (count + self.smoothing)  # sums near the largest float64 overflow
-            drawn = np.where(np.isfinite(drawn), drawn, share * mean + (1 - share) * prior)
-        return np.where(count == 0, prior, drawn)
+        """Return means of categories, of all folds and without each: those of :class:`FoldMeans`."""
+        require_rows(state)
+        return FoldMeans(len(self.targets), self.folds, self.smoothing).of(state)
 
     # --- applying --------------------------------------------------------------------------------
 
@@ -333,7 +259,7 @@ class TargetEncode(Transformer):
                 rest = xp.where(learnt, rest, NOWHERE)
             for target in range(len(self.targets)):
                 value = f"value_{target}"
-                prior = state[_PRIOR][value][0].as_py()
+                prior = state[PRIOR][value][0].as_py()
                 made = _taken(state[f"all_{number}"][value], at, prior, engine)
                 if rest is not None:
                     own = _taken(state[f"rest_{number}"][value], rest, None, engine)
@@ -373,43 +299,9 @@ class TargetEncode(Transformer):
             for names in self._groupings(schema)
         )
 
-    def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
-
     def state_fingerprint(self) -> str:
         learnt = (self.columns, self.targets, self.jointly, self.folds, self.seed, self.fold_by)
         return fingerprint("target sums", VERSION, HASH_VERSION, [encode(one) for one in learnt])
-
-
-def _means(
-    sums: pa.Table, number: int, begins: HostArray, chosen: HostArray | None = None
-) -> tuple[HostArray, HostArray]:
-    """Return mean and count of runs of adjacent groups; of no values, both are 0."""
-    counts = sums[f"count_{number}"].to_numpy()
-    if chosen is not None:
-        counts = np.where(chosen, counts, 0)
-    if not len(counts):
-        return np.zeros(0), np.zeros(0)
-    count = np.add.reduceat(counts, begins).astype(np.float64)
-    merged = merge_runs(sums_of(sums, "sum", number), begins, chosen)
-    return np.where(count > 0, ratio(merged, np.maximum(count, 1.0)), 0.0), count
-
-
-def _prior(sums: pa.Table, number: int, folds: int) -> HostArray:
-    """Return the mean of all rows, and of all without each fold; NaN where there is none."""
-    out = np.full(folds + 1, np.nan)
-    have = sums[keys_of(sums)[-1]].to_numpy()
-    begins = np.zeros(min(1, len(have)), dtype=np.int64)
-    for at in range(folds + 1):
-        mean, count = _means(sums, number, begins, None if at == 0 else have != at - 1)
-        if len(count) and count[0]:
-            out[at] = mean[0]
-    return out
-
-
-def _values(columns: Mapping[str, Any], values: Sequence[HostArray]) -> pa.Table:
-    made = {f"value_{number}": pa.array(one) for number, one in enumerate(values)}
-    return pa.table({**columns, **made})
 
 
 def _found(frame: Frame, names: Sequence[str], learnt: pa.Table, engine: Engine) -> Array:

@@ -46,7 +46,6 @@ SLOW: Final = (
     "expanding",
     "ewm",
     "median",
-    "expanding_target",
     "forward",
     "as_of_aggregate",
     "as_of_window",
@@ -61,6 +60,9 @@ SLOW: Final = (
     "read",
     "compact",
     "replace",
+)
+GROWING: Final = (
+    "sums of 20,000 categories keep nodes of each, as many as the rows have binary digits"
 )
 WIDE: Final = {"warm": 1_000, "one": 5_000, "ten": 50_000}
 """Rows of tables of 250 columns, in partitions of some 125 rows."""
@@ -171,7 +173,10 @@ def wide_rows(rows: int) -> pa.Table:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", SLOW)
+@pytest.mark.parametrize(
+    "operation",
+    [*SLOW, pytest.param("expanding_target", marks=pytest.mark.xfail(strict=True, reason=GROWING))],
+)
 def test_ten_times_the_rows_take_no_more_anywhere(
     operation: str, files: Path, tmp_path: Path
 ) -> None:
