@@ -22,13 +22,12 @@ from featurestore.fingerprint import Json, fingerprint
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Partition, Scope, State, encode
 from featurestore.transforms.columnwise import Columnwise
+from featurestore.transforms.count_learner import CountLearner
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import state_rows
 from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_memory
 from featurestore.transforms.selectors import Selection, strings
 from featurestore.transforms.value_counts import (
-    NO_ROWS,
-    ORDER,
     check_countable,
     combine_counts,
     counting_memory,
@@ -36,6 +35,7 @@ from featurestore.transforms.value_counts import (
     counts_fingerprint,
     most_frequent,
     most_frequent_first,
+    require_rows,
     summarize_counts,
 )
 
@@ -48,7 +48,7 @@ Shared: TypeAlias = "bool | Sequence[Sequence[str]]"
 
 
 @dataclass(frozen=True)
-class Categorify(Columnwise):
+class Categorify(CountLearner, Columnwise):
     """Replace strings, integers or booleans by codes for an embedding.
 
     Scope: fit. State: every distinct value with its count. Boundary rule: counts of all rows of the
@@ -179,15 +179,6 @@ class Categorify(Columnwise):
             state[_key_of(together)] = combine_counts([{"": counts[one]} for one in together])[""]
         return state
 
-    def combine(self, earlier: State, later: State) -> State:
-        return combine_counts((earlier, later))
-
-    def combine_all(self, states: Sequence[State]) -> State:
-        return combine_counts(states)
-
-    def state_order(self) -> tuple[str, ...]:
-        return ORDER
-
     def narrow(self, state: State) -> State:
         return most_frequent(state, self.max_size, self.min_count)
 
@@ -196,8 +187,7 @@ class Categorify(Columnwise):
 
     def finish(self, state: State) -> State:
         """Return, per column, the learnt values in the order of their codes."""
-        if not state:
-            raise DefinitionError(NO_ROWS, "choose a fit scope or split that has rows")
+        require_rows(state)
         out = {}
         for name, counts in state.items():
             ranked = most_frequent_first(counts, self.min_count)

@@ -6,7 +6,6 @@ distinct value of the fit scope; ``min_count`` drops what is rare before it has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
@@ -18,19 +17,18 @@ from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Partition, Scope, State
 from featurestore.transforms.columnwise import Columnwise
+from featurestore.transforms.count_learner import CountLearner
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import row_bits, state_rows
 from featurestore.transforms.learnt_rows import positions, positions_memory
 from featurestore.transforms.selectors import Selection, strings
 from featurestore.transforms.value_counts import (
-    NO_ROWS,
-    ORDER,
     check_countable,
-    combine_counts,
     counting_memory,
     counts_bytes,
     counts_fingerprint,
     most_frequent,
+    require_rows,
     summarize_counts,
 )
 
@@ -38,7 +36,7 @@ _STRINGS: Final = strings()
 
 
 @dataclass(frozen=True)
-class FrequencyEncode(Columnwise):
+class FrequencyEncode(CountLearner, Columnwise):
     """Replace a category by the number, or the share, of the rows that have it.
 
     Scope: fit. State: every distinct value with its count. Boundary rule: counts of all rows of the fit
@@ -105,23 +103,13 @@ class FrequencyEncode(Columnwise):
     def summarize(self, partition: Partition, engine: Engine) -> State:
         return summarize_counts(partition, self.inputs(partition.schema), engine)
 
-    def combine(self, earlier: State, later: State) -> State:
-        return combine_counts((earlier, later))
-
-    def combine_all(self, states: Sequence[State]) -> State:
-        return combine_counts(states)
-
-    def state_order(self) -> tuple[str, ...]:
-        return ORDER
-
     def narrow(self, state: State) -> State:
         # A share needs the count of all, rare ones too.
         return state if self.share else most_frequent(state, None, self.min_count)
 
     def finish(self, state: State) -> State:
         """Return, per column, the values that occur often enough and what they are replaced by."""
-        if not state:
-            raise DefinitionError(NO_ROWS, "choose a fit scope or split that has rows")
+        require_rows(state)
         finished = {}
         for name, counts in most_frequent(state, None).items():
             total = int(counts["count"].to_numpy().sum())

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from featurestore.errors import DefinitionError
 from featurestore.schema import TableSchema
 from featurestore.transforms.base import Scope, Slicing, State, Transformer
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import fixed_bytes
 from featurestore.transforms.group_sums import ORDER, combine_sums
-from featurestore.transforms.value_counts import NO_ROWS
 
 
 class GroupLearner(Transformer):
@@ -39,14 +37,3 @@ class GroupLearner(Transformer):
 
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
         return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))
-
-
-def require_rows(state: State) -> None:
-    """Refuse to finish what was learnt of no rows.
-
-    Raises
-    ------
-    DefinitionError
-    """
-    if not state:
-        raise DefinitionError(NO_ROWS, "choose a fit scope or split that has rows")

@@ -23,7 +23,7 @@ from featurestore.transforms.base import Columns, Partition, State, encode
 from featurestore.transforms.columnwise import check_numeric
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import rounding_bytes, state_rows
-from featurestore.transforms.group_learner import GroupLearner, require_rows
+from featurestore.transforms.group_learner import GroupLearner
 from featurestore.transforms.group_sums import (
     VERSION,
     HostArray,
@@ -38,7 +38,7 @@ from featurestore.transforms.grouping import By, normalise_by, resolve_by
 from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_memory
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, numeric, resolve
-from featurestore.transforms.value_counts import check_countable
+from featurestore.transforms.value_counts import check_countable, require_rows
 
 _NUMERIC: Final = numeric()
 _TABLE: Final = "groups"

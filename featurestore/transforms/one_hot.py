@@ -16,8 +16,9 @@ import pyarrow as pa
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State, Transformer
+from featurestore.transforms.base import Columns, Partition, Scope, Slicing, State
 from featurestore.transforms.columnwise import side_by_side
+from featurestore.transforms.count_learner import CountLearner
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import fixed_bytes, is_text, rounding_bytes, state_rows
 from featurestore.transforms.hash_buckets import check_hashable
@@ -25,15 +26,13 @@ from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_me
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
 from featurestore.transforms.value_counts import (
-    NO_ROWS,
-    ORDER,
     check_countable,
-    combine_counts,
     counting_memory,
     counts_bytes,
     counts_fingerprint,
     most_frequent,
     most_frequent_first,
+    require_rows,
     summarize_counts,
 )
 
@@ -42,7 +41,7 @@ Category: TypeAlias = "bool | int | str"
 
 
 @dataclass(frozen=True)
-class OneHot(Transformer):
+class OneHot(CountLearner):
     """For each of some categories, whether a row has it.
 
     Scope: none; fit with ``size``. State: none; with ``size`` every distinct value with its count. Null rule: a
@@ -164,15 +163,6 @@ class OneHot(Transformer):
     def summarize(self, partition: Partition, engine: Engine) -> State:
         return summarize_counts(partition, self.inputs(partition.schema), engine)
 
-    def combine(self, earlier: State, later: State) -> State:
-        return combine_counts((earlier, later))
-
-    def combine_all(self, states: Sequence[State]) -> State:
-        return combine_counts(states)
-
-    def state_order(self) -> tuple[str, ...]:
-        return ORDER
-
     def narrow(self, state: State) -> State:
         return most_frequent(state, self.size, self.min_count)
 
@@ -181,8 +171,7 @@ class OneHot(Transformer):
 
     def finish(self, state: State) -> State:
         """Return, per column, the learnt values in order of their places."""
-        if not state:
-            raise DefinitionError(NO_ROWS, "choose a fit scope or split that has rows")
+        require_rows(state)
         ranked = {one: most_frequent_first(state[one], self.min_count) for one in state}
         return {
             name: pa.table({"value": values.slice(0, self.size).combine_chunks()})

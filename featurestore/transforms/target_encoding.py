@@ -24,7 +24,7 @@ from featurestore.transforms.base import Columns, Partition, State, encode
 from featurestore.transforms.columnwise import check_numeric, side_by_side
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import state_rows
-from featurestore.transforms.group_learner import GroupLearner, require_rows
+from featurestore.transforms.group_learner import GroupLearner
 from featurestore.transforms.group_sums import (
     VERSION,
     Measures,
@@ -37,7 +37,7 @@ from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_me
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.out_of_fold import PRIOR, FoldMeans
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
-from featurestore.transforms.value_counts import check_countable
+from featurestore.transforms.value_counts import check_countable, require_rows
 
 _STRINGS: Final = strings()
 _FOLD: Final = "__fs_fold"

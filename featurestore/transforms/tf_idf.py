@@ -29,19 +29,18 @@ from featurestore.transforms.base import (
     Scope,
     Slicing,
     State,
-    Transformer,
     encode,
 )
+from featurestore.transforms.count_learner import CountLearner
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import fixed_bytes
 from featurestore.transforms.hash_buckets import check_buckets
 from featurestore.transforms.text_hash import normalise_ngrams, run_sizes, token_hashes
 from featurestore.transforms.value_counts import (
-    NO_ROWS,
-    ORDER,
     combine_counts,
     most_frequent,
     most_frequent_first,
+    require_rows,
 )
 
 _TERMS: Final = "terms"
@@ -54,7 +53,7 @@ _VERSION: Final = 1
 
 
 @dataclass(frozen=True)
-class TfIdf(Transformer):
+class TfIdf(CountLearner):
     """A text as ``[size]`` weights: how often a token occurs in it, times how rare it is among texts.
 
     A weight is ``count * (ln((1 + texts) / (1 + texts with the token)) + 1)``; a row's weights are then divided by
@@ -171,15 +170,6 @@ class TfIdf(Transformer):
         made = token_hashes(texts, self.unit, self._sizes, self.seed, lowercase=self.lowercase)
         return (made[0] % np.uint64(self.size), made[1]) if self.hashed else made
 
-    def combine(self, earlier: State, later: State) -> State:
-        return combine_counts((earlier, later))
-
-    def combine_all(self, states: Sequence[State]) -> State:
-        return combine_counts(states)
-
-    def state_order(self) -> tuple[str, ...]:
-        return ORDER
-
     def narrow(self, state: State) -> State:
         return {
             name: counts
@@ -193,8 +183,7 @@ class TfIdf(Transformer):
 
     def finish(self, state: State) -> State:
         """Return the tokens in ascending order of their hashes, their columns and how rare they are."""
-        if not state:
-            raise DefinitionError(NO_ROWS, "choose a fit scope or split that has rows")
+        require_rows(state)
         terms = self.narrow(state)[_TERMS].combine_chunks()
         terms = terms.take(pc.sort_indices(terms, [("value", "ascending")]))
         values = terms["value"].to_numpy()

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.engines.protocol import Engine
-from featurestore.errors import CorruptionError, SchemaError
+from featurestore.errors import CorruptionError, DefinitionError, SchemaError
 from featurestore.fingerprint import fingerprint
 from featurestore.schema import Field, TableSchema
 from featurestore.transforms.base import Partition, State, encode
@@ -33,6 +33,17 @@ NO_ROWS: Final = "there is nothing to learn from: the fit scope has no partition
 _BY_RANK: Final = [("count", "descending"), ("value", "ascending")]
 # Raise it whenever the counts of the same rows change: kept states are found by it.
 _VERSION: Final = 1
+
+
+def require_rows(state: State) -> None:
+    """Refuse to finish what was learnt of no rows.
+
+    Raises
+    ------
+    DefinitionError
+    """
+    if not state:
+        raise DefinitionError(NO_ROWS, "choose a fit scope or split that has rows")
 
 
 def check_countable(one: Field, transformer: str) -> None:
