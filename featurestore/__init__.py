@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from featurestore.transforms.function import Function
     from featurestore.transforms.group_stats import GroupStats
     from featurestore.transforms.hash_buckets import Hash, HashCross
+    from featurestore.transforms.impute import Impute
     from featurestore.transforms.lag import Lag
     from featurestore.transforms.list_pad import ListPad
     from featurestore.transforms.log import Log
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from featurestore.transforms.quantile_transform import QuantileTransform
     from featurestore.transforms.rank import Rank
     from featurestore.transforms.robust_scale import RobustScale
-    from featurestore.transforms.scaling import Impute, Standardize
     from featurestore.transforms.selectors import (
         by_dtype,
         by_name,
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         numeric,
         strings,
     )
+    from featurestore.transforms.standardize import Standardize
     from featurestore.transforms.target_encoding import TargetEncode
     from featurestore.transforms.text_hash import TextHash
     from featurestore.transforms.tf_idf import TfIdf
@@ -106,7 +107,7 @@ _HOMES: Final = {
     "HashCross": "transforms.hash_buckets",
     "HashSplit": "dataset.split",
     "GroupStats": "transforms.group_stats",
-    "Impute": "transforms.scaling",
+    "Impute": "transforms.impute",
     "Lag": "transforms.lag",
     "ListPad": "transforms.list_pad",
     "Log": "transforms.log",
@@ -121,7 +122,7 @@ _HOMES: Final = {
     "Rank": "transforms.rank",
     "RobustScale": "transforms.robust_scale",
     "Rolling": "transforms.window",
-    "Standardize": "transforms.scaling",
+    "Standardize": "transforms.standardize",
     "Table": "table",
     "TargetEncode": "transforms.target_encoding",
     "TextHash": "transforms.text_hash",

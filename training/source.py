@@ -109,8 +109,9 @@ def pipeline_of(
         number.
     """
     from featurestore.transforms.categories import Categorify
+    from featurestore.transforms.impute import Impute
     from featurestore.transforms.pipeline import Pipeline
-    from featurestore.transforms.scaling import Impute, Standardize
+    from featurestore.transforms.standardize import Standardize
 
     columns = [schema[name] for name in features]
     strings = tuple(one.name for one in columns if one.is_string)

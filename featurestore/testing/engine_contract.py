@@ -31,9 +31,10 @@ from featurestore.transforms.expression import Expression
 from featurestore.transforms.forward import STATISTICS as FORWARD
 from featurestore.transforms.forward import Forward
 from featurestore.transforms.function import Function
+from featurestore.transforms.impute import Impute
 from featurestore.transforms.lag import Lag
 from featurestore.transforms.lookup import Lookup
-from featurestore.transforms.scaling import Impute, Standardize
+from featurestore.transforms.standardize import Standardize
 from featurestore.transforms.window import Rolling
 
 NAN = math.nan

@@ -24,7 +24,7 @@ from featurestore.testing.tables import HOUR, observations
 from featurestore.transforms.asof import AsOfJoin
 from featurestore.transforms.expression import Expression
 from featurestore.transforms.lag import Lag
-from featurestore.transforms.scaling import Standardize
+from featurestore.transforms.standardize import Standardize
 from featurestore.transforms.window import Rolling
 
 ROW_BYTES: Final = 45

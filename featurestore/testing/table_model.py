@@ -21,7 +21,7 @@ from featurestore.transforms.expression import Expression
 from featurestore.transforms.function import Function
 from featurestore.transforms.lag import Lag
 from featurestore.transforms.lookup import Lookup
-from featurestore.transforms.scaling import Standardize
+from featurestore.transforms.standardize import Standardize
 from featurestore.transforms.window import Rolling
 
 KEYS: Final = "abcd"

@@ -74,7 +74,7 @@ class Categorify(CountLearner, Columnwise):
         counts are those of all of them. Or groups of columns that do so; columns of no group learn by
         themselves. Columns of one group are of one type.
     prefix, suffix, rename
-        As in :class:`~featurestore.transforms.scaling.Standardize`.
+        As in :class:`~featurestore.transforms.standardize.Standardize`.
 
     Raises
     ------

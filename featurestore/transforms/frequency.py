@@ -55,7 +55,7 @@ class FrequencyEncode(CountLearner, Columnwise):
     min_count : int
         Values that occur less often give 0.
     prefix, suffix, rename
-        As in :class:`~featurestore.transforms.scaling.Standardize`.
+        As in :class:`~featurestore.transforms.standardize.Standardize`.
 
     Raises
     ------

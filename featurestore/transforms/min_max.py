@@ -11,28 +11,19 @@ import math
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError
-from featurestore.schema import Field, TableSchema
-from featurestore.transforms.affine import centers_and_divisors, ranges, scaled, scaled_type
-from featurestore.transforms.base import Partition, Scope, State
-from featurestore.transforms.columnwise import Columnwise, require_learnt
-from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import rounding_bytes
-from featurestore.transforms.moments import (
-    Moments,
-    combine_moments,
-    moments_bytes,
-    moments_fingerprint,
-    moments_memory,
-    summarize_moments,
-)
+from featurestore.schema import Field
+from featurestore.transforms.affine import centers_and_divisors, ranges, scaled
+from featurestore.transforms.base import State
+from featurestore.transforms.columnwise import require_learnt
+from featurestore.transforms.moments import Moments
+from featurestore.transforms.moments_learner import MomentsLearner
 
 
 @dataclass(frozen=True)
-class MinMax(Columnwise):
+class MinMax(MomentsLearner):
     """Map a column's smallest value to the lower end of a range, and its largest to the upper end.
 
     Scope: fit. State: 88 bytes per column, the same as that of ``Standardize``. Boundary rule:
@@ -88,19 +79,6 @@ class MinMax(Columnwise):
             )
         object.__setattr__(self, "feature_range", ends)
 
-    @property
-    def scope(self) -> Scope:
-        return Scope.FIT
-
-    def type_of(self, one: Field) -> pa.DataType:
-        return scaled_type(one.type)
-
-    def summarize(self, partition: Partition, engine: Engine) -> State:
-        return summarize_moments(partition, self.inputs(partition.schema), engine)
-
-    def combine(self, earlier: State, later: State) -> State:
-        return combine_moments(earlier, later)
-
     def finish(self, state: State) -> State:
         """Return one row per column: smallest and range, null when unknown."""
         require_learnt(state)
@@ -125,15 +103,3 @@ class MinMax(Columnwise):
             return engine.xp.clip(share, low, high) if self.clip else share
 
         return scaled(values, source, target, state, engine, placed)
-
-    def memory(self, schema: TableSchema, extent: Extent) -> int:
-        return 16 * extent.rows + rounding_bytes(self.outputs(schema), extent.rows)
-
-    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
-        return moments_memory(self.inputs(schema), extent.rows)
-
-    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        return moments_bytes(self.inputs(schema))
-
-    def state_fingerprint(self) -> str:
-        return moments_fingerprint(self.columns)

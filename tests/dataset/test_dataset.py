@@ -43,10 +43,11 @@ from featurestore.transforms.base import Columns, Partition, Scope, State, Trans
 from featurestore.transforms.calendar import Calendar
 from featurestore.transforms.categories import Categorify
 from featurestore.transforms.expression import Expression
+from featurestore.transforms.impute import Impute
 from featurestore.transforms.lag import Lag
 from featurestore.transforms.pipeline import Pipeline
-from featurestore.transforms.scaling import Impute, Standardize
 from featurestore.transforms.selectors import numeric, strings
+from featurestore.transforms.standardize import Standardize
 
 _names = itertools.count()
 

@@ -41,8 +41,9 @@ from featurestore.transforms.base import EMPTY_STATE, State, Transformer
 from featurestore.transforms.categories import Categorify
 from featurestore.transforms.frequency import FrequencyEncode
 from featurestore.transforms.group_stats import GroupStats
+from featurestore.transforms.impute import Impute
 from featurestore.transforms.one_hot import OneHot
-from featurestore.transforms.scaling import Impute, Standardize
+from featurestore.transforms.standardize import Standardize
 from featurestore.transforms.target_encoding import TargetEncode
 from featurestore.transforms.tf_idf import TfIdf
 

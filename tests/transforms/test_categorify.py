@@ -16,7 +16,7 @@ from featurestore.schema import Field, TableSchema
 from featurestore.testing.partitions import cut_table, learn, schema_of, values_of
 from featurestore.transforms.base import EMPTY_STATE, transformer_from_spec
 from featurestore.transforms.categories import Categorify
-from featurestore.transforms.scaling import Impute
+from featurestore.transforms.impute import Impute
 from featurestore.transforms.selectors import by_name, strings
 
 ENGINE = get_engine("polars")

@@ -16,7 +16,7 @@ from featurestore.testing.partitions import cut_table
 from featurestore.transforms.expression import Expression
 from featurestore.transforms.function import Function
 from featurestore.transforms.independence import check_partition_independent
-from featurestore.transforms.scaling import Standardize
+from featurestore.transforms.standardize import Standardize
 
 ENGINE = get_engine("polars")
 TABLE = pa.table(

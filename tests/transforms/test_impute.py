@@ -16,7 +16,7 @@ from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
 from featurestore.testing.partitions import as_floats, cut_table, learn, schema_of, values_of
 from featurestore.transforms.base import Scope, transformer_from_spec
-from featurestore.transforms.scaling import Impute
+from featurestore.transforms.impute import Impute
 from featurestore.transforms.selectors import everything, numeric, strings
 
 ENGINE = get_engine("polars")

@@ -32,9 +32,10 @@ from featurestore.transforms.calendar import Calendar
 from featurestore.transforms.categories import Categorify
 from featurestore.transforms.expression import Expression
 from featurestore.transforms.function import Function
+from featurestore.transforms.impute import Impute
 from featurestore.transforms.pipeline import FittedPipeline, Pipeline
-from featurestore.transforms.scaling import Impute, Standardize
 from featurestore.transforms.selectors import by_name, numeric
+from featurestore.transforms.standardize import Standardize
 
 ENGINE = get_engine("polars")
 TABLE = pa.table(

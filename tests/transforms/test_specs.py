@@ -17,14 +17,15 @@ from featurestore.transforms.categories import Categorify
 from featurestore.transforms.expression import Expression
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.function import Function
+from featurestore.transforms.impute import Impute
 from featurestore.transforms.min_max import MinMax
 from featurestore.transforms.pca import PCA
 from featurestore.transforms.pipeline import Pipeline
 from featurestore.transforms.quantile_bin import QuantileBin
 from featurestore.transforms.quantile_transform import QuantileTransform
 from featurestore.transforms.robust_scale import RobustScale
-from featurestore.transforms.scaling import Impute, Standardize
 from featurestore.transforms.selectors import by_dtype, matching, numeric, strings
+from featurestore.transforms.standardize import Standardize
 from featurestore.transforms.winsorize import Winsorize
 
 SCHEMA = TableSchema(

@@ -24,9 +24,10 @@ from featurestore.errors import (
 from featurestore.schema import Field, TableSchema
 from featurestore.testing.partitions import as_floats, cut_table, learn, schema_of, values_of
 from featurestore.transforms.base import Scope, State, transformer_from_spec
+from featurestore.transforms.impute import Impute
 from featurestore.transforms.moments import Moments, combine_moments, summarize_moments
-from featurestore.transforms.scaling import Impute, Standardize
 from featurestore.transforms.selectors import numeric
+from featurestore.transforms.standardize import Standardize
 
 ENGINE = get_engine("polars")
 # Squares of deviations below 1e-154 underflow, as documented.

@@ -1,8 +1,7 @@
-"""Standardize and Impute: numbers made fit for a model with statistics of the training rows.
+"""Impute: what is missing filled with a value of the training rows, or with a given one.
 
 Always true: the statistics are merged exactly (see ``moments``), so the output does not depend on
-the partitioning; finite inputs give finite outputs. Trade-off: a median of more than 4,096 distinct
-values is a sketch's (see ``quantiles``).
+the partitioning. Trade-off: a median of more than 4,096 distinct values is a sketch's (see ``quantiles``).
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import pyarrow as pa
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
-from featurestore.transforms.affine import centers_and_divisors, scaled, scaled_type
 from featurestore.transforms.base import EMPTY_STATE, Columns, Partition, Scope, State
 from featurestore.transforms.columnwise import Columnwise, require_learnt, side_by_side
 from featurestore.transforms.extent import Extent
@@ -56,84 +54,6 @@ from featurestore.transforms.value_counts import (
 
 STRATEGIES: Final = ("mean", "median", "constant", "most_frequent")
 Value: TypeAlias = "bool | int | float | str"
-
-
-@dataclass(frozen=True)
-class Standardize(Columnwise):
-    """Subtract a column's mean and divide by its standard deviation.
-
-    Scope: fit. State: 88 bytes per column. Boundary rule: statistics of all rows of the fit scope.
-    Null rule: a null gives null. NaN and infinities do not enter the statistics and stay what they
-    are. Constant columns are divided by 1; a column without any finite value in the fit scope gives
-    nulls. The standard deviation is the population's (divisor n).
-    Output: float64 for float64 and decimal columns, else float32 (computed in float64).
-    Memory: 16 bytes per row, for one column without its nulls at a time; 14 to learn.
-
-    Parameters
-    ----------
-    columns : str, sequence of str or Selector
-        Numbers, booleans or decimals.
-    prefix, suffix : str
-        Put around the input's name; by default the output replaces the input in a pipeline.
-    rename : mapping of str to str
-        Output names of single columns.
-
-    Raises
-    ------
-    SchemaError
-        If a selected column is not numeric.
-    DefinitionError
-        At the end of fitting: values so large that their variance overflows float64.
-
-    Examples
-    --------
-    >>> from featurestore.engines.selection import get_engine
-    >>> engine = get_engine("polars")
-    >>> schema = TableSchema((Field("x", pa.float64()),))
-    >>> part = Partition(engine.from_arrow(pa.table({"x": [1.0, 3.0, None]})), schema)
-    >>> scale = Standardize("x")
-    >>> state = scale.finish(scale.summarize(part, engine))
-    >>> scale.apply(part, state, engine).frame["x"].to_list()
-    [-1.0, 1.0, None]
-    """
-
-    @property
-    def scope(self) -> Scope:
-        return Scope.FIT
-
-    def type_of(self, one: Field) -> pa.DataType:
-        return scaled_type(one.type)
-
-    def summarize(self, partition: Partition, engine: Engine) -> State:
-        return summarize_moments(partition, self.inputs(partition.schema), engine)
-
-    def combine(self, earlier: State, later: State) -> State:
-        return combine_moments(earlier, later)
-
-    def finish(self, state: State) -> State:
-        """Return one row per column: mean (two float64) and divisor, both null when unknown."""
-        require_learnt(state)
-        moments = Moments.from_state(state)
-        deviation = moments.deviation()
-        moments.require_finite(deviation, "variance")
-        return centers_and_divisors(moments.columns, moments.mean, deviation, moments.count == 0)
-
-    def column(
-        self, values: Series, source: Field, target: Field, state: State, engine: Engine
-    ) -> Series:
-        return scaled(values, source, target, state, engine)
-
-    def memory(self, schema: TableSchema, extent: Extent) -> int:
-        return 16 * extent.rows + rounding_bytes(self.outputs(schema), extent.rows)
-
-    def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:
-        return moments_memory(self.inputs(schema), extent.rows)
-
-    def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        return moments_bytes(self.inputs(schema))
-
-    def state_fingerprint(self) -> str:
-        return moments_fingerprint(self.columns)
 
 
 @dataclass(frozen=True)
