@@ -63,8 +63,6 @@ class Embed(Transformer):
         array ``[n, size]``. What it makes of one content must not depend on the others.
     size : int
         Numbers per vector.
-    output : str, optional
-        By default ``<column>_embedded``.
     batch_size : int
         How many contents the encoder is given at most.
     params : mapping, optional
@@ -75,6 +73,8 @@ class Embed(Transformer):
     cache : bool
         Whether vectors are looked up and kept under ``$FEATURESTORE_CACHE/vectors``, by default
         ``~/.cache/featurestore/vectors``.
+    output : str, optional
+        By default ``<column>_embedded``.
 
     Raises
     ------

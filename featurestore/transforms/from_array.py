@@ -61,10 +61,10 @@ class FromArray(Transformer):
         An ``.npy`` file with an array ``[n, ...]`` of numbers, on a disk that every worker sees.
     index : str
         An integer column: positions in the array, from 0.
-    output : str, optional
-        By default the file's name without ``.npy``.
     fill_value : float, optional
         By default NaN for floats, 0 for integers.
+    output : str, optional
+        By default the file's name without ``.npy``.
 
     Raises
     ------

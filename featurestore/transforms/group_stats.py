@@ -61,9 +61,9 @@ class GroupStats(GroupLearner):
     ----------
     columns : str, sequence of str or Selector
         Numbers or booleans.
+    stats : sequence of {"mean", "std", "min", "max", "count"}
     by : str or sequence of str, optional
         Strings, integers or booleans; the table's key if not given.
-    stats : sequence of {"mean", "std", "min", "max", "count"}
     prefix, rename
         Outputs are named ``<column>_<statistic>_by_<by>``.
 

@@ -60,10 +60,10 @@ class OneHot(CountLearner):
         Strings, integers or booleans.
     categories : sequence of str, int or bool
         Of the columns' type, each once.
-    tensor : bool
-        Whether all categories of a column come as one tensor, ``<input>_one_hot``.
     size : int, optional
         Instead of categories: how many to learn of each column.
+    tensor : bool
+        Whether all categories of a column come as one tensor, ``<input>_one_hot``.
     min_count : int
         How often a value must occur to be learnt.
     prefix, suffix, rename : optional

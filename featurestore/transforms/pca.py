@@ -55,10 +55,10 @@ class PCA(Transformer):
         Numbers, booleans or decimals.
     n_components : int
         At most as many as there are columns.
-    output : str
-        The name of the tensor, or what names of columns begin with.
     tensor : bool
         Give one tensor instead of columns.
+    output : str
+        The name of the tensor, or what names of columns begin with.
 
     Raises
     ------
