@@ -55,6 +55,9 @@ class MinMax(MomentsLearner):
 
     Examples
     --------
+    >>> import pyarrow as pa
+    >>> from featurestore.schema import Field, TableSchema
+    >>> from featurestore.transforms.base import Partition
     >>> from featurestore.engines.selection import get_engine
     >>> engine = get_engine("polars")
     >>> schema = TableSchema((Field("x", pa.float64()),))

@@ -44,6 +44,9 @@ class Standardize(MomentsLearner):
 
     Examples
     --------
+    >>> import pyarrow as pa
+    >>> from featurestore.schema import Field, TableSchema
+    >>> from featurestore.transforms.base import Partition
     >>> from featurestore.engines.selection import get_engine
     >>> engine = get_engine("polars")
     >>> schema = TableSchema((Field("x", pa.float64()),))

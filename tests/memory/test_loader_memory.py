@@ -46,7 +46,7 @@ def dataset(name):
     table = store.table(name)
     features = [one for one in table.schema.names if one not in ("t", "k", "y")]
     return table.dataset(
-        features, "y", split=fs.HashSplit(valid=0.2, by=["k"]), pipeline=fs.Pipeline(*STEPS[kind])
+        features, "y", split=fs.HashSplit(valid=0.1, by=["k"]), pipeline=fs.Pipeline(*STEPS[kind])
     )
 
 def measured(work):
