@@ -79,7 +79,7 @@ def counting_memory(schema: TableSchema, columns: Sequence[str], extent: Extent)
     """
     texts = any(is_text(schema[name].type) for name in columns)
     largest = max((extent.bytes_of([name]) for name in columns), default=0)
-    working = (200 if texts else 160) * extent.rows + largest
+    working = (180 if texts else 160) * extent.rows + largest
     return counts_bytes(schema, columns, extent) + working
 
 
