@@ -101,7 +101,9 @@ def keeping(journal: Journal, threads: int) -> Iterator[str]:
     try:
         yield name
     except BaseException:
-        keeper.end()  # what the tasks say went wrong comes first
+        # Whatever ends the work, Ctrl-C too, what came before it is recorded; it is raised again, and comes
+        # before what the keeper says went wrong.
+        keeper.end()
         raise
     finally:
         del _keepers[name]

@@ -175,7 +175,12 @@ def wide_rows(rows: int) -> pa.Table:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "operation",
-    [*SLOW, pytest.param("expanding_target", marks=pytest.mark.xfail(strict=True, reason=GROWING))],
+    [
+        *SLOW,
+        # Known not to hold, so it has to fail: 250 and 295 MiB. Sums that are exact, as those of GroupStats,
+        # would keep one state per category; once they do, strict has this mark removed.
+        pytest.param("expanding_target", marks=pytest.mark.xfail(strict=True, reason=GROWING)),
+    ],
 )
 def test_ten_times_the_rows_take_no_more_anywhere(
     operation: str, files: Path, tmp_path: Path
