@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-BENCHMARKS := add_feature memory commits allocators fit_statistics asof_join windows categories row_wise
+BENCHMARKS := add_feature memory commits allocators fit_statistics asof_join windows categories row_wise \
+              loader shuffle keras_fit xgboost_external
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_USE_PEP517 = 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3

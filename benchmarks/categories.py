@@ -57,7 +57,10 @@ def ingest(arguments: dict[str, Any]) -> dict[str, Any]:
 
     def work() -> None:
         store = fs.FeatureStore.create(arguments["store"], memory_limit=arguments["memory_limit"])
-        store.ingest("data", arguments["source"], time="row", duplicates="keep")
+        size = arguments["partition_bytes"]
+        store.ingest(
+            "data", arguments["source"], time="row", duplicates="keep", partition_bytes=size
+        )
 
     return measured(work, OURS)
 
@@ -139,12 +142,12 @@ CASES = {
 }
 
 
-def compare(rows: int, values: int, memory_limit: str) -> None:
+def compare(rows: int, values: int, memory_limit: str, partition_bytes: str) -> None:
     with tempfile.TemporaryDirectory(prefix="categories-") as folder:
         source = write_categories(Path(folder) / "source.parquet", rows, values)
         arguments = {
             "folder": folder, "source": str(source), "store": f"{folder}/store",
-            "memory_limit": memory_limit,
+            "memory_limit": memory_limit, "partition_bytes": partition_bytes,
         }  # fmt: skip
         title = (
             f"codes of {values:,} strings in {rows:,} rows ({tree_bytes(source) / MIB:,.0f} MiB)"
@@ -155,7 +158,10 @@ def compare(rows: int, values: int, memory_limit: str) -> None:
     found = {one["check"] for one in results if "check" in one}
     if len(found) > 1:
         raise SystemExit(f"the codes differ: {found}")
-    configuration = {"rows": rows, "values": values, "memory_limit": memory_limit, "ingest": made}
+    configuration = {
+        "rows": rows, "values": values, "memory_limit": memory_limit,
+        "partition_bytes": partition_bytes, "ingest": made,
+    }  # fmt: skip
     keep("categories", title, LABELS, results, (SECONDS, ADDED), configuration)
 
 
@@ -164,13 +170,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8_000_000)
     parser.add_argument("--values", type=int, default=100_000)
     parser.add_argument("--memory-limit", default="2GiB")
+    parser.add_argument("--partition-bytes", default="128MiB")
     given = parse(parser, CASES, "300,000 rows, 10,000 values")
     if given is None:
         return
-    if given.small:
-        compare(300_000, 10_000, given.memory_limit)
-    else:
-        compare(given.rows, given.values, given.memory_limit)
+    sizes = (300_000, 10_000) if given.small else (given.rows, given.values)
+    compare(*sizes, given.memory_limit, given.partition_bytes)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ place, so that a library that runs out of memory is a row like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,9 @@ Result = dict[str, Any]
 _OURS = "#3b6ea5"
 _THEIRS = "#a9c4de"
 _COLOURS = (_OURS, _THEIRS, "#d9d9d9", "#e3c78a")
-_LIBRARIES = ("polars", "duckdb", "dask", "pandas")
+_LIBRARIES = (
+    "polars", "duckdb", "dask", "pandas", "torch", "tensorflow", "datasets", "petastorm", "ray",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ def ingested(script: str, arguments: Mapping[str, Any]) -> Result:
 def run_cases(script: str, cases: Mapping[str, str], arguments: Mapping[str, Any]) -> list[Result]:
     """Run each case in a fresh process, one after the other; those of libraries not installed are left out."""
     there = [one for one in cases if one not in _LIBRARIES or find_spec(one) is not None]
+    if len(there) < len(cases):
+        print(f"not installed, left out: {', '.join(one for one in cases if one not in there)}")
     return [{"case": one, **run_case(script, one, arguments)} for one in there]
 
 
@@ -92,11 +96,16 @@ def keep(
     results: Sequence[Result],
     measures: Sequence[Measure],
     configuration: Mapping[str, Any],
+    others: Collection[str] = _LIBRARIES,
 ) -> None:
-    """Save results as JSON and bars of some measures beside it; say where."""
+    """Save results as JSON and bars of some measures beside it; say where.
+
+    ``others`` are the cases that are not ours.
+    """
     OUT.mkdir(exist_ok=True)
     saved = save(name, configuration, results)
-    print(f"saved {saved} and {_bars(OUT / f'{name}.png', title, labels, results, measures)}")
+    picture = _bars(OUT / f"{name}.png", title, labels, results, measures, others)
+    print(f"saved {saved} and {picture}")
 
 
 def _bars(
@@ -105,18 +114,21 @@ def _bars(
     labels: Mapping[str, str],
     results: Sequence[Result],
     measures: Sequence[Measure],
+    others: Collection[str],
 ) -> Path:
-    picture = figure(11, 3.6)
-    picture.suptitle(title, fontsize=10)
     done = [one for one in results if "error" not in one]
-    names = [labels[one["case"]].replace(", ", ",\n") for one in done]
-    colours = [_THEIRS if one["case"] in _LIBRARIES else _OURS for one in done]
-    grid = picture.subplots(1, len(measures), squeeze=False)
+    picture = figure(11, 1.2 + 0.4 * len(done))
+    picture.suptitle(title, fontsize=10)
+    names = [labels[one["case"]] for one in done]
+    colours = [_THEIRS if one["case"] in others else _OURS for one in done]
+    grid = picture.subplots(1, len(measures), squeeze=False, sharey=True)
     for axes, measure in zip(grid[0], measures, strict=True):
-        bars = axes.bar(names, [measure.of(one) for one in done], color=colours)
-        axes.bar_label(bars, [measure.text(one) for one in done], fontsize=8)
+        bars = axes.barh(names, [measure.of(one) for one in done], color=colours)
+        axes.bar_label(bars, [measure.text(one) for one in done], fontsize=8, padding=2)
+        axes.margins(x=0.12)
         axes.set_title(measure.heading, fontsize=9)
-        axes.tick_params(axis="x", labelsize=7, labelrotation=12)
+        axes.tick_params(labelsize=8)
+    grid[0][0].invert_yaxis()
     picture.savefig(path)
     return path
 

@@ -43,10 +43,13 @@ POLARS = ("polars",)
 Case = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def write_data(path: Path, rows: int, columns: int, entities: int = 1000, seed: int = 0) -> Path:
+def write_data(
+    path: Path, rows: int, columns: int, entities: int = 1000, seed: int = 0, *, label: bool = False
+) -> Path:
     """Write a Parquet file: ``entity``, ``time`` (seconds, ascending) and ``x0``... (float32).
 
-    Row groups of 64k rows are made one at a time, so any number of rows takes little memory.
+    With ``label`` also ``y`` (float32): 1 where the first column and the last, and noise, sum to more
+    than 0. Row groups of 64k rows are made one at a time, so any number of rows takes little memory.
     """
     random = np.random.default_rng(seed)
     names = [f"x{i}" for i in range(columns)]
@@ -54,6 +57,7 @@ def write_data(path: Path, rows: int, columns: int, entities: int = 1000, seed: 
         ("entity", pa.int32()),
         ("time", pa.timestamp("ms")),
         *((n, pa.float32()) for n in names),
+        *([("y", pa.float32())] if label else []),
     ]
     schema = pa.schema(fields)
     with pq.ParquetWriter(path, schema, compression="none") as writer:
@@ -67,8 +71,16 @@ def write_data(path: Path, rows: int, columns: int, entities: int = 1000, seed: 
                 pa.array(position // entities * 1000).cast(pa.timestamp("ms")),
                 *(pa.array(one) for one in values),
             ]
+            if label:
+                score = values[0] + values[-1] + random.standard_normal(count, dtype=np.float32)
+                arrays.append(pa.array((score > 0).astype(np.float32)))
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return path
+
+
+def stored_files(store: str) -> list[str]:
+    """Return the Parquet files of table ``data`` without features, in order of its rows."""
+    return sorted(str(one) for one in Path(store, "data").rglob("*.parquet"))
 
 
 def tree_bytes(path: Path) -> int:

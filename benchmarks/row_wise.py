@@ -31,6 +31,7 @@ from measuring import (
     parse,
     print_table,
     run_case,
+    stored_files,
     tree_bytes,
 )
 
@@ -79,11 +80,6 @@ def ingest(arguments: dict[str, Any]) -> dict[str, Any]:
         store.ingest("data", arguments["source"], key="id", time="time")
 
     return measured(work, OURS)
-
-
-def stored_files(store: str) -> list[str]:
-    """Return the Parquet files of a table without features, in order of its rows."""
-    return sorted(str(one) for one in Path(store, "data").rglob("*.parquet"))
 
 
 def with_featurestore(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def ingest(arguments: dict[str, Any]) -> dict[str, Any]:
 
     def work() -> None:
         store = fs.FeatureStore.create(arguments["store"], memory_limit=arguments["memory_limit"])
-        store.ingest("data", arguments["source"], key="k", time="t")
+        size = arguments["partition_bytes"]
+        store.ingest("data", arguments["source"], key="k", time="t", partition_bytes=size)
 
     return measured(work, OURS)
 
@@ -182,14 +183,14 @@ def differing(results: list[dict[str, Any]]) -> list[str]:
     return wrong
 
 
-def compare(rows: int, keys: int, memory_limit: str) -> None:
+def compare(rows: int, keys: int, memory_limit: str, partition_bytes: str) -> None:
     title = f"looking back over {rows:,} rows of {keys:,} keys"
     libraries = [one for one in LIBRARIES if find_spec(one) is not None]
     with tempfile.TemporaryDirectory(prefix="windows-") as folder:
         source = write_rows(Path(folder) / "source.parquet", rows, keys)
         arguments = {
             "folder": folder, "source": str(source), "store": f"{folder}/store",
-            "memory_limit": memory_limit,
+            "memory_limit": memory_limit, "partition_bytes": partition_bytes,
         }  # fmt: skip
         made = ingested(__file__, arguments)
         results = [
@@ -218,7 +219,10 @@ def compare(rows: int, keys: int, memory_limit: str) -> None:
     wrong = differing(results)
     if wrong:
         raise SystemExit("values differ: " + "; ".join(wrong))
-    configuration = {"rows": rows, "keys": keys, "memory_limit": memory_limit, "ingest": made}
+    configuration = {
+        "rows": rows, "keys": keys, "memory_limit": memory_limit,
+        "partition_bytes": partition_bytes, "ingest": made,
+    }  # fmt: skip
     keep_grouped(
         "windows", title, ("statistic", STATISTICS), ("library", {one: one for one in LIBRARIES}),
         results, (SECONDS, ADDED), configuration,
@@ -229,14 +233,13 @@ def main() -> None:
     parser = described(__doc__)
     parser.add_argument("--rows", type=int, default=8_000_000)
     parser.add_argument("--keys", type=int, default=1_000)
-    parser.add_argument("--memory-limit", default="2GiB")
+    parser.add_argument("--memory-limit", default="1GiB")
+    parser.add_argument("--partition-bytes", default="16MiB")
     given = parse(parser, CASES, "300,000 rows of 100 keys")
     if given is None:
         return
-    if given.small:
-        compare(300_000, 100, given.memory_limit)
-    else:
-        compare(given.rows, given.keys, given.memory_limit)
+    sizes = (300_000, 100) if given.small else (given.rows, given.keys)
+    compare(*sizes, given.memory_limit, given.partition_bytes)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class LimitError(FeatureStoreError):
 
 
 class MemoryLimitError(LimitError):
-    """The projected peak exceeds ``memory_limit``; nothing was started."""
+    """The projected peak exceeds ``memory_limit``; what does not fit was not begun."""
 
 
 class MemoryProjectionWarning(UserWarning):

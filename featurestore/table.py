@@ -449,37 +449,38 @@ class Table:
     def dataset(
         self,
         features: Any,
-        label: str | None = None,
+        label: str | Sequence[str] | None = None,
         *,
         where: nw.Expr | None = None,
         split: Split | None = None,
         pipeline: Pipeline | None = None,
+        weight: str | None = None,
     ) -> Dataset:
-        """Select features, label, rows and splits at the current snapshot; reads no values yet.
+        """Select features, labels, rows and splits at the current snapshot; reads no values yet.
 
         Parameters
         ----------
-        features : str, sequence of str or selector
-            In the order models get them.
-        label : str, optional
+        features : str, selector, or sequence of both in the order models get them
+        label : str or sequence of str, optional
         where : narwhals.Expr, optional
             A row-wise condition; rows for which it is false or null are left out.
         split : TimeSplit or HashSplit, optional
             Without it all rows are in ``dataset.all``.
         pipeline : Pipeline, optional
             Learnt on the training part only.
+        weight : str, optional
+            A numeric column, never negative: how much each row counts when a model learns.
 
         Raises
         ------
         NotReadyError
             If values of these columns are missing or stale.
         """
-        # One snapshot for all that the dataset will ever read, held as long as any of it is used.
-        snapshot, lease = self._session.newest_held()
+        snapshot, lease = self._session.newest_held()  # one for all it reads, held as long as used
         files = self._session.files(self._name, snapshot)
         return Dataset(
             partial(self._features.view, files, lease=lease), files.schema, features, label,
-            where=where, split=split, pipeline=pipeline,
+            where=where, split=split, pipeline=pipeline, weight=weight,
         )  # fmt: skip
 
     # --- pieces --------------------------------------------------------------------------------

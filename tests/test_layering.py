@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,13 +68,15 @@ TRAINING = {
     "loading": {"hooks", "run", "cli", "bundle"},
     "hooks": {"run", "cli", "bundle"},
 }
-# Loader.keras(), .xgboost() and .tf_data() hand the loader to its hook: imported when called only.
-HANDED_OVER = {"loading/loader.py": {"hooks"}}
+# Loader.keras(), .xgboost(), .tf_data(), .torch() and .jax() hand the loader to its hook: imported when called only.
+HANDED_OVER = {"loading/framework_hooks.py": {"hooks"}}
 # The sole importers of each framework, below training/.
 HOMES = {
-    "tensorflow": {"hooks/keras.py", "hooks/tf_data.py", "hooks/keras_model.py"},
-    "keras": {"hooks/keras.py", "hooks/keras_model.py", "models.py"},
+    "tensorflow": {"hooks/tf_data.py", "hooks/tensorboard.py"},
+    "keras": {"hooks/keras.py", "hooks/keras_model.py", "hooks/keras_state.py", "models.py"},
     "xgboost": {"hooks/xgboost.py", "hooks/xgboost_model.py"},
+    "torch": {"hooks/torch.py"},
+    "jax": {"hooks/jax.py"},
 }
 
 
@@ -216,3 +220,15 @@ def test_modules_are_small_and_named_for_something() -> None:
         lines = len(path.read_text().splitlines())
         assert lines <= 500, f"{path} has {lines} lines: which second noun hides in it?"
         assert path.stem not in {"utils", "util", "common", "helpers", "helper", "misc"}, path
+
+
+def test_the_table_of_layers_names_them_all() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    table = text.split("| layer |", 1)[1].split("\n\n", 1)[0]
+    cells = [row.split("|")[1] for row in table.splitlines()[2:]]
+    named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert set(named) == {*ORDER, "training"}
+    rows = [
+        [ORDER.get(name, len(LAYERS)) for name in re.findall(r"`(\w+)`", cell)] for cell in cells
+    ]
+    assert all(max(one) <= min(other) for one, other in pairwise(rows))

@@ -17,7 +17,8 @@ import windows
 
 folder = sys.argv[1]
 source = windows.write_rows(Path(folder) / "source.parquet", 6_000, 5)
-arguments = {"folder": folder, "source": str(source), "store": f"{folder}/store", "memory_limit": "1GiB"}
+arguments = {"folder": folder, "source": str(source), "store": f"{folder}/store", "memory_limit": "1GiB",
+    "partition_bytes": "128MiB"}
 windows.CASES["ingest"](arguments)
 results = [
     {"library": one, "statistic": statistic, **windows.CASES[one]({**arguments, "statistic": statistic})}

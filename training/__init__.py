@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from training.bundle import RunBundle, predict
     from training.config import RunConfig
     from training.loading.loader import Loader
+    from training.loading.sequences import Window
     from training.run import Run, fit
 
 _HOMES = {
     "Loader": "training.loading.loader",
+    "Window": "training.loading.sequences",
     "RunConfig": "training.config",
     "RunBundle": "training.bundle",
     "Run": "training.run",
@@ -37,4 +39,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
 
 
-__all__ = ["Loader", "Run", "RunBundle", "RunConfig", "fit", "predict"]
+__all__ = ["Loader", "Run", "RunBundle", "RunConfig", "Window", "fit", "predict"]

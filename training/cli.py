@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,16 @@ def main(context: click.Context, traceback: bool) -> None:
 @click.option(
     "--enforce", is_flag=True, help="Let the kernel keep the memory limit, for the framework too."
 )
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped, if there is one.")
 @click.pass_context
-def fit(context: click.Context, config: Path, output: Path | None, enforce: bool) -> None:
+def fit(
+    context: click.Context, config: Path, output: Path | None, enforce: bool, resume: bool
+) -> None:
     """Train what CONFIG (a train.toml) says and write a run folder.
 
-    Example: python -m training fit train.toml --output runs/first
+    Ctrl-C saves; the same command with --resume goes on.
+
+    Example: python -m training fit train.toml --output runs/first --resume
     """
     with _Errors(context.obj), ExitStack() as during:
         from training.config import RunConfig
@@ -50,7 +56,8 @@ def fit(context: click.Context, config: Path, output: Path | None, enforce: bool
         run = RunConfig.from_toml(config)
         if enforce:
             during.enter_context(_enforced(run.data.memory_limit))
-        click.echo(str(train(run, output)))
+        said = partial(click.echo, err=True)
+        click.echo(str(train(run, output, resume=resume, say=said)))
 
 
 @main.command()
@@ -105,7 +112,8 @@ class _Errors:
         if error is None or self._traceback:
             return
         if isinstance(error, KeyboardInterrupt):
-            click.echo("Interrupted; no run folder was made.", err=True)
+            notes = " ".join(getattr(error, "__notes__", []))
+            click.echo(f"Interrupted; no run folder was made. {notes}".rstrip(), err=True)
             sys.exit(130)
         if isinstance(error, FeatureStoreError):
             click.echo(f"Error: {error}", err=True)

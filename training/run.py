@@ -16,54 +16,42 @@ Always true: a run folder appears complete or not at all, and never replaces ano
 
 from __future__ import annotations
 
-import csv
-import datetime as dt
-import importlib.metadata
-import importlib.util
 import json
-import math
-import os
-import platform
-import shutil
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
 from featurestore.dataset.batch import HostArray
-from featurestore.errors import InvalidInputError, MissingDependencyError, NameTakenError
+from featurestore.errors import InvalidInputError, NameTakenError
 from featurestore.execution.events import FRAMEWORK, step
-from featurestore.fingerprint import Json, digest
+from featurestore.fingerprint import Json
 from featurestore.report.progress import progress_bars
 from training.config import RunConfig
 from training.loading.loader import Loader
 from training.metrics import evaluate, require_labels
+from training.model_kinds import Model, model_class
+from training.run_folder import (
+    draw_curves,
+    environment,
+    finite,
+    folder_of,
+    seal,
+    target_of,
+    write_history,
+    write_json,
+)
 from training.run_memory import JUDGED_BATCHES, RunMemory, judging
 from training.source import open_dataset, open_table, task_of
 from training.stored_pipeline import save_pipeline
+from training.unfinished import Unfinished, different_keys
 
-RUN_VERSION: Final = 1
+RUNS: Final = Path("runs")
 _CHECKED_ROWS: Final = 1 << 16
-_PACKAGES: Final = (
-    "featurestore", "numpy", "polars", "pyarrow", "narwhals", "zarr", "dask", "keras",
-    "tensorflow", "tensorflow-cpu", "xgboost", "xgboost-cpu",
-)  # fmt: skip
-
-
-class Model(Protocol):
-    """A trained model: see ``hooks.keras_model`` and ``hooks.xgboost_model``."""
-
-    history: list[dict[str, float]]
-    file: str
-
-    def predict(self, batches: Any) -> HostArray: ...
-
-    def save(self, folder: Path) -> None: ...
+_FACTS: Final = ("run", "config", "metrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +84,15 @@ class Run:
 
 
 def fit(
-    config: RunConfig | Mapping[str, Any] | str | Path, output: str | Path | None = None
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    output: str | Path | None = None,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Run:
     """Train what a configuration says and write a run folder.
+
+    While it trains, checkpoints lie beside the folder to be: see ``training.unfinished``.
 
     Parameters
     ----------
@@ -106,6 +100,11 @@ def fit(
         A path is read as ``train.toml``.
     output : path, optional
         The folder to make; ``runs/<time>-<table>-<model>`` if not given.
+    resume : bool
+        Go on with a run that was stopped: that of ``output``, or the newest of this configuration in
+        ``runs``. One that ended already is returned; if there is none, a new one begins.
+    say : function, optional
+        Gets a line of progress now and then.
 
     Returns
     -------
@@ -115,56 +114,94 @@ def fit(
     ------
     InvalidInputError, NotReadyError, MissingDependencyError
         Before anything is written. On any error no run folder is left.
+    NameTakenError
+        If the folder is there, or was begun and ``resume`` is not asked for.
+    KeyboardInterrupt
+        After saving a checkpoint; a note says how to go on.
     """
     if isinstance(config, str | Path):
         config = RunConfig.from_toml(config)
     elif not isinstance(config, RunConfig):
         config = RunConfig.from_mapping(config)
-    target = _target(config, output)
-    with progress_bars(), _folder(target) as folder:
-        started = time.perf_counter()
-        table = open_table(config)
-        dataset = open_dataset(config, table)
-        task = task_of(config, dataset.schema)
-        loaders = _loaders(config, dataset)
-        judged = [judging(one, task, config.model.classes) for one in loaders.values()]
-        for one in judged:
-            one.require()  # hours of training would be lost with what cannot be judged
-        memory = RunMemory(loaders.values(), judged)
-        training_started = time.perf_counter()
-        model = _train(config, task, loaders, memory)
-        training_seconds = time.perf_counter() - training_started
-        with step("judge model", 0, kind=FRAMEWORK):
-            parts = {name: _judge(model, task, one) for name, one in loaders.items()}
-        metrics = {
-            "task": task,
-            "parts": parts,
-            "epochs": len(model.history),
-            "training_seconds": training_seconds,
-            "training_rows_per_second": loaders["train"].rows
-            * len(model.history)
-            / training_seconds,
-            "seconds": time.perf_counter() - started,
-        }
-        model.save(folder)
-        save_pipeline(folder, dataset.pipeline, table.schema, config.data.features, dataset.schema)
-        _write_json(folder / "config.json", config.to_json())
-        _write_json(folder / "metrics.json", _finite(metrics))
-        _write_json(folder / "memory.json", memory.to_json())
-        _write_json(folder / "environment.json", _environment())
-        _write_history(folder, model.history)
-        draw_curves(folder / "curves.png", model.history)
-        train = loaders["train"].part
-        _seal(
-            folder,
-            {
-                "snapshot": train.snapshot_id,
-                "dataset": train.digest,
-                "model": model.file,
-                "lineage": {name: dataset.lineage[name] for name in config.data.features},
-            },
+    if resume and output is not None and (Path(output).expanduser() / "run.json").exists():
+        return finished(config, Path(output).expanduser())
+    work = (
+        Unfinished.newest(config, RUNS) if resume and output is None else None
+    ) or Unfinished.of(target_of(config, output))
+    work.check(config, resume=resume)
+    with progress_bars(), work.open(config), folder_of(work.target) as folder:
+        try:
+            snapshot, metrics = _make(config, folder, work, say)
+        except KeyboardInterrupt as error:
+            if work.has_checkpoints:
+                error.add_note(f"It is saved; go on with --resume --output {work.target}")
+            raise
+    return Run(work.target, config, snapshot, metrics)
+
+
+def finished(config: RunConfig, path: Path) -> Run:
+    """Return a run that ended, if it is of this configuration.
+
+    Raises
+    ------
+    NameTakenError
+        If it is of another.
+    """
+    done = {name: json.loads((path / f"{name}.json").read_text("utf-8")) for name in _FACTS}
+    different = different_keys(done["config"], config.to_json())
+    if different:
+        raise NameTakenError(
+            f"{path} is of another configuration: {different} differ", "name another output"
         )
-    return Run(target, config, train.snapshot_id, metrics)
+    return Run(path, config, done["run"]["snapshot"], done["metrics"])
+
+
+def _make(
+    config: RunConfig, folder: Path, work: Unfinished, say: Callable[[str], None] | None
+) -> tuple[str, dict[str, Any]]:
+    """Train and fill the run's folder; return snapshot and metrics."""
+    started = time.perf_counter()
+    # A run goes on with the rows that it began with, whatever was appended since.
+    known = work.begun().get("snapshot", config.data.snapshot)
+    table = open_table(replace(config, data=replace(config.data, snapshot=known)))
+    dataset = open_dataset(config, table)
+    task = task_of(config, dataset.schema)
+    loaders = _loaders(config, dataset)
+    train = loaders["train"].part
+    work.note(snapshot=train.snapshot_id)
+    judged = [judging(one, task, config.model.classes) for one in loaders.values()]
+    for one in judged:
+        one.require()  # hours of training would be lost with what cannot be judged
+    memory = RunMemory(loaders.values(), judged)
+    training_started = time.perf_counter()
+    model = _train(config, task, loaders, memory, work, say)
+    training_seconds = time.perf_counter() - training_started
+    with step("judge model", 0, kind=FRAMEWORK):
+        parts = {name: _judge(model, task, one) for name, one in loaders.items()}
+    metrics = {
+        "task": task,
+        "parts": parts,
+        "epochs": len(model.history),
+        "training_seconds": training_seconds,
+        "training_rows_per_second": loaders["train"].rows * len(model.history) / training_seconds,
+        "seconds": time.perf_counter() - started,
+    }
+    model.save(folder)
+    save_pipeline(folder, dataset.pipeline, table.schema, config.data.features, dataset.schema)
+    write_json(folder / "config.json", config.to_json())
+    write_json(folder / "metrics.json", finite(metrics))
+    write_json(folder / "memory.json", memory.to_json())
+    write_json(folder / "environment.json", environment())
+    write_history(folder, model.history)
+    draw_curves(folder / "curves.png", model.history)
+    facts: dict[str, Json] = {
+        "snapshot": train.snapshot_id,
+        "dataset": train.digest,
+        "model": model.file,
+        "lineage": {name: dataset.lineage[name] for name in config.data.features},
+    }
+    seal(folder, facts)
+    return train.snapshot_id, metrics
 
 
 def _loaders(config: RunConfig, dataset: Any) -> dict[str, Loader]:
@@ -193,15 +230,22 @@ def _loaders(config: RunConfig, dataset: Any) -> dict[str, Loader]:
     loaders["train"] = Loader(
         parts["train"],
         settings.batch_size,
-        settings.shuffle,
+        settings.shuffle and config.model.kind != "xgboost",  # which learns in table order
         settings.seed,
-        settings.drop_last,
+        "drop" if settings.drop_last else "keep",
         **common,
     )
     return loaders
 
 
-def _train(config: RunConfig, task: str, loaders: Mapping[str, Loader], memory: RunMemory) -> Model:
+def _train(
+    config: RunConfig,
+    task: str,
+    loaders: Mapping[str, Loader],
+    memory: RunMemory,
+    work: Unfinished,
+    say: Callable[[str], None] | None,
+) -> Model:
     for part, loader in loaders.items():
         for start in range(0, loader.rows, _CHECKED_ROWS):
             label = loader.pack.read(start, min(start + _CHECKED_ROWS, loader.rows)).label
@@ -209,34 +253,11 @@ def _train(config: RunConfig, task: str, loaders: Mapping[str, Loader], memory: 
     with memory.importing("xgboost" if config.model.kind == "xgboost" else "tensorflow"):
         chosen = model_class(config.model.kind)
     with memory.fitting():
-        return chosen.fit(config, task, loaders["train"], loaders["valid"])  # type: ignore[no-any-return]
-
-
-def model_class(kind: str) -> Any:
-    """Return the class that trains and loads models of a kind.
-
-    Raises
-    ------
-    MissingDependencyError
-        If its framework is not installed.
-    """
-    needed, extra = ("xgboost", "xgboost") if kind == "xgboost" else ("tensorflow", "tensorflow")
-    if importlib.util.find_spec(needed) is None:
-        raise MissingDependencyError(
-            f"a model of kind {kind!r} needs {needed}, which is not installed",
-            f"pip install 'featurestore[{extra}]'",
-        )
-    if kind == "xgboost":
-        from training.hooks.xgboost_model import XGBoostModel
-
-        return XGBoostModel
-    from training.hooks.keras_model import KerasModel
-
-    return KerasModel
+        return chosen.fit(config, task, loaders["train"], loaders["valid"], work, say)  # type: ignore[no-any-return]
 
 
 def _judge(model: Model, task: str, loader: Loader) -> dict[str, float]:
-    """Return the metrics of a whole part, read in table order whatever its training order was."""
+    """Return the metrics of a whole part, in the order in which its pack has the rows."""
     batch_rows, rows = JUDGED_BATCHES * loader.batch_size, loader.rows
     pack = loader.pack
     labels: list[HostArray] = []
@@ -250,110 +271,3 @@ def _judge(model: Model, task: str, loader: Loader) -> dict[str, float]:
 
     prediction = model.predict(batches())
     return {"rows": float(rows), **evaluate(task, np.concatenate(labels), prediction)}
-
-
-# --- the folder --------------------------------------------------------------------------------------
-
-
-def _target(config: RunConfig, output: str | Path | None) -> Path:
-    if output is None:
-        now = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S")
-        kind = config.model.kind.replace(":", "-")
-        output = Path("runs") / f"{now}-{config.data.table}-{kind}-{uuid.uuid4().hex[:4]}"
-    target = Path(output).expanduser()
-    if target.exists():
-        raise NameTakenError(f"{target} exists already", "name another output, or delete it")
-    return target
-
-
-@contextmanager
-def _folder(target: Path) -> Iterator[Path]:
-    """Yield a folder that becomes ``target`` if the block succeeds, else is removed."""
-    building = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        building.mkdir(parents=True)
-        yield building
-        try:
-            building.rename(target)
-        except OSError as error:
-            raise NameTakenError(
-                f"{target} was made by another process meanwhile", "name another output"
-            ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _seal(folder: Path, facts: Mapping[str, Json]) -> None:
-    files = {one.name: digest(one.read_bytes()) for one in sorted(folder.iterdir())}
-    content = {
-        "version": RUN_VERSION,
-        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        **facts,
-        "files": files,
-    }
-    _write_json(folder / "run.json", content)
-    for one in folder.iterdir():
-        handle = os.open(one, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(
-        json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-    )
-
-
-def _finite(value: Any) -> Any:
-    """Return a value as JSON can hold it: NaN and infinities become null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
-    with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-
-
-def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> bool:
-    """Draw training and validation loss over epochs; False if matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    epochs = [int(one["epoch"]) + 1 for one in history]
-    for name, label in (("loss", "training"), ("val_loss", "validation")):
-        if name in history[0]:
-            axes.plot(epochs, [one[name] for one in history], marker=".", label=label)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    return True
-
-
-def _environment() -> dict[str, Json]:
-    versions: dict[str, Json] = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "packages": versions,
-    }

@@ -20,7 +20,7 @@ from featurestore.fingerprint import Json
 from featurestore.limits import resident_bytes
 from featurestore.watermark import watermark
 from training.loading.loader import Loader
-from training.loading.memory import Projection, Term, row_bytes
+from training.loading.memory import Projection, Term
 from training.loading.pack import mapped_bytes
 from training.metrics import judging_bytes
 
@@ -44,7 +44,7 @@ def judging(loader: Loader, task: str, classes: int | None) -> Projection:
             f"labels and predictions of {loader.rows} rows",
             judging_bytes(task, loader.rows, classes),
         ),
-        Term(f"{batch} rows", 2 * batch * row_bytes(loader.schema)),
+        Term(f"{batch} rows", 2 * batch * loader.sample_bytes),
     )
     return Projection(
         "judging the model",

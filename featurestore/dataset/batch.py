@@ -2,13 +2,14 @@
 
 Numeric scalar features are one ``float32 [rows, n]`` array named ``numeric``, in the order asked
 for; each categorical one is ``int32 [rows]`` under its own name; each tensor ``[rows, ...]`` under
-its own name; the label is an array of its own.
+its own name; the label is an array of its own, several are one each under their names, and so is the
+weight of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -28,6 +29,7 @@ class Role(StrEnum):
     CATEGORICAL = "categorical"
     TENSOR = "tensor"
     LABEL = "label"
+    WEIGHT = "weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSchema:
-    """The columns of a dataset in the order asked for, label last (if there is one)."""
+    """The columns of a dataset in the order asked for, labels after the inputs, the weight last."""
 
     columns: tuple[Input, ...]
 
@@ -96,12 +98,26 @@ class DatasetSchema:
         return tuple(one.name for one in self.of_role(Role.NUMERIC))
 
     @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The columns that a model is fed: neither labels nor the weight."""
+        return tuple(one for one in self.columns if one.role not in (Role.LABEL, Role.WEIGHT))
+
+    @property
+    def labels(self) -> tuple[Input, ...]:
+        return self.of_role(Role.LABEL)
+
+    @property
     def label(self) -> Input | None:
-        found = self.of_role(Role.LABEL)
-        return found[0] if found else None
+        """The label, if there is exactly one."""
+        return self.labels[0] if len(self.labels) == 1 else None
+
+    @property
+    def weight(self) -> Input | None:
+        """What says how much each row counts."""
+        return next(iter(self.of_role(Role.WEIGHT)), None)
 
     def array_specs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Return ``{array name: (dtype, shape of one row)}`` of the inputs, label excluded."""
+        """Return ``{array name: (dtype, shape of one row)}`` of the inputs."""
         specs: dict[str, tuple[str, tuple[int, ...]]] = {}
         if self.numeric:
             specs[NUMERIC] = ("float32", (len(self.numeric),))
@@ -127,11 +143,18 @@ class Batch:
     inputs : mapping of str to array
         As in ``DatasetSchema.array_specs``, C-contiguous.
     label : array, optional
-        ``[rows]``; ``None`` when the dataset has no label.
+        ``[rows]``; ``None`` when the dataset has no label, or several.
+    weight : array, optional
+        float32 ``[rows]``: how much each row counts; ``None`` where all count the same. Rows that
+        only fill up a batch weigh 0.
+    labels : mapping of str to array
+        Several labels by name, ``[rows]`` each; empty when there is one or none.
     """
 
     inputs: Mapping[str, HostArray]
     label: HostArray | None
+    weight: HostArray | None = None
+    labels: Mapping[str, HostArray] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -171,8 +194,15 @@ class DatasetPart(Protocol):
     def reserved_bytes(self) -> int:
         """Bytes that this process holds before any row is read."""
 
+    @property
+    def workers(self) -> int:
+        """How many partitions may be read at once, if they fit the memory limit."""
+
     def arrays(self, partition: int) -> Batch:
         """Return all selected rows of the i-th entry of ``partition_rows``, in table order."""
+
+    def entities(self, partition: int, by: Sequence[str] | None = None) -> HostArray:
+        """Return a hash of each selected row's entity, ``uint64``: of its key, or of other columns."""
 
     def slices(self, partition: int, within: int) -> Iterator[Batch]:
         """Yield the same rows in order, in as few slices as take at most ``within`` bytes each."""

@@ -28,13 +28,15 @@ class DatasetColumns:
     ----------
     features : tuple of str
         Columns of the table, in the order asked for.
-    label : str, optional
+    labels : tuple of str
+    weight : str, optional
+        Of rows.
     pipeline : Pipeline
         Without steps if none was given.
     inputs : TableSchema
         What the pipeline sees.
     outputs : TableSchema
-        What there is after the pipeline, the label included.
+        What there is after the pipeline, labels and weight included.
     model : tuple of str
         The columns a model is fed, in order: the features, then what the pipeline added. Features
         that have no form a model understands and that the pipeline turned into new columns (a time
@@ -44,7 +46,8 @@ class DatasetColumns:
     """
 
     features: tuple[str, ...]
-    label: str | None
+    labels: tuple[str, ...]
+    weight: str | None
     pipeline: Pipeline
     inputs: TableSchema
     outputs: TableSchema
@@ -55,15 +58,28 @@ class DatasetColumns:
     def __post_init__(self) -> None:
         in_pipeline = self.pipeline.reads(self.inputs)
         wanted = [*self.features, *(name for one in in_pipeline for name in one)]
-        if self.label is not None:
-            wanted.append(self.label)
+        wanted += self.targets
         object.__setattr__(self, "reads", tuple(dict.fromkeys(wanted)))
+
+    @property
+    def label(self) -> str | None:
+        """The label, if there is exactly one."""
+        return self.labels[0] if len(self.labels) == 1 else None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The labels and the weight: what a model is told only to learn."""
+        return self.labels if self.weight is None else (*self.labels, self.weight)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that arrays are made of: the model's, then labels and weight."""
+        return (*self.model, *self.targets)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row after the pipeline."""
-        names = self.model if self.label is None else (*self.model, self.label)
-        return sum(_width(self.outputs[name]) for name in names)
+        return sum(_width(self.outputs[name]) for name in self.names)
 
 
 def _width(one: Field) -> int:
@@ -72,17 +88,19 @@ def _width(one: Field) -> int:
     return bits // 8 * math.prod(one.shape or ())
 
 
-def resolve_features(features: object, label: str | None, schema: TableSchema) -> tuple[str, ...]:
+def resolve_features(
+    features: object, labels: Sequence[str], schema: TableSchema, weight: str | None = None
+) -> tuple[str, ...]:
     """Return feature names for names, selectors, and sequences of both.
 
-    Selectors leave out the label, key and time; names are taken as given.
+    Selectors leave out labels, weight, key and time; names are taken as given.
 
     Raises
     ------
     SchemaError
         If a column does not exist or is named twice.
     DefinitionError
-        If the label is among the names, or nothing is selected.
+        If a label or the weight is among the names, or nothing is selected.
     """
     given = [features] if isinstance(features, str | Selector) else features
     if not isinstance(given, Sequence):
@@ -90,7 +108,7 @@ def resolve_features(features: object, label: str | None, schema: TableSchema) -
             f"features={features!r} does not select columns",
             "give a name, a list of names, or a selector like fs.numeric()",
         )
-    kept_out = {label, schema.time, *schema.key}
+    kept_out = {*labels, weight, schema.time, *schema.key}
     names: list[str] = []
     for one in given:
         if isinstance(one, Selector):
@@ -102,17 +120,53 @@ def resolve_features(features: object, label: str | None, schema: TableSchema) -
             raise DefinitionError(
                 f"{one!r} does not name a feature", "give names or selectors like fs.numeric()"
             )
-    if label is not None and label in names:
+    for label in labels:
+        if label in names:
+            raise DefinitionError(
+                f"label {label!r} is among the features", "leave it out: the model would be told"
+            )
+    if weight is not None and weight in names:
         raise DefinitionError(
-            f"label {label!r} is among the features", "leave it out: the model would be told"
+            f"weight {weight!r} is among the features",
+            "leave it out, or give the model a copy made with fs.Expression",
         )
     if not names:
         raise DefinitionError(f"features={features!r} selects no column", "name at least one")
     return tuple(names)
 
 
+def resolve_labels(label: object, weight: str | None, schema: TableSchema) -> tuple[str, ...]:
+    """Return the names of labels for ``None``, a name, or a sequence of names.
+
+    Raises
+    ------
+    SchemaError
+        If a label or the weight does not exist.
+    DefinitionError
+        If one is named twice.
+    """
+    given = [label] if isinstance(label, str) else [] if label is None else label
+    if not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+        raise DefinitionError(
+            f"label={label!r} does not name labels", "give a name, or a list of names"
+        )
+    names: tuple[str, ...] = tuple(given)
+    told = names if weight is None else (*names, weight)
+    for name in told:
+        schema[name]  # raises if there is none
+    if len(set(told)) != len(told):
+        raise DefinitionError(
+            f"label={label!r} and weight={weight!r} name a column twice", "name each once"
+        )
+    return names
+
+
 def dataset_columns(
-    features: object, label: str | None, schema: TableSchema, pipeline: Pipeline | None
+    features: object,
+    label: object,
+    schema: TableSchema,
+    pipeline: Pipeline | None,
+    weight: str | None = None,
 ) -> DatasetColumns:
     """Return a dataset's columns, checked as far as that goes without data.
 
@@ -121,8 +175,10 @@ def dataset_columns(
     SchemaError, DefinitionError
         If columns do not exist, or have no form that a model understands after the pipeline.
     """
-    names = resolve_features(features, label, schema)
-    seen = {*names, *schema.key, *([] if schema.time is None else [schema.time])} - {label}
+    labels = resolve_labels(label, weight, schema)
+    told = labels if weight is None else (*labels, weight)
+    names = resolve_features(features, labels, schema, weight)
+    seen = {*names, *schema.key, *([] if schema.time is None else [schema.time])} - {*told}
     # A key that was asked for as a feature is one: selectors in the pipeline shall pick it.
     key = tuple(name for name in schema.key if name in seen and name not in names)
     time = schema.time if schema.time in seen else None
@@ -130,15 +186,16 @@ def dataset_columns(
     pipeline = Pipeline() if pipeline is None else pipeline
     schemas = _schemas(pipeline, inputs, schema)
     outputs = schemas[-1]
-    _refuse_unknown_teachers(pipeline, inputs, label)
-    if label is not None:
-        if label in outputs:
+    _refuse_unknown_teachers(pipeline, inputs, labels)
+    for one in told:
+        if one in outputs:
+            what = "the weight's" if one == weight else "the label's"
             raise DefinitionError(
-                f"the pipeline makes a column called {label!r}, which is the label's name",
+                f"the pipeline makes a column called {one!r}, which is {what} name",
                 "rename that output",
             )
-        outputs = outputs.with_fields((schema[label],))
-    added = [one.name for one in outputs if one.name not in inputs and one.name != label]
+        outputs = outputs.with_fields((schema[one],))
+    added = [one.name for one in outputs if one.name not in inputs and one.name not in told]
     new = set(added)
     consumed = {
         name
@@ -149,8 +206,8 @@ def dataset_columns(
     model = tuple(
         name for name in names if name not in consumed or _feedable(name, outputs)
     ) + tuple(added)
-    dataset_schema(model, label, outputs, {})  # raises for what no model can be fed
-    return DatasetColumns(names, label, pipeline, inputs, outputs, model)
+    dataset_schema(model, labels, outputs, {}, weight)  # raises for what no model can be fed
+    return DatasetColumns(names, labels, weight, pipeline, inputs, outputs, model)
 
 
 def _feedable(name: str, schema: TableSchema) -> bool:
@@ -171,13 +228,15 @@ def _schemas(
         ) from error
 
 
-def _refuse_unknown_teachers(pipeline: Pipeline, inputs: TableSchema, label: str | None) -> None:
+def _refuse_unknown_teachers(
+    pipeline: Pipeline, inputs: TableSchema, labels: tuple[str, ...]
+) -> None:
     for step, learnt in zip(pipeline.steps, pipeline.learns_from(inputs), strict=True):
-        unknown = [name for name in learnt if name not in inputs and name != label]
+        unknown = [name for name in learnt if name not in inputs and name not in labels]
         if unknown:
             raise DefinitionError(
                 f"{type(step).__name__} learns from {unknown}, which are not among the features; "
-                f"the label is {label!r}",
+                f"the labels are {list(labels)}",
                 "let it learn from features, key, time or the label",
             )
 

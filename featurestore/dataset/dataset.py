@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from featurestore.dataset.assembly import unknown_label
-from featurestore.dataset.batch import DatasetSchema
+from featurestore.dataset.assembly import unknown_value
+from featurestore.dataset.batch import DatasetSchema, Role
 from featurestore.dataset.columns import DatasetColumns, dataset_columns, refuse_future
 from featurestore.dataset.learned import LearnedColumns
 from featurestore.dataset.part import Part
@@ -40,23 +40,25 @@ class Dataset:
     schema : TableSchema
         Of the whole table.
     features : str, selector, or sequence of both
-        In the order models get them. Selectors leave out label, key and time.
-    label : str, optional
-        A numeric or boolean column; never null in the selected rows.
+        In the order models get them. Selectors leave out labels, weight, key and time.
+    label : str or sequence of str, optional
+        A numeric or boolean column, or several; never null in the selected rows.
     where : narwhals.Expr, optional
         A row-wise condition; rows for which it is false or null are left out.
     split : TimeSplit or HashSplit, optional
         Without it all rows are in ``all``.
     pipeline : Pipeline, optional
         Learnt on the training part only; on ``all`` without a split.
+    weight : str, optional
+        A numeric column, finite and not negative: how much each row counts.
 
     Raises
     ------
     SchemaError
         If a column does not exist.
     DefinitionError
-        If a feature has no form that a model understands, or looks into the future; if the label has
-        nulls; if the split does not fit the table.
+        If a feature has no form that a model understands, or looks into the future; if a label or the
+        weight has nulls; if the split does not fit the table.
     NotReadyError
         If values are missing or stale.
     """
@@ -66,22 +68,23 @@ class Dataset:
         view: Callable[[Sequence[str]], TableView],
         schema: TableSchema,
         features: object,
-        label: str | None = None,
+        label: str | Sequence[str] | None = None,
         *,
         where: nw.Expr | None = None,
         split: Split | None = None,
         pipeline: Pipeline | None = None,
+        weight: str | None = None,
     ) -> None:
         self._make_view = view
-        self._arguments = (features, label, where, pipeline)
+        self._arguments = (features, label, where, pipeline, weight)
         self._split = split
         self._table_schema = schema
-        self._columns = dataset_columns(features, label, schema, pipeline)
+        self._columns = dataset_columns(features, label, schema, pipeline, weight)
         self._where = None if where is None else condition(where, schema)
         self._selections = self._select(schema)
         self._view = view(self._needed(schema))
         refuse_future(self._columns.features, self._view.snapshot, self._view.table)
-        self._check_label()
+        self._check_targets()
         learnt_from = self._selections[TRAIN if TRAIN in self._selections else ALL]
         self._learned = LearnedColumns(self._columns, self._view, learnt_from, self._name())
         self._made: dict[str, Part] = {}
@@ -142,11 +145,11 @@ class Dataset:
         folds = () if self._split is None else self._split.folds()
         if len(folds) <= 1:
             return (self,)
-        features, label, where, pipeline = self._arguments
+        features, label, where, pipeline, weight = self._arguments
         return tuple(
             Dataset(
                 self._make_view, self._table_schema, features, label,
-                where=where, split=fold, pipeline=pipeline,
+                where=where, split=fold, pipeline=pipeline, weight=weight,
             )
             for fold in folds
         )  # fmt: skip
@@ -170,8 +173,18 @@ class Dataset:
 
     @property
     def label(self) -> str | None:
-        """The name of the label."""
+        """The name of the label, if there is exactly one."""
         return self._columns.label
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of all labels."""
+        return self._columns.labels
+
+    @property
+    def weight(self) -> str | None:
+        """The name of the column that says how much each row counts."""
+        return self._columns.weight
 
     @property
     def table(self) -> str:
@@ -214,7 +227,8 @@ class Dataset:
             "table": self.table,
             "snapshot": self.snapshot_id,
             "features": list(self.features),
-            "label": self.label,
+            "label": self._asked_label(),
+            **({} if self.weight is None else {"weight": self.weight}),
             "where": None if self._where is None else self._where.to_json(),
             "split": None if self._split is None else self._split.spec(),
             "parts": list(self.parts),
@@ -225,7 +239,10 @@ class Dataset:
 
     def _name(self) -> str:
         of = f"{self.table!r} at {self.snapshot_id.split('-')[0]}"
-        return f"dataset of {of}: {len(self.features)} features, label {self.label!r}"
+        return f"dataset of {of}: {len(self.features)} features, label {self._asked_label()!r}"
+
+    def _asked_label(self) -> Json:
+        return list(self.labels) if len(self.labels) > 1 else self.label
 
     def _select(self, schema: TableSchema) -> dict[str, Selection]:
         if self._split is None:
@@ -241,16 +258,17 @@ class Dataset:
             wanted += selection.columns(schema)
         return tuple(dict.fromkeys(wanted))
 
-    def _check_label(self) -> None:
-        """Refuse nulls of the label that are certain to be selected, from recorded counts."""
-        label = self.label
-        if label is None:
-            return
+    def _check_targets(self) -> None:
+        """Refuse nulls of labels and weight that are certain to be selected, from recorded counts."""
+        for name in self._columns.targets:
+            self._check_known(name, Role.WEIGHT if name == self.weight else Role.LABEL)
+
+    def _check_known(self, name: str, role: Role) -> None:
         nulls = rows = 0
         for selection in self._selections.values():
             for i, within in self._view.touching(selection):
                 if within.everything:
-                    nulls += self._view.partitions[i].nulls(label)
+                    nulls += self._view.partitions[i].nulls(name)
                     rows += self._view.partitions[i].rows
         if nulls:
-            raise unknown_label(label, nulls, 0, rows)
+            raise unknown_value(role, name, nulls, 0, rows)

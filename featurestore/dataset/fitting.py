@@ -39,7 +39,6 @@ from featurestore.execution.room import Need
 from featurestore.execution.task_costs import read_extent
 from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import Json, fingerprint
-from featurestore.plan.costs import keeping_bytes
 from featurestore.plan.slicing import SliceLimits
 from featurestore.schema import TableSchema
 from featurestore.storage.states import StateLostError, StateStore
@@ -49,6 +48,7 @@ from featurestore.transforms.pipeline import FittedPipeline, Pipeline
 
 _SMALL_STATES: Final = 4 * 2**20
 _ENDLESS: Final = 2**62
+_CARRIED: Final = 4
 _FEWER: Final = "use fewer features, or ingest with a smaller partition_bytes"
 
 
@@ -132,7 +132,11 @@ class SummarizeTask:
 
 
 def fit_pipeline(
-    pipeline: Pipeline, inputs: TableSchema, view: TableView, selection: Selection
+    pipeline: Pipeline,
+    inputs: TableSchema,
+    view: TableView,
+    selection: Selection,
+    then: Callable[[int], int] | None = None,
 ) -> FittedPipeline:
     """Learn a pipeline from the selected rows.
 
@@ -145,17 +149,21 @@ def fit_pipeline(
         With these columns, and those the selection reads.
     selection : Selection
         The training part.
+    then : callable, optional
+        Tells what reading the part takes of so many bytes: a limit that is named does for that too.
 
     Raises
     ------
     DefinitionError
         If there is no row to learn from.
+    MemoryLimitError
+        If a pass does not fit; before the first one begins.
     """
     states = StateStore(view.store)
     try:
-        return _fit_steps(pipeline, inputs, view, selection, states, states.has)
+        return _fit_steps(pipeline, inputs, view, selection, states, states.has, then)
     except StateLostError:  # one that was kept is damaged, and gone now: look at all of them
-        return _fit_steps(pipeline, inputs, view, selection, states, states.is_sound)
+        return _fit_steps(pipeline, inputs, view, selection, states, states.is_sound, then)
 
 
 def _fit_steps(
@@ -165,6 +173,7 @@ def _fit_steps(
     selection: Selection,
     states: StateStore,
     is_kept: Callable[[str], bool],
+    then: Callable[[int], int] | None,
 ) -> FittedPipeline:
     steps = _steps(pipeline, inputs)
     fitted = {
@@ -177,7 +186,7 @@ def _fit_steps(
         batch = {position: steps[position] for position in positions}
         levels.append(_level(batch, fitted, view, selection, is_kept))
         fitted |= levels[-1].done
-    reserved = _require_all(levels, view, states)
+    reserved = _require_all(levels, view, states, then)
     for level in levels:
         _run(level.tasks, view, states, reserved)
         _combine(level, view, states)
@@ -256,7 +265,12 @@ def _level(
     return _Level(open_, members, done, tasks)
 
 
-def _require_all(levels: Sequence[_Level], view: TableView, states: StateStore) -> int:
+def _require_all(
+    levels: Sequence[_Level],
+    view: TableView,
+    states: StateStore,
+    then: Callable[[int], int] | None,
+) -> int:
     """Refuse what does not fit in any pass; return what is held without work.
 
     Raises
@@ -267,7 +281,7 @@ def _require_all(levels: Sequence[_Level], view: TableView, states: StateStore) 
     if not tasks:
         return view.reserved_bytes
     sized = _sized(tasks, view, states)
-    return view.require_largest([need for _, need in sized], _FEWER)
+    return view.require_largest([need for _, need in sized], _FEWER, then=then)
 
 
 def _sized(
@@ -322,11 +336,10 @@ def sized_task(task: SummarizeTask, states: StateStore, within: int) -> tuple[Su
     def needs(one: Extent) -> int:
         return learning_bytes(table, one, rows, steps, lessons)
 
-    # In slices: the state so far and both combined while they are put together, or as it is kept.
-    carried = sum(
+    # In slices: the state so far, a slice's, and both combined, while they are put together.
+    carried = _CARRIED * sum(
         one.step.transformer.state_bytes(one.step.before, _learnt(one, extent)) for one in lessons
     )
-    carried += keeping_bytes(carried)
     whole = needs(extent) <= within
     limits = None if whole else slice_limits(table, extent, work, needs, within - carried)
     size = sliced_bytes(table, extent, limits, needs) + (0 if limits is None else carried)

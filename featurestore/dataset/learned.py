@@ -15,9 +15,18 @@ from featurestore.dataset.assembly import dataset_schema
 from featurestore.dataset.batch import DatasetSchema
 from featurestore.dataset.columns import DatasetColumns
 from featurestore.dataset.fitting import fit_pipeline
-from featurestore.dataset.memory import StepCall
+from featurestore.dataset.memory import (
+    PACKING_BYTES,
+    StepCall,
+    array_needs,
+    kept_of,
+    slice_limits,
+    sliced_bytes,
+)
 from featurestore.dataset.selection import Selection
 from featurestore.dataset.view import TableView
+from featurestore.execution.task_costs import read_extent
+from featurestore.execution.tasks import with_row_count
 from featurestore.transforms.base import Partition
 from featurestore.transforms.pipeline import FittedPipeline
 
@@ -89,7 +98,26 @@ class LearnedColumns:
     @cached_property
     def _pipeline(self) -> FittedPipeline:
         columns = self.columns
-        return fit_pipeline(columns.pipeline, columns.inputs, self._view, self._learnt_from)
+        return fit_pipeline(
+            columns.pipeline, columns.inputs, self._view, self._learnt_from, self._reading_bytes
+        )
+
+    def _reading_bytes(self, within: int) -> int:
+        """Return what reading the training part into a pack takes, where ``within`` bytes are there."""
+        columns, view, steps = self.columns, self._view, self.columns.pipeline.steps
+        befores = columns.pipeline.schemas(columns.inputs)[:-1]
+        calls = [StepCall(step, before) for step, before in zip(steps, befores, strict=True)]
+        schema = dataset_schema(columns.model, columns.labels, columns.outputs, {}, columns.weight)
+        largest = 0
+        for position, selection in view.touching(self._learnt_from):
+            source = view.partitions[position]
+            wanted = with_row_count((*columns.reads, *selection.columns(view.schema)), view.schema)
+            extent, kept = read_extent(source, wanted), kept_of(selection, source.rows)
+
+            needs = array_needs(view.schema, kept, calls, columns.names, schema, source.rows)
+            limits = slice_limits(view.schema, extent, steps, needs, within)
+            largest = max(largest, sliced_bytes(view.schema, extent, limits, needs))
+        return largest + PACKING_BYTES
 
     @cached_property
     def _schema(self) -> DatasetSchema:
@@ -101,4 +129,6 @@ class LearnedColumns:
             if name in columns.outputs and columns.outputs[name].type == pa.int32()
         }
         cardinalities = {**stored, **self._pipeline.cardinalities()}
-        return dataset_schema(columns.model, columns.label, columns.outputs, cardinalities)
+        return dataset_schema(
+            columns.model, columns.labels, columns.outputs, cardinalities, columns.weight
+        )

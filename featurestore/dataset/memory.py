@@ -13,18 +13,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
 from featurestore.dataset.assembly import COLUMNS_AT_ONCE
 from featurestore.dataset.batch import DatasetSchema, Role
 from featurestore.dataset.selection import Selection
-from featurestore.plan.costs import keeping_bytes, lone_row_bytes, reading_bytes, slices_bytes
+from featurestore.plan.costs import (
+    THREAD_BYTES,
+    keeping_bytes,
+    lone_row_bytes,
+    reading_bytes,
+    slices_bytes,
+)
 from featurestore.plan.slicing import MOST_SLICES, SliceLimits, row_limits, slice_extent
 from featurestore.schema import TableSchema
 from featurestore.storage.row_ranges import batch_bytes
 from featurestore.transforms.base import Slicing, State, Transformer, row_width
 from featurestore.transforms.extent import Extent
+
+PACKING_BYTES: Final = 4 * 2**20 + THREAD_BYTES
+"""Beside the partition that a pack is written of: files, hashes, Python's objects; and as beside any task."""
 
 _VALUE_BYTES = 9
 """A column as an array of its own: at most eight bytes a value, and whether it is valid."""
@@ -161,6 +171,20 @@ def array_bytes(
     )
 
 
+def array_needs(
+    table: TableSchema,
+    kept: Kept,
+    steps: Sequence[StepCall],
+    model: Sequence[str],
+    schema: DatasetSchema,
+    whole: int,
+) -> Callable[[Extent], int]:
+    """Return what tells :func:`array_bytes` of some rows of a partition that has ``whole`` rows."""
+    return lambda extent: array_bytes(
+        table, extent, kept, steps, model, schema, sliced=extent.rows < whole
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Lesson:
     """What one step learns of some rows, after the steps before it."""
@@ -197,7 +221,11 @@ def learning_bytes(
         columns = _seen(one.step, after.columns, seen, one.columns)
         transformer, before = one.step.transformer, one.step.before
         state = transformer.state_bytes(before, columns)
-        work = max(work, transformer.summarize_memory(before, columns) + keeping_bytes(state))
+        work = max(
+            work,
+            transformer.summarize_memory(before, columns)
+            + keeping_bytes(state, columns.widest_row),
+        )
     return _reading(table, extent) + copied + after.outputs + max(after.working, taken + work)
 
 
@@ -294,7 +322,7 @@ def _making_bytes(schema: DatasetSchema, rows: int) -> int:
     """
     made = [one for one in schema.columns if one.role is not Role.TENSOR]
     one_row = sum(np.dtype(one.dtype).itemsize for one in made)
-    at_once = min(COLUMNS_AT_ONCE, len(schema.numeric)) + (schema.label is not None)
+    at_once = min(COLUMNS_AT_ONCE, len(schema.numeric)) + (len(schema.inputs) < len(schema.columns))
     return rows * (one_row + at_once * _VALUE_BYTES)
 
 

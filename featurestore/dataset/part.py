@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.dataset.assembly import ASSEMBLY_VERSION, to_batch
-from featurestore.dataset.batch import Batch, DatasetSchema
+from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
 from featurestore.dataset.learned import LearnedColumns
-from featurestore.dataset.memory import array_bytes, kept_of, slice_limits, sliced_bytes
+from featurestore.dataset.memory import array_needs, kept_of, slice_limits, sliced_bytes
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
+from featurestore.engines.hashing import hash_columns
 from featurestore.engines.protocol import Array
 from featurestore.errors import InvalidInputError
 from featurestore.execution.collecting import check_kind, convert, empty_table
@@ -149,6 +151,11 @@ class Part:
         left = self._view.memory_limit - max(needs, default=0)
         return settled_bytes(self._view.engine_name, left)
 
+    @property
+    def workers(self) -> int:
+        """How many partitions are read at once at most: as many as the store's work runs tasks."""
+        return self._view.executor.workers
+
     def arrays(self, partition: int) -> Batch:
         """Return all selected rows of one partition, as the arrays a model is fed.
 
@@ -208,6 +215,41 @@ class Part:
         for rows in cut_slices(view.store, task):
             yield to_batch(self._frame(piece, rows), self.schema, view.engine)
 
+    def entities(self, partition: int, by: Sequence[str] | None = None) -> HostArray:
+        """Return a hash of each selected row's entity, in table order.
+
+        Parameters
+        ----------
+        partition : int
+        by : sequence of str, optional
+            Columns of the table that tell entities apart; its key if not given.
+
+        Returns
+        -------
+        uint64 array [rows]
+            All 0 without such columns. Of a million entities two are alike once in 30 million tables.
+
+        Raises
+        ------
+        NotFoundError
+            If the table lacks a column.
+        MemoryLimitError
+            Before anything is read, if a partition does not fit the memory limit.
+        """
+        piece, view = self._piece(partition), self._view
+        names = view.schema.key if by is None else tuple(by)
+        for one in names:
+            view.schema[one]  # refuses what is no column
+        wanted = with_row_count((*names, *piece.selection.columns(view.schema)), view.schema)
+        source = view.partitions[piece.position]
+        need = reading_cost(source, wanted, view.schema) + _COUNTING_BYTES * source.rows
+        view.require_room(Need(f"entities of part {self._name!r}", need), "name fewer columns")
+        read = view.read(piece.position, wanted)
+        kept = keep(read, piece.selection.mask(read, view.engine), view.engine)
+        if not names:
+            return np.zeros(kept.rows, dtype=np.uint64)
+        return view.engine.to_host(hash_columns(view.engine, kept.frame, names))
+
     def frame(self, partition: int) -> Partition:
         """Return all selected rows of one partition after the pipeline, as a frame and tensors.
 
@@ -227,8 +269,10 @@ class Part:
         engine = self._view.engine
         # What was read is let go of where nothing but the result of the next line needs it.
         after, mask = self._transformed(piece, rows)
-        names = [one for one in self._names if not after.schema[one].is_tensor]
-        tensors = {one: after.tensors[one] for one in self._names if one in after.tensors}
+        names = [one for one in self._learned.columns.names if not after.schema[one].is_tensor]
+        tensors = {
+            one: after.tensors[one] for one in self._learned.columns.names if one in after.tensors
+        }
         # Rows are taken before columns: a part of tensors only still needs a column to count by.
         out = keep(Partition(after.frame, after.schema, tensors), mask, engine)
         return Partition(out.frame.select(names), out.schema, out.tensors)
@@ -261,10 +305,13 @@ class Part:
         check_kind(as_)
         self._require_memory(_COPIES.get(as_, 1))
         engine = self._view.engine
-        tables = [to_arrow(one, self._names, engine) for one in self.frames()]
+        tables = [to_arrow(one, self._learned.columns.names, engine) for one in self.frames()]
         schema = self._learned.columns.outputs
         return convert(
-            pa.concat_tables(tables) if tables else empty_table(schema, self._names), as_
+            pa.concat_tables(tables)
+            if tables
+            else empty_table(schema, self._learned.columns.names),
+            as_,
         )
 
     def __len__(self) -> int:
@@ -272,8 +319,6 @@ class Part:
 
     def __repr__(self) -> str:
         return f"<part {self._name!r} of {self._learned.name}>"
-
-    # --- pieces ----------------------------------------------------------------------------------------
 
     # --- memory ----------------------------------------------------------------------------------------
 
@@ -288,17 +333,15 @@ class Part:
 
     def _needs(self, piece: Piece) -> Callable[[Extent], int]:
         """Return what tells the bytes that making arrays of some rows of a partition takes."""
-        kept = kept_of(piece.selection, piece.rows)
-        steps, schema = self._learned.calls(), self.schema
-        whole = self._view.partitions[piece.position].rows
-        return lambda extent: array_bytes(
-            self._view.schema, extent, kept, steps, self._names, schema, sliced=extent.rows < whole
+        view, names = self._view, self._learned.columns.names
+        return array_needs(
+            view.schema,
+            kept_of(piece.selection, piece.rows),
+            self._learned.calls(),
+            names,
+            self.schema,
+            view.partitions[piece.position].rows,
         )
-
-    @property
-    def _names(self) -> tuple[str, ...]:
-        columns = self._learned.columns
-        return columns.model if columns.label is None else (*columns.model, columns.label)
 
     def _piece(self, partition: int) -> Piece:
         if not 0 <= partition < len(self._pieces):

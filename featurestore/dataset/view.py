@@ -193,17 +193,25 @@ class TableView:
         return 0 if room is None else room
 
     def require_largest(
-        self, needs: Sequence[Need], instead: str, before: int | None = None
+        self,
+        needs: Sequence[Need],
+        instead: str,
+        before: int | None = None,
+        then: Callable[[int], int] | None = None,
     ) -> int:
         """Refuse work of which the largest piece does not fit; return what is held without work.
+
+        ``then`` tells, for the bytes that there would have to be, those that what is done next takes.
 
         Raises
         ------
         MemoryLimitError
         """
         largest = max(needs, key=lambda one: one.bytes)
-        reserved = self.reserved_since(before, largest.bytes)
-        require_room(largest, self.memory_limit, reserved, instead)
+        reserved, limit = self.reserved_since(before, largest.bytes), self.memory_limit
+        refused = then is not None and reserved + largest.bytes > limit
+        more = then(largest.bytes) if then is not None and refused else 0
+        require_room(largest, limit, reserved, instead, more)
         return reserved
 
     @property

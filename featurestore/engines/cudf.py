@@ -32,6 +32,7 @@ from featurestore.engines.arrow import (
     normalise_table,
     read_arrow,
 )
+from featurestore.engines.finding import found_by_codes
 from featurestore.engines.protocol import Array, Frame, Series
 from featurestore.errors import InvalidInputError, UnsupportedError
 from featurestore.storage.object_store import ObjectStore
@@ -131,6 +132,10 @@ class CudfEngine:
         keys = [self._comparable(native[name]).to_pylibcudf()[0] for name in names]
         _, indices = plc.transform.encode(plc.Table(keys))
         return cudf.Series.from_pylibcudf(indices).to_cupy().astype(cupy.int64)
+
+    def find(self, frame: Frame, columns: Sequence[str], known: Frame) -> Array:
+        """Return where the values of each row are in ``known``, -1 for nowhere."""
+        return found_by_codes(self, frame, columns, known)
 
     def take(self, frame: Frame, positions: Array, valid: Array | None = None) -> Frame:
         """Return rows by position; where ``valid`` is False a row of nulls."""

@@ -23,9 +23,13 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from featurestore.engines.blocks import blocks
+from featurestore.engines.double_double import two_product
 from featurestore.engines.protocol import Array
+from featurestore.errors import LimitError
 
 LIMBS: Final = 5
+MOST_ROWS: Final = 2**31 - 1
+"""Of one group: the limbs of its sum hold no more."""
 NOTHING: Final = -(2**31)
 """The ``top`` of a sum of no values, or of zeros only."""
 _BITS: Final = 32
@@ -100,6 +104,20 @@ def sum_groups(xp: Any, values: Array, groups: Array, count: int, *, squares: bo
     return sums
 
 
+def check_rows(rows: int) -> None:
+    """Refuse a group of more rows than a sum holds.
+
+    Raises
+    ------
+    LimitError
+    """
+    if rows > MOST_ROWS:
+        raise LimitError(
+            f"a group has {rows} rows; its sums hold {MOST_ROWS}",
+            "learn from fewer rows, or group by more columns",
+        )
+
+
 def merge_runs(sums: Sums, begins: HostArray, chosen: Any = None) -> Sums:
     """Return the sums of runs of adjacent sums.
 
@@ -136,7 +154,7 @@ def ratio(sums: Sums, divisor: HostArray) -> HostArray:
     """Return sums by divisors as ``float64``, right to about 1e-31 before the last rounding."""
     high, low, place = _scaled(sums)
     first = high / divisor
-    product, error = two_product(np, first, divisor)
+    product, error = two_product(first, divisor)
     with np.errstate(over="ignore"):
         return np.asarray(np.ldexp(first + (((high - product) - error) + low) / divisor, place))
 
@@ -149,12 +167,12 @@ def deviation(sums: Sums, squares: Sums, counts: HostArray) -> HostArray:
     """
     high, low, place = _scaled(sums)
     whole, rest, scale = _scaled(squares)
-    squared, error = two_product(np, high, high)
+    squared, error = two_product(high, high)
     error += 2.0 * high * low
     # In the unit of the squares, which are never less than the squared sum by the count.
     squared, error = (np.ldexp(one, 2 * place - scale) for one in (squared, error))
     first = squared / counts
-    product, off = two_product(np, first, counts)
+    product, off = two_product(first, counts)
     spread = (whole - first) + (rest - (((squared - product) - off) + error) / counts)
     spread = np.where(spread <= whole * 2.0**-98, 0.0, spread)
     with np.errstate(over="ignore"):
@@ -162,49 +180,42 @@ def deviation(sums: Sums, squares: Sums, counts: HostArray) -> HostArray:
         return np.asarray(np.ldexp(spread, scale // 2))
 
 
-def _scaled(sums: Sums) -> tuple[HostArray, HostArray, HostArray]:
+def as_numbers(xp: Any, sums: Sums) -> Array:
+    """Return sums as ``float64``, rounded once; beyond its range they are infinite."""
+    high, _, place = _scaled(sums, xp)
+    with np.errstate(over="ignore"):
+        return xp.ldexp(high, place)
+
+
+def _scaled(sums: Sums, xp: Any = np) -> tuple[Array, Array, Array]:
     """Return ``high``, ``low`` and ``place`` of sums ``(high + low) * 2**place``, to 106 bits."""
     limbs = _carried(sums.limbs)
     negative = limbs[0] < 0
-    if negative.any():
+    if bool(negative.any()):
         # Digits of the magnitude have one sign, so that nothing cancels below.
-        limbs = np.where(negative, _carried(-sums.limbs), limbs)
-    high, low = np.zeros(len(negative)), np.zeros(len(negative))
+        limbs = xp.where(negative, _carried(-sums.limbs), limbs)
+    high, low = (xp.zeros(negative.shape[0], dtype=xp.float64) for _ in range(2))
     for k in range(LIMBS):
         # The highest limb holds its carries too: up to 63 bits, exact as two floats.
         for part, bits in ((limbs[k] >> _BITS, _BITS), (limbs[k] & _MASK, 0)):
-            digit = part.astype(np.float64) * 2.0 ** (bits - _BITS * k)
+            digit = part.astype(xp.float64) * 2.0 ** (bits - _BITS * k)
             total = high + digit
             low += digit - (total - high)
             high = total
     total = high + low
     low -= total - high
-    sign = np.where(negative, -1.0, 1.0)
-    place = np.where(sums.top == NOTHING, 0, sums.top).astype(np.int64) * _BITS
+    sign = xp.where(negative, -1.0, 1.0)
+    place = xp.where(sums.top == NOTHING, 0, sums.top).astype(xp.int64) * _BITS
     return sign * total, sign * low, place
 
 
-def _carried(limbs: HostArray) -> HostArray:
+def _carried(limbs: Array) -> Array:
     """Return limbs below 2**32 but for the highest, which has the sign."""
     out = limbs.copy()
     for k in range(LIMBS - 1, 0, -1):
         out[k - 1] += out[k] >> _BITS
         out[k] &= _MASK
     return out
-
-
-def two_product(xp: Any, a: Array, b: Array) -> tuple[Array, Array]:
-    """Return products and what they were rounded by (Dekker 1971)."""
-    product = a * b
-    (a_high, a_low), (b_high, b_low) = _split(a), _split(b)
-    error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-    return product, xp.where(xp.isfinite(error), error, 0.0)
-
-
-def _split(a: Array) -> tuple[Array, Array]:
-    scaled = 134217729.0 * a
-    high = scaled - (scaled - a)
-    return high, a - high
 
 
 def _pieces(xp: Any, values: Array, squares: bool) -> Iterator[_Pieces]:
@@ -214,16 +225,17 @@ def _pieces(xp: Any, values: Array, squares: bool) -> Iterator[_Pieces]:
         return
     numbers = values.astype(xp.float64)
     if not squares:
-        yield _float(xp, numbers, 0)
+        yield float_limbs(xp, numbers)
         return
     # Scaled by a power of two, so that neither square nor its rounding leaves the range of floats.
     mantissa, exponent = xp.frexp(numbers)
-    product, error = two_product(xp, mantissa, mantissa)
-    yield _float(xp, product, 2 * exponent)
-    yield _float(xp, error, 2 * exponent)
+    product, error = two_product(mantissa, mantissa, xp)
+    yield float_limbs(xp, product, 2 * exponent)
+    yield float_limbs(xp, error, 2 * exponent)
 
 
-def _float(xp: Any, values: Array, scale: Any) -> _Pieces:
+def float_limbs(xp: Any, values: Array, scale: Any = 0) -> _Pieces:
+    """Return finite floats times ``2**scale`` as the places of their highest limbs, and three limbs."""
     mantissa, exponent = xp.frexp(values)
     whole = xp.ldexp(mantissa, _MANTISSA).astype(xp.int64)
     return _limbs(xp, whole, exponent.astype(xp.int64) - _MANTISSA + scale)

@@ -43,6 +43,22 @@ def group_codes(frame: pl.DataFrame) -> Codes:
     return codes
 
 
+def text_positions(texts: pl.Series, known: pl.Series) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Return where each text is among known ones, which differ; -1 for one that is not, or null.
+
+    Takes about 40 bytes a text and 230 a known one.
+
+    Examples
+    --------
+    >>> text_positions(pl.Series(["b", None, "c"]), pl.Series(["a", "b"])).tolist()
+    [1, -1, -1]
+    """
+    places = pl.Series(np.arange(len(known), dtype=np.int32))
+    found = texts.replace_strict(known, places, default=-1, return_dtype=pl.Int32)
+    at: np.ndarray[Any, np.dtype[np.int32]] = found.fill_null(-1).to_numpy(writable=True)
+    return at
+
+
 def _column_codes(series: pl.Series) -> Codes:
     dtype = series.dtype
     if dtype.is_integer() or dtype.is_temporal() or dtype == pl.Boolean:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from featurestore.engines.blocks import blocks
 from featurestore.engines.protocol import Array
 from featurestore.engines.windows import (
+    INT64_MAX,
     INT64_MIN,
     changes,
     numbered,
@@ -24,8 +25,6 @@ from featurestore.engines.windows import (
     subtract_floor,
 )
 from featurestore.errors import InvalidInputError
-
-INT64_MAX: Final = 2**63 - 1
 
 
 def scale_times(xp: Any, times: Array, factor: int) -> Array:

@@ -24,7 +24,8 @@ from featurestore.engines.arrow import (
     normalise_table,
     read_arrow,
 )
-from featurestore.engines.group_codes import group_codes
+from featurestore.engines.finding import KNOWN_TEXTS, found_by_codes
+from featurestore.engines.group_codes import group_codes, text_positions
 from featurestore.engines.list_rows import can_take, take_lists
 from featurestore.engines.protocol import Array, Frame, Series
 from featurestore.errors import InvalidInputError, UnsupportedError
@@ -117,6 +118,14 @@ class PolarsEngine:
         if not columns:
             return np.zeros(len(frame), dtype=np.int64)
         return group_codes(_unwrap(frame).select(*dict.fromkeys(columns)))
+
+    def find(self, frame: Frame, columns: Sequence[str], known: Frame) -> Array:
+        """Return where the values of each row are in ``known``, -1 for nowhere."""
+        texts = _unwrap(frame)[columns[0]]
+        one_text = len(columns) == 1 and texts.dtype == pl.String
+        if one_text and len(known) * KNOWN_TEXTS <= len(frame):
+            return text_positions(texts, _unwrap(known)[columns[0]])
+        return found_by_codes(self, frame, columns, known)
 
     def take(self, frame: Frame, positions: Array, valid: Array | None = None) -> Frame:
         """Return rows by position; where ``valid`` is False a row of nulls."""

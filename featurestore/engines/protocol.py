@@ -87,6 +87,13 @@ class Engine(Protocol):
         NaN, ``-0.0`` equals ``0.0``. No columns: all zero.
         """
 
+    def find(self, frame: Frame, columns: Sequence[str], known: Frame) -> Array:
+        """Return where the values of each row are in ``known``: ``int32 [rows]``, -1 for nowhere.
+
+        ``known`` has the same columns; its rows differ from each other and have no nulls. What equals
+        what is as in ``codes``; a row with a null is nowhere.
+        """
+
     def take(self, frame: Frame, positions: Array, valid: Array | None = None) -> Frame:
         """Return rows by position; where ``valid`` is False a row of nulls."""
 

@@ -22,6 +22,7 @@ from featurestore.engines.protocol import Array
 
 MEDIAN: Final = "median"
 _UINT16_VALUES: Final = 2**16
+_INT32_VALUES: Final = 2**31 - 1
 
 
 def level_of(name: str) -> float | None:
@@ -85,34 +86,35 @@ def _of_stretches(
     xp: Any, values: Array, number: Array, begin: Array, end: Array, level: float
 ) -> Array:
     """Return the quantiles of windows of some stretches, of which ``number`` says which value is in which."""
-    count = xp.maximum(end - begin, 1)
-    place = (count - 1).astype(xp.float64) * level
-    low = xp.floor(place)
-    share = place - low
-    low = low.astype(xp.int64)
+    # Half as wide where places fit: all that follows moves them about.
+    integer = xp.int32 if values.shape[0] < _INT32_VALUES else xp.int64
+    begin, end = begin.astype(integer), end.astype(integer)
+    share = xp.maximum(end - begin - 1, 0) * level
+    low = xp.floor(share)
+    share -= low
+    low = low.astype(integer)
     ascending = (
         xp.lexsort(xp.stack([values, number])) if xp is not np else _ascending(values, number)
     )
-    groups = _begins(xp, number)
-    rank = xp.empty_like(ascending)
-    rank[ascending] = xp.arange(ascending.shape[0], dtype=xp.int64) - groups
-    numbers = values[ascending].astype(xp.float64)
+    groups = _begins(xp, number).astype(integer)
+    rank = xp.empty(values.shape[0], dtype=integer)
+    rank[ascending] = xp.arange(values.shape[0], dtype=integer) - groups
+    numbers = values[ascending].astype(xp.float64, copy=False)
     numbers += 0.0  # -0.0 and 0.0 are equal: which one is chance
     base = groups[xp.minimum(begin, values.shape[0] - 1)]
-    del ascending, groups, place
+    del ascending, groups
     between = xp.flatnonzero(share > 0)
-    queries = (
-        xp.concatenate([begin, begin[between]]),
-        xp.concatenate([end, end[between]]),
-        xp.concatenate([low, low[between] + 1]),
-    )
-    found = _kth(xp, rank, *queries)
-    at = xp.concatenate([base, base[between]])
-    at += found
-    picked = numbers[xp.clip(at, 0, values.shape[0] - 1)]
+    share = share[between]
+    low = xp.concatenate([low, low[between] + 1])
+    begins, ends = (xp.concatenate([one, one[between]]) for one in (begin, end))
+    at = _kth(xp, rank, begins, ends, low)
+    del rank, low, begins, ends
+    at += xp.concatenate([base, base[between]])
+    picked = numbers[xp.clip(at, 0, values.shape[0] - 1, out=at)]
+    del numbers, at
     out, above = picked[: begin.shape[0]], picked[begin.shape[0] :]
     if between.shape[0]:
-        below, share = out[between], share[between]
+        below = out[between]
         with np.errstate(all="ignore"):
             mixed = below * (1.0 - share) + above * share
         out[between] = xp.where(below == above, below, mixed)
@@ -151,10 +153,12 @@ def _begins(xp: Any, number: Array) -> Array:
 
 
 def _kth(xp: Any, rank: Array, begin: Array, end: Array, k: Array) -> Array:
-    """Return the ``k``-th smallest (from 0) of ``rank[begin:end]``, for each query."""
-    begin, end, k = begin.copy(), end.copy(), k.copy()
+    """Return the ``k``-th smallest (from 0) of ``rank[begin:end]``, for each query; queries are written to.
+
+    All are integers of one width.
+    """
     found = xp.zeros_like(k)
-    ones = xp.zeros(rank.shape[0] + 1, dtype=xp.int64)
+    ones = xp.zeros(rank.shape[0] + 1, dtype=rank.dtype)
     for bit in range(int(rank.max()).bit_length() - 1, -1, -1):
         upper = ((rank >> bit) & 1).astype(xp.bool_)
         xp.cumsum(upper, out=ones[1:])
@@ -168,7 +172,7 @@ def _kth(xp: Any, rank: Array, begin: Array, end: Array, k: Array) -> Array:
             right = k[here] >= less
             less *= right
             k[here] -= less
-            found[here] += right.astype(xp.int64) << bit
+            found[here] += right.astype(rank.dtype) << bit
             first += zeros
             last += zeros
             begin[here] = xp.where(right, first, low)

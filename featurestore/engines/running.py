@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from featurestore.engines.double_double import two_sum
 from featurestore.engines.protocol import Array
 from featurestore.engines.time_trees import Merge, Parts
 from featurestore.engines.wide_sums import added, as_numbers, between, in_64_bits, wide
@@ -159,13 +160,6 @@ def merge_weighted(
         xp.where(alone[0], b, xp.where(alone[1], a, c))
         for a, b, c in zip(older, younger, made, strict=True)
     )
-
-
-def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return the rounded sum and its error, which together are exact."""
-    total = a + b
-    shifted = total - a
-    return total, (a - (total - shifted)) + (b - shifted)
 
 
 MOMENTS: Final = Fold("moments", (0.0, 0.0, 0.0, 0.0), _moment_leaves, merge_weighted, exact=False)

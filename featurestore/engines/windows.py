@@ -29,6 +29,7 @@ from featurestore.errors import InvalidInputError
 STATISTICS: Final = ("mean", "std", "sum", "min", "max", "count", "first", "last")
 CLOSED: Final = ("right", "left", "both", "none")
 INT64_MIN: Final = -(2**63)
+INT64_MAX: Final = 2**63 - 1
 _UINT16_VALUES: Final = 2**16
 
 Parts: TypeAlias = "tuple[Array, ...]"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from featurestore.engines.blocks import blocks
-from featurestore.engines.joins import INT64_MAX
 from featurestore.engines.protocol import Array
 from featurestore.engines.windows import (
+    INT64_MAX,
     Groups,
     changes,
     numbered,

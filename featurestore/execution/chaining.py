@@ -20,7 +20,6 @@ import pyarrow as pa
 
 from featurestore.allocators import WORTH_RELEASING, release_freed
 from featurestore.execution.merging import (
-    FEWER_COLUMNS,
     CombineWork,
     Holding,
     RunFiles,
@@ -95,10 +94,7 @@ class Chain:
             if left or self._outside:
                 self._by_ranges(left, key, last, holding)
                 return
-        if not self._state:
-            self._states.put(key, EMPTY_STATE)
-        for name, table in self._state.items():  # one
-            self._states.put_parts(key, name, [table])
+        self._states.put(key, self._state)
 
     def _folded(self, summaries: Sequence[str], holding: Holding) -> Sequence[str]:
         """Combine in memory as many as fit; return those that are left."""
@@ -121,7 +117,7 @@ class Chain:
         sizes = [self._work.sizes.get(one, 0) for one in summaries]
         way = chaining([*sizes, inside], self._room, outside)
         work = replace(self._work, keys=summaries, way=way)
-        holding.require(way.bytes, FEWER_COLUMNS)
+        holding.require(way.bytes, work.instead)
         self._scratch.require(max(0, way.scratch_bytes - outside), work.what)
         following = RunFiles(self._scratch, way.segment_bytes)
         with ExitStack() as failed, ExitStack() as files:

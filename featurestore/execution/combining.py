@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from featurestore.allocators import WORTH_RELEASING, release_freed
 from featurestore.execution.merging import (
-    FEWER_COLUMNS,
     CombineWork,
     Holding,
     combined_ranges,
@@ -91,7 +90,7 @@ def folded(
         keys, size = _next_batch(work, left, earlier)
         needed = combine_bytes(earlier, size)
         with Holding(work, limit).held() as holding:
-            holding.require(needed, FEWER_COLUMNS)
+            holding.require(needed, work.instead)
             parts = [state, *map(states.require, keys)]
             state = work.transformer.combine_all(parts[::-1] if backwards else parts)
             del parts

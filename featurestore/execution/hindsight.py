@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from featurestore.engines.protocol import Engine
+from featurestore.engines.windows import INT64_MAX, INT64_MIN
 from featurestore.execution.applying import apply_feature
 from featurestore.execution.sampling import null_columns
 from featurestore.execution.serving import Serving, virtual_entry
@@ -46,8 +47,6 @@ from featurestore.transforms.base import (
 )
 from featurestore.transforms.event_time import common_factors
 from featurestore.units import Duration
-
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ class PointInTime:
         own, other = common_factors([self.time_type, type_])
         unit = time_unit(self.time_type) if own == 1 else time_unit(type_)
         steps = 0 if lag is None else time_steps(lag, unit, name)
-        return min(max((self.time * own - steps) // other, _INT64_MIN), _INT64_MAX)
+        return min(max((self.time * own - steps) // other, INT64_MIN), INT64_MAX)
 
 
 class Hindsight(Serving):
@@ -145,7 +144,7 @@ class Hindsight(Serving):
         for member in need.members:
             one = member
             entry = self._files.base[one.partition]
-            start, stop = one.time_range or (entry.time_min or 0, _INT64_MAX)
+            start, stop = one.time_range or (entry.time_min or 0, INT64_MAX)
             if start > self.time:
                 continue
             if (entry.time_max or 0) > self.time and stop > self.time + 1:
@@ -182,7 +181,7 @@ class Hindsight(Serving):
         # What is old may have become known late, so that kept carries do not serve.
         window = transformer.source_window(self._files.schema, self.time, self.time)
         carry, parts = EMPTY_STATE, []
-        newest = _INT64_MAX if then.newest is None else then.newest
+        newest = INT64_MAX if then.newest is None else then.newest
         for position, one in enumerate(source.base):
             if not one.rows or (one.time_min is not None and one.time_min > newest):
                 continue

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
 
 import pyarrow as pa
 
@@ -34,8 +33,6 @@ from featurestore.storage.spill import SpillFile
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import EMPTY_STATE, State, Transformer
 from featurestore.transforms.keyed import GROUP, in_order
-
-FEWER_COLUMNS: Final = "learn from fewer columns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +96,11 @@ class CombineWork:
         kind = type(self.transformer).__name__
         return f"combining what {kind} learnt of {len(self.keys)} partitions"
 
+    @property
+    def instead(self) -> str:
+        """What to do where it does not fit and the limit cannot be raised."""
+        return "carry fewer columns" if self.transformer.is_keyed else "learn from fewer columns"
+
     def require(self, limit: int, reserved: int, scratch: Scratch) -> None:
         """Refuse what does not fit, as far as that is known before it begins.
 
@@ -110,7 +112,7 @@ class CombineWork:
         DiskFullError
         """
         if combines_by_ranges(self.transformer):
-            require_room(Need(self.what, self.way.bytes), limit, reserved, FEWER_COLUMNS)
+            require_room(Need(self.what, self.way.bytes), limit, reserved, self.instead)
         if self.way.by_ranges:
             scratch.require(self.way.scratch_bytes, self.what)
 
@@ -286,7 +288,7 @@ def combined_ranges(
     for parts in key_ranges(runs, work.order):
         # Rows that are wider than a segment, or many of one key, take more than was foreseen.
         size = sum(one.nbytes for one in parts)
-        holding.require(work.way.range_bytes(size, holding.kept), FEWER_COLUMNS)
+        holding.require(work.way.range_bytes(size, holding.kept), work.instead)
         yield work.ordered(work.transformer.combine_all([{name: one} for one in parts])[name])
         parts.clear()
         release_freed()  # Arrow keeps many times what a range takes

@@ -68,7 +68,7 @@ def smallest_limit(need: int, reserved: int) -> str:
     return f"{-(-(need + reserved + DRIFT) // _MIB)}MiB"
 
 
-def require_room(need: Need, limit: int, reserved: int, instead: str) -> None:
+def require_room(need: Need, limit: int, reserved: int, instead: str, then: int = 0) -> None:
     """Refuse work of which the largest piece does not fit the limit.
 
     Parameters
@@ -78,12 +78,14 @@ def require_room(need: Need, limit: int, reserved: int, instead: str) -> None:
         Bytes.
     instead : str
         What the caller can do other than raising the limit: ``"name fewer columns"``.
+    then : int
+        Bytes that what is done next takes, so that the limit which is named does for that too.
 
     Raises
     ------
     MemoryLimitError
     """
-    what_to_do = remedy(need, limit, reserved, instead)
+    what_to_do = remedy(need, limit, reserved, instead, then)
     if what_to_do:
         raise MemoryLimitError(
             f"{need} beside {format_bytes(reserved)} in use or reserved, the memory limit is "
@@ -92,11 +94,11 @@ def require_room(need: Need, limit: int, reserved: int, instead: str) -> None:
         )
 
 
-def remedy(need: Need, limit: int, reserved: int, instead: str) -> str:
+def remedy(need: Need, limit: int, reserved: int, instead: str, then: int = 0) -> str:
     """Return what the caller can do about work that does not fit; ``""`` if it does."""
     if reserved + need.bytes <= limit:
         return ""
-    raised = f"raise memory_limit to at least {smallest_limit(need.bytes, reserved)}"
+    raised = f"raise memory_limit to at least {smallest_limit(max(need.bytes, then), reserved)}"
     return f"{raised}, or {instead}" if instead else raised
 
 

@@ -36,8 +36,8 @@ _ORDERING: Final = 6
 """What putting a state in order of its keys takes, as so many times the state, the state included."""
 _KEEPING: Final = 3
 """Values that are kept, as so many times themselves: they, and as they are narrowed, put together and taken."""
-_FINISHING: Final = 4
-"""The same, while they are put in order and written: they, the state made of them, and as a stream that grew."""
+_FINISHING: Final = 3
+"""The same, while they are put in order and written: they, the state made of them, and that in order."""
 
 
 @dataclass(frozen=True, slots=True)

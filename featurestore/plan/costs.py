@@ -14,14 +14,13 @@ import pyarrow as pa
 
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.group_writer import ROW_GROUP_BYTES, ROW_GROUP_ROWS
+from featurestore.storage.state_parts import PART_BYTES
 from featurestore.storage.tensor_group import CHUNK_BYTES
 from featurestore.transforms.base import SourceTransformer, Transformer, row_width
 from featurestore.transforms.extent import Extent
-from featurestore.transforms.footprint import is_text, row_bits
+from featurestore.transforms.footprint import VIEW, is_text, row_bits
 
 _COMBINING: Final = 4
-_VIEW_BYTES: Final = 16
-"""What an engine holds for a text beside its characters."""
 _DECODED: Final = 2
 """A value that fills a page by itself, beside the column: as the page, and in the file's dictionary."""
 _TEXT_PAGES: Final = 24 * 2**20
@@ -40,8 +39,8 @@ _ENCODED_TEXTS: Final = 2
 _LONE: Final = 4
 """A frame of one row is a constant to an engine: made a column again as it comes, and as it is used."""
 
-_ENCODED_STATE: Final = 2
-"""A state as it is kept: its stream, and that as the file's bytes."""
+_ENCODED_STATE: Final = 3
+"""A state as it is kept, or the part of it that is written: in one piece, as a stream, as the file's bytes."""
 _SIFTED: Final = 16 * 2**20
 """A part of a state, as it is read, hashed, and what is taken of it."""
 _HASHED: Final = 24
@@ -92,7 +91,7 @@ def reading_bytes(
     # Of a tensor, the chunk that is being read.
     once = _FOOTER_BYTES * max(0, len(schema.fields) - _FEW_COLUMNS)
     once += min(CHUNK_BYTES, max(tensors, default=0))
-    return sum(columns.values()) + copied + _VIEW_BYTES * texts * rows + decoded + once
+    return sum(columns.values()) + copied + VIEW * texts * rows + decoded + once
 
 
 def _lists_bytes(
@@ -192,11 +191,12 @@ def summary_work_bytes(
     state = transformer.summary_bytes(schema, extent)
     copied = extent.input_bytes if cut else 0
     working = transformer.summarize_memory(schema, extent)
+    keeping = keeping_bytes(state, extent.widest_row)
     if transformer.summarizes_in_engine:
         # Which gives back what it worked with seconds later: the result is kept meanwhile.
-        return copied + working + _ENCODED_STATE * state
+        return copied + working + keeping
     # What summarising needed is gone when its result is kept.
-    return copied + max(working, state + keeping_bytes(state))
+    return copied + max(working, state + keeping)
 
 
 def sifting_bytes(rows: int, keys: int) -> int:
@@ -238,6 +238,9 @@ def slices_bytes(working: int) -> int:
     return working // 4
 
 
-def keeping_bytes(state: int) -> int:
-    """Return what encoding a state takes beside it: as a stream that grew, and as a file's bytes."""
-    return 3 * state
+def keeping_bytes(state: int, widest_row: int = 0) -> int:
+    """Return what keeping a state takes beside it: a large one is written part by part, at least a row each.
+
+    Pages that its making gave up come back meanwhile, not before (measured: up to as much as the state).
+    """
+    return state + _ENCODED_STATE * min(state, max(PART_BYTES, widest_row))

@@ -64,7 +64,6 @@ _BANDS: Final[tuple[tuple[str, str, Callable[[Sample], int]], ...]] = (
     ("children", "#e69f00", lambda one: one.children),
     ("mapped files (not held)", "#f0e9c9", lambda one: one.mapped),
 )
-_HELD_BANDS: Final = 4
 
 
 class Picture:

@@ -31,7 +31,7 @@ from featurestore.errors import (
     NotFoundError,
 )
 from featurestore.fingerprint import Json, fingerprint
-from featurestore.storage.checksum import file_checksum
+from featurestore.storage.checksum import has_checksum
 from featurestore.storage.dictionary_pages import kept_as_dictionaries
 from featurestore.storage.fileset import read_checked
 from featurestore.storage.group_writer import (
@@ -217,7 +217,7 @@ def require_intact(store: ObjectStore, entry: PartitionEntry) -> None:
     """
     for file in entry.all_files():
         try:
-            intact = file_checksum(store, file.path) == file.checksum
+            intact = has_checksum(store, file)
         except NotFoundError as error:
             raise CorruptionError(f"{file.path} is missing", _REMEDY) from error
         if not intact:

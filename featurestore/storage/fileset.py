@@ -22,9 +22,9 @@ import pyarrow as pa
 
 from featurestore.allocators import WORTH_RELEASING, release_freed
 from featurestore.errors import CorruptionError, NotFoundError
-from featurestore.fingerprint import Json, canonical_json, digest
+from featurestore.fingerprint import Json, canonical_json
 from featurestore.storage.arrow_bounds import read_arrow_file
-from featurestore.storage.checksum import write_hashed
+from featurestore.storage.checksum import hasher_of, is_checksum, write_sealed
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.provenance import Provenance
 from featurestore.storage.record_checks import count, read_as, text
@@ -198,7 +198,7 @@ def write_fileset(
     if worth_releasing:
         release_freed()
     path = f"{FILESETS}/{secrets.token_hex(12)}.arrow"
-    file = write_hashed(store, path, memoryview(sink.getvalue()))
+    file = write_sealed(store, path, memoryview(sink.getvalue()))
     return FilesetRef(file, len(entries), sum(entry.rows for entry in entries))
 
 
@@ -309,7 +309,9 @@ def read_checked(store: ObjectStore, file: StoredFile) -> bytes:
             _REMEDY,
         )
     data = store.read(file.path)
-    if digest(data) != file.checksum:
+    hasher = hasher_of(file)
+    hasher.update(data)
+    if not is_checksum(hasher, file):
         raise CorruptionError(
             f"{file.path} does not match its checksum",
             _REMEDY,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from featurestore.errors import CorruptionError, FeatureStoreError, NotFoundError
-from featurestore.storage.checksum import file_checksum
+from featurestore.storage.checksum import has_checksum
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.fileset import MAX_BYTES, read_definition, read_fileset
 from featurestore.storage.object_store import ObjectStore
@@ -77,7 +77,7 @@ def is_intact(store: ObjectStore, entry: PartitionEntry) -> bool:
     """Whether all files of a partition are there with their bytes; reads them."""
     try:
         return all(
-            store.size(file.path) == file.bytes and file_checksum(store, file.path) == file.checksum
+            store.size(file.path) == file.bytes and has_checksum(store, file)
             for file in entry.all_files()
         )
     except NotFoundError:

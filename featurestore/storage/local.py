@@ -180,8 +180,8 @@ class LocalStore:
     # --- writing -------------------------------------------------------------------------------
 
     @contextmanager
-    def open_write(self, path: str) -> Iterator[BinaryIO]:
-        with self._writing(path, keep=True) as stream:
+    def open_write(self, path: str, *, named: bool = True) -> Iterator[BinaryIO]:
+        with self._writing(path, keep=named) as stream:
             yield stream
 
     def write(self, path: str, data: bytes) -> None:

@@ -45,11 +45,11 @@ class ObjectStore(Protocol):
     def open_read(self, path: str) -> BinaryIO:
         """Return a seekable binary file object."""
 
-    def open_write(self, path: str) -> AbstractContextManager[BinaryIO]:
+    def open_write(self, path: str, *, named: bool = True) -> AbstractContextManager[BinaryIO]:
         """Write a new file as a stream; it exists under its name once the context exits cleanly.
 
-        An exception inside the context leaves no file under that name. This is for files that
-        others name: ``sync`` them before, however much later that is.
+        An exception inside the context leaves no file under that name. ``named`` is for files that
+        others name: ``sync`` them before, however much later that is. Without, as ``write``.
         """
 
     def write(self, path: str, data: bytes) -> None:

@@ -26,7 +26,7 @@ from featurestore.storage.counts import Counts
 from featurestore.storage.provenance import Provenance
 from featurestore.storage.record_checks import count, counts, read_as, text, texts, whole
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 BASE_GROUP: Final = "base"
 _INGESTED: Final = "ingest"
 _REMEMBERED: Final = 20_000  # some 30 MB at most
@@ -51,7 +51,7 @@ def check_path(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One immutable file: its path in the store, its size in bytes and its BLAKE2b-128 checksum.
+    """One immutable file: its path in the store, its size in bytes and its checksum.
 
     ``footer`` is the checksum of a Parquet file's footer alone (its metadata, their length and the
     closing magic), which the checksums of the pages do not cover; empty for other files.

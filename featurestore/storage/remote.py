@@ -33,7 +33,8 @@ from featurestore.storage.records import check_path
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_SPOOL: Final = 64 * 2**20
+_SPOOL: Final = 4 * 2**20
+"""Of a file that is uploaded: more waits on disk, where temporary files go."""
 _ATTEMPTS: Final = 3
 _DELETE_AT_ONCE: Final = 1000
 
@@ -155,7 +156,7 @@ class RemoteStore:
     # --- writing -------------------------------------------------------------------------------
 
     @contextmanager
-    def open_write(self, path: str) -> Iterator[BinaryIO]:
+    def open_write(self, path: str, *, named: bool = True) -> Iterator[BinaryIO]:
         check_path(path)
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL) as spool:
             yield cast(BinaryIO, spool)

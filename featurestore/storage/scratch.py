@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from featurestore.errors import DiskFullError, InvalidInputError, LimitError
+from featurestore.errors import DiskFullError, FeatureStoreError, InvalidInputError, LimitError
 from featurestore.units import format_bytes
 
 _PLACES = "another directory (scratch=, FEATURESTORE_SCRATCH, or the variable TMPDIR)"
@@ -137,6 +137,8 @@ class Scratch:
         DiskFullError
         InvalidInputError
             If the directory is gone, or is not to be written.
+        FeatureStoreError
+            If the disk fails.
         """
         try:
             yield
@@ -147,7 +149,10 @@ class Scratch:
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
+                raise FeatureStoreError(
+                    f"a scratch file in {self.folder} cannot be used: {error.strerror or error}",
+                    f"check the disk, or give {_PLACES}",
+                ) from error
             raise DiskFullError(
                 f"the scratch directory {self.folder} is full after {format_bytes(self._used)} "
                 "of rows",

@@ -114,9 +114,16 @@ class SpillFile:
         return segment
 
     def read(self, segment: Segment, columns: Iterable[str] | None = None) -> pa.Table:
-        """Return a segment's rows, or some of their columns; in memory, not mapped."""
+        """Return a segment's rows, or some of their columns; in memory, not mapped.
+
+        Raises
+        ------
+        FeatureStoreError
+            If the disk does not give them back.
+        """
         assert self._schema is not None
-        data = read_exactly(self._file.fileno(), segment.offset, segment.length)
+        with self._scratch.faults_as_errors():
+            data = read_exactly(self._file.fileno(), segment.offset, segment.length)
         batch = pa.ipc.read_record_batch(pa.py_buffer(data), self._schema)
         table = pa.Table.from_batches([batch])
         return table if columns is None else table.select(list(columns))

@@ -9,6 +9,10 @@ MAGIC: Final = b"FSSTATE1"
 KEY_MAGIC: Final = b"FSSTKEY1"
 MAX_BYTES: Final = 4 * 2**30
 DIGEST_BYTES: Final = 16
+TAIL: Final = len(MAGIC) + DIGEST_BYTES
+"""Bytes at the end of the tables: that they are all there, and their digest."""
+KEY_TAIL: Final = DIGEST_BYTES + len(KEY_MAGIC)
+"""Bytes behind that: the seal that ties it to its key."""
 NAME: Final = b"featurestore.state"
 """Where a table's schema has its name."""
 REMEDY: Final = "delete the file; the state is computed again"

@@ -1,7 +1,7 @@
-"""States larger than memory: the file of one written and read part by part.
+"""Large states, and those larger than memory: the file of one written and read part by part.
 
-The same file as :mod:`states` writes, whose table came in several record batches: whoever reads it whole
-gets the same table, whoever reads it in parts holds one batch at a time. A file that was written whole may
+The same file as :mod:`states` writes, whose tables came in several record batches: whoever reads it whole
+gets the same tables, whoever reads it in parts holds one batch at a time. A file that was written whole may
 have a single batch; then that is what reading it takes.
 
 Always true: what is read is checked as it passes by, each batch before it is handed over; that the file is
@@ -20,39 +20,38 @@ import pyarrow as pa
 
 from featurestore.errors import CorruptionError, LimitError
 from featurestore.storage.arrow_bounds import is_compressed
+from featurestore.storage.checksum import HashingWriter
 from featurestore.storage.state_format import (
     DIGEST_BYTES,
     KEY_MAGIC,
+    KEY_TAIL,
     MAGIC,
     MAX_BYTES,
     NAME,
     REMEDY,
+    TAIL,
     TOO_LARGE,
     key_seal,
 )
 
 PART_BYTES: Final = 2 * 2**20
-"""Of a part that is written, unless it is a single row."""
-_TAIL: Final = len(MAGIC) + DIGEST_BYTES
-_KEY_TAIL: Final = DIGEST_BYTES + len(KEY_MAGIC)
+"""Of a part that is written, unless it is a single row; smaller states are written whole."""
 
 
 class PartWriter:
-    """Writes the file of a state that has one table, or none.
+    """Writes the file of a state table by table.
 
     Parameters
     ----------
     target : binary file
     key : str
-    name : str
-        Of the table.
 
     Examples
     --------
     >>> target = io.BytesIO()
-    >>> writer = PartWriter(target, "0badcafe", "tail")
+    >>> writer = PartWriter(target, "0badcafe")
     >>> for number in range(3):
-    ...     writer.add(pa.table({"x": [number]}))
+    ...     writer.add("tail", pa.table({"x": [number]}))
     >>> writer.end()
     >>> size = target.tell()
     >>> target.seek(0)
@@ -61,22 +60,32 @@ class PartWriter:
     [('tail', [0, 1, 2])]
     """
 
-    def __init__(self, target: BinaryIO, key: str, name: str) -> None:
-        self._sink = _HashingSink(target)
+    def __init__(self, target: BinaryIO, key: str) -> None:
+        self._sink = HashingWriter(target)
         self._key = key
-        self._name = name
+        self._name = ""
         self._stream: pa.RecordBatchStreamWriter | None = None
         self._waiting: list[pa.Table] = []
         self._bytes = 0
 
-    def add(self, rows: pa.Table) -> None:
-        """Write rows after those before; small ones together.
+    def add_table(self, name: str, table: pa.Table) -> None:
+        """Write a table that is there, a part at a time, which spares a copy of it."""
+        most = max(1, table.num_rows * PART_BYTES // max(1, table.nbytes))
+        self.add(name, table.slice(0, most))
+        for start in range(most, table.num_rows, most):
+            self.add(name, table.slice(start, most))
+
+    def add(self, name: str, rows: pa.Table) -> None:
+        """Write rows of a table after those before, small ones together; tables come in order of their names.
 
         Raises
         ------
         LimitError
             If there are too many for one state.
         """
+        if name != self._name:
+            self._end_table()
+            self._name = name
         self._waiting.append(rows)
         self._bytes += rows.nbytes
         if self._bytes >= PART_BYTES:
@@ -84,13 +93,17 @@ class PartWriter:
 
     def end(self) -> None:
         """Write what is left, and what says that it is all."""
+        self._end_table()
+        self._sink.write(MAGIC)
+        digest = bytes.fromhex(self._sink.checksum)
+        self._sink.write(digest + key_seal(digest, self._key) + KEY_MAGIC)
+
+    def _end_table(self) -> None:
         if self._waiting:
             self._write()
         if self._stream is not None:
             self._stream.close()
-        self._sink.write(MAGIC)
-        digest = self._sink.digest()
-        self._sink.write(digest + key_seal(digest, self._key) + KEY_MAGIC)
+            self._stream = None
 
     def _write(self) -> None:
         rows = pa.concat_tables(self._waiting).combine_chunks()
@@ -101,7 +114,7 @@ class PartWriter:
             self._stream = pa.ipc.new_stream(pa.PythonFile(self._sink, "w"), self._schema)
         most = max(1, rows.num_rows * PART_BYTES // max(1, rows.nbytes))
         self._stream.write_table(rows.replace_schema_metadata(self._schema.metadata), most)
-        if self._sink.bytes > MAX_BYTES - _TAIL - _KEY_TAIL:
+        if self._sink.bytes > MAX_BYTES - TAIL - KEY_TAIL:
             raise LimitError(
                 f"a state would have more than {self._sink.bytes} bytes, more than the {MAX_BYTES} "
                 "that one may have",
@@ -124,10 +137,10 @@ def parts_of(source: BinaryIO, size: int, key: str) -> Iterator[tuple[str, pa.Ta
     CorruptionError
         If it is torn, damaged, of another key, or holds something else; at the latest at its end.
     """
-    source.seek(max(0, size - _KEY_TAIL))
-    end = source.read(_KEY_TAIL)
+    source.seek(max(0, size - KEY_TAIL))
+    end = source.read(KEY_TAIL)
     sealed = end.endswith(KEY_MAGIC)  # not by an earlier version of this package
-    body = size - _TAIL - (_KEY_TAIL if sealed else 0)
+    body = size - TAIL - (KEY_TAIL if sealed else 0)
     if size > MAX_BYTES or body < 0:
         raise CorruptionError(f"a state of {size} bytes is torn or too large", REMEDY)
     source.seek(0)
@@ -167,28 +180,6 @@ def _stream_of(reader: pa.NativeFile) -> Iterator[tuple[str, pa.Table]]:
         part = pa.Table.from_batches([pa.ipc.read_record_batch(message, schema)])
         part.validate(full=True)  # a hostile offset leads nowhere
         yield name, part.replace_schema_metadata(metadata or None)
-
-
-class _HashingSink(io.RawIOBase):
-    """A file that knows the digest of what was written to it."""
-
-    def __init__(self, target: BinaryIO) -> None:
-        self._target = target
-        self._hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        self.bytes = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: object) -> int:
-        view = memoryview(data)  # type: ignore[arg-type]
-        self._hasher.update(view)
-        self._target.write(view)
-        self.bytes += view.nbytes
-        return view.nbytes
-
-    def digest(self) -> bytes:
-        return self._hasher.digest()
 
 
 class _HashingSource(io.RawIOBase):

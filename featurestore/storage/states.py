@@ -35,7 +35,6 @@ from featurestore.errors import (
     CorruptionError,
     FeatureStoreError,
     InvalidInputError,
-    LimitError,
     NotFoundError,
 )
 from featurestore.storage.arrow_bounds import is_compressed, messages
@@ -43,19 +42,18 @@ from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.state_format import (
     DIGEST_BYTES,
     KEY_MAGIC,
+    KEY_TAIL,
     MAGIC,
     MAX_BYTES,
     NAME,
     REMEDY,
-    TOO_LARGE,
+    TAIL,
     key_seal,
 )
-from featurestore.storage.state_parts import PartWriter, parts_of
+from featurestore.storage.state_parts import PART_BYTES, PartWriter, parts_of
 
 STATES: Final = "states"
 REFRESH_SECONDS: Final = 86_400.0
-_TAIL: Final = len(MAGIC) + DIGEST_BYTES
-_KEY_TAIL: Final = DIGEST_BYTES + len(KEY_MAGIC)
 _KEY: Final = re.compile(r"[0-9a-f]{8,128}")
 _ASKED_ONE_BY_ONE: Final = 20
 """So many sizes are asked for one by one; a store behind a network lists a thousand at once."""
@@ -117,7 +115,7 @@ def decode_state(data: bytes | memoryview) -> dict[str, pa.Table]:
     data = memoryview(data)  # slices of it are no copies
     body, found = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
     if (
-        len(data) < _TAIL
+        len(data) < TAIL
         or bytes(body[-len(MAGIC) :]) != MAGIC
         or hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() != found
     ):
@@ -155,7 +153,7 @@ def read_state(data: bytes, key: str) -> dict[str, pa.Table]:
     """
     if not data.endswith(KEY_MAGIC):  # of an earlier version of this package
         return decode_state(data)
-    state, seal = memoryview(data)[:-_KEY_TAIL], data[-_KEY_TAIL : -len(KEY_MAGIC)]
+    state, seal = memoryview(data)[:-KEY_TAIL], data[-KEY_TAIL : -len(KEY_MAGIC)]
     if seal != key_seal(bytes(state[-DIGEST_BYTES:]), key):
         raise CorruptionError(f"the file of state {key} holds another state", REMEDY)
     return decode_state(state)
@@ -226,14 +224,14 @@ class StateStore:
         path = _path(key)
         try:
             size = self._store.size(path)
-            length = min(size, _TAIL + _KEY_TAIL)
+            length = min(size, TAIL + KEY_TAIL)
             tail = self._store.read(path, size - length, length)
         except (NotFoundError, CorruptionError):
             return None
         if tail.endswith(KEY_MAGIC):
-            tail = tail[:-_KEY_TAIL]
-        tail = tail[-_TAIL:]
-        return tail[len(MAGIC) :] if len(tail) == _TAIL and tail.startswith(MAGIC) else None
+            tail = tail[:-KEY_TAIL]
+        tail = tail[-TAIL:]
+        return tail[len(MAGIC) :] if len(tail) == TAIL and tail.startswith(MAGIC) else None
 
     def require(self, key: str) -> Mapping[str, pa.Table]:
         """Return a state that was computed before.
@@ -278,14 +276,16 @@ class StateStore:
         path = _path(key)
         if self._store.exists(path):
             return
-        data = _with_key(state, key)
-        if len(data) > MAX_BYTES:  # get would take it for damaged
-            raise LimitError(
-                f"a state would have {len(data)} bytes, more than the {MAX_BYTES} that one may have",
-                TOO_LARGE,
-            )
         try:
-            self._store.write(path, data)
+            if sum(table.nbytes for table in state.values()) <= PART_BYTES:
+                self._store.write(path, _with_key(state, key))
+                return
+            # Encoded whole, a large one would be there twice more.
+            with self._store.open_write(path, named=False) as target:
+                writer = PartWriter(target, key)
+                for name in sorted(state):
+                    writer.add_table(name, state[name])
+                writer.end()
         except ConflictError:  # somebody else computed the same
             return
 
@@ -306,10 +306,10 @@ class StateStore:
             deque(parts, maxlen=0)
             return
         try:
-            with self._store.open_write(path) as target:
-                writer = PartWriter(target, key, name)
+            with self._store.open_write(path, named=False) as target:
+                writer = PartWriter(target, key)
                 for part in parts:
-                    writer.add(part)
+                    writer.add(name, part)
                 writer.end()
         except ConflictError:  # somebody else computed the same
             return

@@ -12,7 +12,6 @@ row.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
@@ -26,7 +25,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptionError, InvalidInputError, NotFoundError, SchemaError
 from featurestore.fingerprint import canonical_json
-from featurestore.storage.checksum import write_hashed
+from featurestore.storage.checksum import hasher_of, is_checksum, write_data
 from featurestore.storage.fileset import read_checked
 from featurestore.storage.object_store import ObjectStore
 from featurestore.storage.records import PartitionEntry, StoredFile
@@ -165,7 +164,7 @@ class TensorWriter:
         self._column = column
         self._layout = layout
         self._dtype = layout.dtype.newbyteorder("<")
-        self._files = [write_hashed(store, f"{directory}/zarr.json", layout.metadata(column))]
+        self._files = [write_data(store, f"{directory}/zarr.json", layout.metadata(column))]
         self._begun: npt.NDArray[Any] | None = None
         self._rows = 0
 
@@ -224,7 +223,7 @@ class TensorWriter:
         suffix = ".0" * (len(self._layout.shape) - 1)
         path = f"{self._directory}/c.{len(self._files) - 1}{suffix}"
         data = chunk.reshape(-1).view(np.uint8).data
-        self._files.append(write_hashed(self._store, path, data))
+        self._files.append(write_data(self._store, path, data))
 
 
 def tensor_layout(column: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorLayout:
@@ -353,9 +352,10 @@ def _read_chunk(
             stream.seek(start)
             _fill(stream, target, file.path)
             if whole:
-                hasher = hashlib.blake2b(target, digest_size=16)
+                hasher = hasher_of(file)
+                hasher.update(target)
                 hasher.update(stream.read())
-                if hasher.hexdigest() != file.checksum:
+                if not is_checksum(hasher, file):
                     raise CorruptionError(f"{file.path} does not match its checksum", _REMEDY)
     except NotFoundError as error:
         raise CorruptionError(f"{file.path} is missing", _REMEDY) from error

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from featurestore.errors import CorruptionError, FeatureStoreError, NotFoundError
-from featurestore.storage.checksum import file_checksum
+from featurestore.storage.checksum import has_checksum
 from featurestore.storage.commit_log import HINT_FILE, STORE_FILE, CommitLog
 from featurestore.storage.condemned import GC
 from featurestore.storage.faults import Fault, VerifyReport
@@ -379,7 +379,7 @@ class _Check:
             size = self.store.size(file.path)
             if size != file.bytes:
                 return size, f"has {size} bytes, not {file.bytes}"
-            if self.full and file_checksum(self.store, file.path) != file.checksum:
+            if self.full and not has_checksum(self.store, file):
                 return size, "does not match its checksum"
         except NotFoundError:
             return size, "is missing"

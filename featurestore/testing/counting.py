@@ -103,8 +103,8 @@ class CountingStore:
         return self.inner.open_read(path)
 
     @contextmanager
-    def open_write(self, path: str) -> Iterator[BinaryIO]:
-        with self.inner.open_write(path) as stream:
+    def open_write(self, path: str, *, named: bool = True) -> Iterator[BinaryIO]:
+        with self.inner.open_write(path, named=named) as stream:
             yield stream
         self._note("write", path, written=self.inner.size(path))
 

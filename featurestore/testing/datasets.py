@@ -27,6 +27,11 @@ class ArrayPart:
     name : str
         Part of the digest.
     memory_limit : int
+    workers : int
+        Partitions that may be read at once.
+    weight : array, optional
+    labels : mapping of str to array
+        Several labels, by name.
     reads : list of int
         The partitions that ``arrays`` was called for, in order.
     """
@@ -38,6 +43,9 @@ class ArrayPart:
     name: str = "part"
     snapshot_id: str = "1-test"
     memory_limit: int = 2**40
+    workers: int = 2
+    weight: HostArray | None = None
+    labels: Mapping[str, HostArray] = field(default_factory=dict)
     reads: list[int] = field(default_factory=list)
 
     @property
@@ -54,20 +62,30 @@ class ArrayPart:
     def reserved_bytes(self) -> int:
         return resident_bytes()
 
+    def entities(self, partition: int, by: Sequence[str] | None = None) -> HostArray:
+        start = sum(self.partition_rows[:partition])
+        found = self.inputs[by[0]] if by else np.zeros(self.rows)
+        return found[start : start + self.partition_rows[partition]].astype(np.uint64)
+
     def slices(self, partition: int, within: int) -> Iterator[Batch]:
         yield self.arrays(partition)
 
     def memory(self, partition: int, within: int) -> int:
         rows = self.partition_rows[partition]
-        values = [*self.inputs.values(), *(() if self.label is None else (self.label,))]
+        told = [one for one in (self.label, self.weight) if one is not None]
+        values = [*self.inputs.values(), *told, *self.labels.values()]
         return rows * sum(int(one.nbytes) // max(1, len(one)) for one in values)
 
     def arrays(self, partition: int) -> Batch:
         self.reads.append(partition)
         start = sum(self.partition_rows[:partition])
         rows = slice(start, start + self.partition_rows[partition])
-        label = None if self.label is None else self.label[rows]
-        return Batch({name: value[rows] for name, value in self.inputs.items()}, label)
+        return Batch(
+            {name: value[rows] for name, value in self.inputs.items()},
+            None if self.label is None else self.label[rows],
+            None if self.weight is None else self.weight[rows],
+            {name: value[rows] for name, value in self.labels.items()},
+        )
 
 
 def numbered_part(
@@ -79,8 +97,13 @@ def numbered_part(
     tensor: tuple[int, ...] | None = None,
     seed: int = 0,
     name: str = "part",
+    labels: int = 1,
+    weight: bool = False,
 ) -> ArrayPart:
     """Return a part whose first numeric column is the row number, the rest random.
+
+    A second label, ``odd``, is whether the row number is; the weight ``share`` is the row number
+    halved.
 
     The label is 1 where the sum of the other numeric columns and the first category's parity is
     positive, so that a model can learn it.
@@ -106,6 +129,19 @@ def numbered_part(
         inputs["vector"] = random.normal(size=(rows, *tensor)).astype(np.float32)
         columns.append(Input("vector", Role.TENSOR, "float32", tensor))
     columns.append(Input("late", Role.LABEL, "float32"))
+    if labels == 2:
+        columns.append(Input("odd", Role.LABEL, "uint8"))
+    if weight:
+        columns.append(Input("share", Role.WEIGHT, "float32"))
     cuts = tuple(partitions) if partitions is not None else ((rows,) if rows else ())
     label = (score > 0).astype(np.float32)
-    return ArrayPart(DatasetSchema(tuple(columns)), inputs, label, cuts, f"{name}-{seed}")
+    numbers = np.arange(rows)
+    return ArrayPart(
+        DatasetSchema(tuple(columns)),
+        inputs,
+        label if labels == 1 else None,
+        cuts,
+        f"{name}-{seed}",
+        weight=(numbers / 2).astype(np.float32) if weight else None,
+        labels={"late": label, "odd": (numbers % 2).astype(np.uint8)} if labels == 2 else {},
+    )

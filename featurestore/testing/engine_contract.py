@@ -199,6 +199,44 @@ class EngineContract:
         assert len(set(host(engine, engine.codes(frame, ["k"])))) == 1
         assert host(engine, engine.codes(frame, [])) == [0, 0, 0]
 
+    @pytest.mark.parametrize("rows", [0, 1, 5, 300])
+    @pytest.mark.parametrize(
+        "known",
+        [
+            {"k": pa.array([], pa.string())},
+            {"k": pa.array(["ü", "", "a"])},
+            {"k": pa.array([0.0, NAN, 2.5])},
+            {"k": pa.array([7, -1], pa.int16())},
+            {"k": pa.array(["a", "a", "ü"]), "j": pa.array([1, 2, 1])},
+        ],
+        ids=["no texts", "texts", "floats", "integers", "two columns"],
+    )
+    def test_find_says_where_rows_are_among_known_ones(
+        self, engine: Engine, known: dict[str, pa.Array], rows: int
+    ) -> None:
+        values: dict[str, list[Any]] = {
+            "string": ["ü", None, "a", "not there", "", "A"],
+            "double": [NAN, None, -0.0, 2.5, 1e300],
+            "int16": [-1, None, 7, 8],
+            "int64": [2, 1, None],
+        }
+        columns = {
+            name: pa.array(
+                [values[str(one.type)][row % len(values[str(one.type)])] for row in range(rows)],
+                one.type,
+            )
+            for name, one in known.items()
+        }
+
+        def keys(table: dict[str, pa.Array]) -> list[tuple[Any, ...]]:
+            rows = zip(*(one.to_pylist() for one in table.values()), strict=True)
+            return [tuple("nan" if one != one else one for one in row) for row in rows]  # noqa: PLR0124
+
+        places = {key: place for place, key in enumerate(keys(known))}
+        found = engine.find(self.frame(engine, **columns), list(known), self.frame(engine, **known))
+        assert found.dtype == np.int32
+        assert host(engine, found) == [places.get(key, -1) for key in keys(columns)]
+
     def test_take(self, engine: Engine) -> None:
         table = sample().append_column("items", pa.array([[1], None, [], [2, 3]]))
         frame, xp = engine.from_arrow(table), engine.xp

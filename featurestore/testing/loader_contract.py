@@ -1,22 +1,27 @@
-"""What every loader and every hook must do, as a test class to inherit.
+"""What every loader and every hook must do, as test classes to inherit.
 
-Subclasses say how row numbers come out of whatever they test: ``epochs(part, count, **options)``
-returns, for ``count`` epochs, the batches of row numbers that a consumer sees.
+Subclasses of :class:`LoaderContract` say how row numbers come out of whatever they test:
+``epochs(loader, count)`` returns, for ``count`` epochs, the batches of row numbers that a consumer
+sees. Those of :class:`HookContract` say what a framework iterates over and how its arrays are read.
 """
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import multiprocessing
+import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pytest
 
-from featurestore.dataset.batch import Batch
+from featurestore.dataset.batch import Batch, DatasetSchema
 from featurestore.testing.datasets import ArrayPart, numbered_part
 
 Batches = list[list[int]]
@@ -40,6 +45,17 @@ def row_numbers(batch: Batch) -> list[int]:
 def flat(batches: Sequence[Sequence[int]]) -> list[int]:
     """Return all rows of some batches in order."""
     return list(itertools.chain.from_iterable(batches))
+
+
+def take(iterable: Iterable[Any], count: int) -> list[Any]:
+    """Return the first ``count`` elements of as many iterations as they are in."""
+    found: list[Any] = []
+    while len(found) < count:
+        for one in iterable:
+            found.append(one)
+            if len(found) == count:
+                break
+    return found
 
 
 class LoaderContract(ABC):
@@ -90,11 +106,26 @@ class LoaderContract(ABC):
             assert flat(batches) == list(range(100))
 
     @pytest.mark.parametrize("rows", [20, 21, 22])
-    def test_drop_last_leaves_out_what_fills_no_batch(self, rows: int, cache: Path) -> None:
-        loader = self.loader(self.part(rows), cache, shuffle=True, drop_last=True)
+    def test_dropping_leaves_out_what_fills_no_batch(self, rows: int, cache: Path) -> None:
+        loader = self.loader(self.part(rows), cache, shuffle=True, last="drop")
         for batches in self.epochs(loader, 2):
             assert [len(one) for one in batches] == [self.batch_size] * (rows // self.batch_size)
             assert len(set(flat(batches))) == rows // self.batch_size * self.batch_size
+
+    @pytest.mark.parametrize("rows", [1, 20, 21])
+    @pytest.mark.parametrize("shuffle", [False, True])
+    def test_padding_changes_nothing_but_the_size(
+        self, rows: int, shuffle: Any, cache: Path
+    ) -> None:
+        """Rows of weight 1 are those of a loader that keeps its last batch, in the same batches."""
+        options: dict[str, Any] = {"shuffle": shuffle, "seed": 8}
+        kept = self.epochs(self.loader(self.part(rows), cache, **options), 2)
+        padded = self.epochs(self.loader(self.part(rows), cache, last="pad", **options), 2)
+        for plain, filled in zip(kept, padded, strict=True):
+            assert [len(one) for one in filled] == [self.batch_size] * len(plain)
+            assert [one[: len(real)] for one, real in zip(filled, plain, strict=True)] == plain
+            filler = filled[-1][len(plain[-1]) :]
+            assert filler == [flat(plain)[-1]] * len(filler)
 
     @pytest.mark.parametrize("shuffle", MODES)
     @pytest.mark.parametrize("rows", [1, 40, 100])
@@ -112,13 +143,8 @@ class LoaderContract(ABC):
             assert [*seen, *rest] == everything
 
     def _take(self, loader: Any, count: int) -> Batches:
-        found: Batches = []
-        while len(found) < count:
-            for batch in loader:
-                found.append(row_numbers(batch))
-                if len(found) == count:
-                    break
-        return found
+        """Return the first ``count`` batches that a consumer sees, who then stops."""
+        return [row_numbers(batch) for batch in take(loader, count)]
 
     @pytest.mark.parametrize("world", [1, 2, 3, 7])
     @pytest.mark.parametrize("rows", [7, 30, 100, 256])
@@ -141,3 +167,159 @@ class LoaderContract(ABC):
         for batch, copy in zip(kept, copies, strict=True):
             for name, values in copy.items():
                 np.testing.assert_array_equal(batch.inputs[name], values)
+
+
+class HookContract(LoaderContract):
+    """Properties of what a framework's training loop gets.
+
+    Which rows a step has is the loader's own work; here a few cases of each are enough.
+    """
+
+    @abstractmethod
+    def hook(self, loader: Any) -> Any:
+        """Return what the framework iterates over, once per epoch."""
+
+    @abstractmethod
+    def arrays(self, element: Any) -> list[Any]:
+        """Return an element as NumPy: the inputs by name, then the label if there is one."""
+
+    def epochs(self, loader: Any, count: int) -> list[Batches]:
+        made = self.hook(loader)
+        return [[self._rows(one) for one in made] for _ in range(count)]
+
+    def _take(self, loader: Any, count: int) -> Batches:
+        return [self._rows(one) for one in take(self.hook(loader), count)] if count else []
+
+    def _rows(self, element: Any) -> list[int]:
+        return [int(one) for one in self.arrays(element)[0]["numeric"][:, 0]]
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_left(self) -> Iterator[None]:
+        """No thread and no process is there after a test that was not there before."""
+        threads = set(threading.enumerate())
+        processes = set(multiprocessing.active_children())
+        yield
+        gc.collect()
+        for _ in range(100):
+            left: list[Any] = [*(set(threading.enumerate()) - threads)]
+            left += set(multiprocessing.active_children()) - processes
+            if not left:
+                return
+            time.sleep(0.05)
+        pytest.fail(f"left behind: {left}")
+
+    @pytest.mark.parametrize("rows", [1, 5, 100])
+    @pytest.mark.parametrize("shuffle", [True])
+    def test_every_row_once_per_epoch(self, rows: int, shuffle: Any, cache: Path) -> None:
+        super().test_every_row_once_per_epoch(rows, shuffle, cache)
+
+    @pytest.mark.parametrize("shuffle", ["global"])
+    def test_same_seed_same_order(self, shuffle: Any, cache: Path) -> None:
+        super().test_same_seed_same_order(shuffle, cache)
+
+    @pytest.mark.parametrize("rows", [20])
+    def test_dropping_leaves_out_what_fills_no_batch(self, rows: int, cache: Path) -> None:
+        super().test_dropping_leaves_out_what_fills_no_batch(rows, cache)
+
+    @pytest.mark.parametrize("world", [1, 2, 3, 7])
+    @pytest.mark.parametrize("rows", [100])
+    @pytest.mark.parametrize("shuffle", [True])
+    def test_ranks_share_each_epoch(self, world: int, rows: int, shuffle: Any, cache: Path) -> None:
+        super().test_ranks_share_each_epoch(world, rows, shuffle, cache)
+
+    @pytest.mark.parametrize("shuffle", [True])
+    @pytest.mark.parametrize("rows", [1, 40])
+    def test_stop_and_resume_at_every_step(self, rows: int, shuffle: Any, cache: Path) -> None:
+        super().test_stop_and_resume_at_every_step(rows, shuffle, cache)
+
+    @pytest.mark.parametrize("rows", [20])
+    @pytest.mark.parametrize("shuffle", [True])
+    def test_padding_changes_nothing_but_the_size(
+        self, rows: int, shuffle: Any, cache: Path
+    ) -> None:
+        super().test_padding_changes_nothing_but_the_size(rows, shuffle, cache)
+
+    def test_padding_weighs_nothing(self, cache: Path) -> None:
+        made = list(self.hook(self.loader(self.part(16), cache, shuffle=True, last="pad")))
+        found = [self.arrays(one) for one in made]
+        weights = [weight.tolist() for _, _, weight in found]
+        assert weights == [[1.0] * 7, [1.0] * 7, [1.0] * 2 + [0.0] * 5]
+        assert all(weight.dtype == np.float32 for _, _, weight in found)
+
+    @pytest.mark.parametrize("labels", [1, 2])
+    @pytest.mark.parametrize("last", ["keep", "pad"])
+    def test_labels_and_weights_go_with_their_rows(
+        self, labels: int, last: str, cache: Path
+    ) -> None:
+        part = numbered_part(20, partitions=(9, 11), labels=labels, weight=True)
+        expected = part.labels if part.label is None else {"late": part.label}
+        seen: list[int] = []
+        for one in self.hook(self.loader(part, cache, shuffle=True, last=last)):
+            inputs, label, weight = self.arrays(one)
+            numbers = inputs["numeric"][:, 0].astype(int)
+            found = label if isinstance(label, dict) else {"late": label}
+            assert set(found) == ({"late", "odd"} if labels == 2 else {"late"})
+            for name, values in found.items():
+                np.testing.assert_array_equal(values, expected[name][numbers])
+            new = [number not in seen for number in numbers]
+            assert part.weight is not None
+            counted = np.where(new, part.weight[numbers], 0)
+            if last == "pad":  # of a row that is repeated within its batch, the first counts
+                first = np.isin(np.arange(len(numbers)), np.unique(numbers, return_index=True)[1])
+                counted = counted * first
+            np.testing.assert_array_equal(weight, counted)
+            seen += numbers.tolist()
+        assert set(seen) == set(range(20))
+
+    def test_elements_are_the_loaders_batches(self, cache: Path) -> None:
+        part = numbered_part(50, partitions=(20, 30), cardinalities=(3, 4), tensor=(2, 5))
+        plain = self.loader(part, cache, shuffle=True, seed=6)
+        made = self.hook(self.loader(part, cache, shuffle=True, seed=6))
+        for _ in range(2):
+            for batch, element in itertools.zip_longest(plain, made):
+                inputs, label = self.arrays(element)
+                assert set(inputs) == set(batch.inputs)
+                for name, values in batch.inputs.items():
+                    assert inputs[name].dtype == values.dtype
+                    np.testing.assert_array_equal(inputs[name], values)
+                np.testing.assert_array_equal(label, batch.label)
+
+    def test_a_part_without_label_gives_inputs_alone(self, cache: Path) -> None:
+        part = numbered_part(20)
+        plain = ArrayPart(
+            DatasetSchema(part.schema.columns[:-1]), part.inputs, None, (20,), "plain"
+        )
+        found = [self.arrays(one) for one in self.hook(self.loader(plain, cache))]
+        assert [len(one) for one in found] == [1] * 3
+
+    @pytest.mark.parametrize(("rows", "last"), [(0, "keep"), (0, "pad"), (5, "drop")])
+    def test_no_batches_are_no_elements(self, rows: int, last: str, cache: Path) -> None:
+        loader = self.loader(self.part(rows) if rows else numbered_part(0), cache, last=last)
+        made = self.hook(loader)
+        assert len(made) == 0
+        assert list(made) == []
+
+    def test_an_epoch_left_early_begins_again(self, cache: Path) -> None:
+        loader = self.loader(self.part(100), cache, shuffle=True)
+        made = self.hook(loader)
+        first = [self._rows(one) for one in itertools.islice(made, 3)]
+        assert (loader.epoch, loader.state_dict()["step"]) == (0, 3)
+        whole = [self._rows(one) for one in made]
+        assert whole[:3] == first
+        assert loader.epoch == 1
+        assert len(whole) == len(made) == len(loader)
+        assert [self._rows(one) for one in itertools.islice(made, 3)] != first
+
+    def test_the_position_is_after_what_was_handed_out(self, cache: Path) -> None:
+        loader = self.loader(self.part(60), cache, shuffle=True)
+        steps = len(loader)
+        for step, _ in enumerate(self.hook(loader), 1):
+            assert (loader.epoch, loader.state_dict()["step"]) == divmod(step, steps)
+
+    def test_elements_are_never_written_again(self, cache: Path) -> None:
+        made = self.hook(self.loader(self.part(100), cache, shuffle=True))
+        kept = list(made)
+        copies = [self.arrays(one)[0]["numeric"].copy() for one in kept]
+        list(made)
+        for one, copy in zip(kept, copies, strict=True):
+            np.testing.assert_array_equal(self.arrays(one)[0]["numeric"], copy)

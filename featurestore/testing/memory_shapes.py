@@ -6,6 +6,7 @@ what they hold follows from shape, rows and seed alone.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +24,7 @@ _TEXT: Final = 160
 _ITEMS: Final = 60
 _KINDS: Final = 20
 _DIGITS: Final = 7  # of a kind, however many there are
+_LETTERS: Final = string.ascii_letters.encode() + string.digits.encode()
 _NAME: Final = "entity number {:09d}"
 
 Columns: TypeAlias = "dict[str, pa.Array]"
@@ -121,9 +123,18 @@ def _different_texts(random: np.random.Generator, rows: int) -> Columns:
     return _with_kinds(random, rows, few=False)
 
 
-def _with_kinds(random: np.random.Generator, rows: int, *, few: bool) -> Columns:
+def _words(random: np.random.Generator, rows: int) -> Columns:
+    return _with_kinds(random, rows, few=False, words=True)
+
+
+def _with_kinds(
+    random: np.random.Generator, rows: int, *, few: bool, words: bool = False
+) -> Columns:
     offsets = _offsets(random, rows, _TEXT)
     letters = random.integers(97, 123, int(offsets[-1])).astype(np.uint8)
+    if words:  # of four letters, most of them different
+        letters = np.frombuffer(_LETTERS, np.uint8)[random.integers(0, len(_LETTERS), len(letters))]
+        letters[4::5] = ord(" ")
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(letters)]
     kind = random.integers(0, _KINDS, rows) if few else np.arange(rows)
     names = np.char.add("c", np.char.zfill(kind.astype(str), _DIGITS))
@@ -153,6 +164,7 @@ SHAPES: Final[Mapping[str, tuple[_Maker, _Maker]]] = {
     "distinct-wide": (_distinct, _wide),
     "distinct-strings": (_distinct_texts, _different_texts),
     "distinct-lists": (_distinct, _lists),
+    "distinct-words": (_distinct_texts, _words),
 }
 """How keys and values of each shape are made."""
 TWINS: Final[Mapping[str, str]] = {

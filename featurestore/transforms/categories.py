@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, cast
 
 import pyarrow as pa
 
+from featurestore.engines.finding import NOWHERE
 from featurestore.engines.hashing import hash_columns
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError, SchemaError
@@ -25,7 +26,7 @@ from featurestore.transforms.columnwise import Columnwise
 from featurestore.transforms.count_learner import CountLearner
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import state_rows
-from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_memory
+from featurestore.transforms.learnt_rows import positions, positions_memory
 from featurestore.transforms.selectors import Selection, strings
 from featurestore.transforms.value_counts import (
     check_countable,

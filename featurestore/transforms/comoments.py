@@ -20,11 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.engines.blocks import blocks
-from featurestore.engines.protocol import Array, Engine
-from featurestore.errors import CorruptionError
-from featurestore.fingerprint import fingerprint
-from featurestore.transforms.base import Partition, State, encode
-from featurestore.transforms.double_double import (
+from featurestore.engines.double_double import (
     Floats,
     Pair,
     add,
@@ -34,6 +30,10 @@ from featurestore.transforms.double_double import (
     two_product,
     two_sum,
 )
+from featurestore.engines.protocol import Array, Engine
+from featurestore.errors import CorruptionError
+from featurestore.fingerprint import fingerprint
+from featurestore.transforms.base import Partition, State, encode
 from featurestore.transforms.selectors import Selection
 
 # Raise it whenever the comoments of the same rows change: kept states are found by it.

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import pyarrow as pa
 
+from featurestore.arguments import shown
 from featurestore.engines.arrow import HostArray
 from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError, NotPartitionIndependentError, SchemaError
@@ -42,6 +43,12 @@ _OBJECTS: Final = 480
 """Bytes per row of a block beside its content: two objects, a digest, and where they are listed."""
 _TRIED: Final = 8
 _TOLERANCE: Final = 1e-3
+
+
+_KINDS: Final[Mapping[str, type]] = {
+    "column": str, "function": FunctionRef, "output": str, "params": dict, "fill_value": float,
+    "cache": bool,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, init=False)
@@ -136,6 +143,10 @@ class Embed(Transformer):
         self.__post_init__()
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise DefinitionError(f"Embed has {name}={shown(value)}", f"give a {kind.__name__}")
         sizes = (self.size, self.batch_size)
         if any(type(one) is not int or one < 1 for one in sizes):
             raise DefinitionError(

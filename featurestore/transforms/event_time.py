@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 
 from featurestore.engines.arrow import MICROSECONDS_PER_DAY, HostArray
 from featurestore.engines.protocol import Array, Engine, Frame
+from featurestore.engines.windows import INT64_MAX
 from featurestore.errors import DefinitionError, InvalidInputError
 from featurestore.schema import TableSchema, is_time_type, time_unit
 from featurestore.units import Duration
 
 PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_INT64_MAX: Final = 2**63 - 1
 Span = str | dt.timedelta | Duration | int
 """A length of time (``"7d"``), or a number of rows."""
 
@@ -40,7 +40,7 @@ def frame_times(engine: Engine, frame: Frame, column: str) -> Array:
         raise InvalidInputError(
             f"time column {column!r} has {int((~valid).sum())} nulls", "drop those rows"
         )
-    if values.shape[0] and values.dtype == engine.xp.uint64 and int(values.max()) > _INT64_MAX:
+    if values.shape[0] and values.dtype == engine.xp.uint64 and int(values.max()) > INT64_MAX:
         raise InvalidInputError(f"times in {column!r} do not fit int64", "cast the column to int64")
     return values.astype(engine.xp.int64, copy=False)
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, Final, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.engines.exact_folds import EXACT_SUM, FINITE, exact_numbers
+from featurestore.engines.exact_sums import check_rows
 from featurestore.engines.protocol import Array, Engine, Series
-from featurestore.engines.running import COUNT, SUM, WHOLE, Fold, Leaves, wide_numbers
-from featurestore.engines.time_trees import Parts
+from featurestore.engines.running import WHOLE, Fold, wide_numbers
 from featurestore.engines.time_views import Sorted, View
 from featurestore.engines.windows import canonical
 from featurestore.errors import DefinitionError, SchemaError
@@ -29,12 +30,16 @@ from featurestore.transforms.extent import Extent
 from featurestore.transforms.folded_column import Seen
 from featurestore.transforms.footprint import handed_extent, kept_rows, row_bits
 from featurestore.transforms.grouping import By
+from featurestore.transforms.keyed import Keys
 from featurestore.transforms.matched_rows import all_valid
 from featurestore.transforms.naming import Renaming, normalise_renaming
 from featurestore.transforms.running import Running
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve
 from featurestore.transforms.statistics import is_whole, made_fields
 from featurestore.transforms.tails import TAIL, TIME, key_rows
+
+_SCANNED: Final = 4
+"""An exact sum has more numbers, which are scanned place by place: as much as so many that a tree folds."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,10 @@ class TargetSums(Running):
         return (Field("count", pa.float64()), Field("sum", pa.float64()))
 
     def fold_names(self, schema: TableSchema, source: str) -> tuple[str, ...]:
-        return ("count", "whole" if is_whole(schema[source].type) else "sum")
+        return ("count", "whole" if is_whole(schema[source].type) else "exact")
 
     def fold(self, name: str) -> Fold:
-        chosen = {"count": COUNT, "whole": WHOLE, "sum": SUM}[name]
-        return replace(chosen, leaves=_of_finite(chosen.leaves))
+        return {one.name: one for one in (FINITE, WHOLE, EXACT_SUM)}[name]
 
     def results(
         self, xp: Any, schema: TableSchema, source: str, seen: Seen, times: Array
@@ -84,7 +88,15 @@ class TargetSums(Running):
         (count,) = seen["count"]
         every = xp.ones(count.shape[0], dtype=xp.bool_)
         yield count.astype(xp.float64), every
-        yield wide_numbers(xp, seen["whole"]) if "whole" in seen else seen["sum"][0] + 0.0, every
+        if "whole" in seen:
+            yield wide_numbers(xp, seen["whole"]), every
+            return
+        check_rows(int(count.max()) if count.shape[0] else 0)
+        yield exact_numbers(xp, seen["exact"]), every
+
+    def _numbers(self, schema: TableSchema) -> tuple[int, int, int]:
+        total, source, fold = super()._numbers(schema)
+        return total, source, min(fold, _SCANNED)
 
     def _view(self, xp: Any, rows: Sorted, end: Array | None, schema: TableSchema) -> View:
         return View.earlier(xp, rows) if end is None else super()._view(xp, rows, end, schema)
@@ -118,14 +130,16 @@ class ExpandingTarget(Transformer):
     *Boundary rule.* Rows of one time never see each other: a row sees strictly earlier times, and with a
     ``lag`` those up to ``t - lag``. *Types.* float64.
 
-    *State.* Count and sum per category, and of all rows: one row each for labels of integers or booleans; for
-    floats up to two per category for each bit of the time span, some 20 in practice; with a ``lag``, the rows
-    of the last ``lag`` too. *Memory.* To apply, 240 bytes per row, 100 per row of the state.
+    *State.* Count and exact sum per category, and of all rows, one row each; with a ``lag``, the rows of the
+    last ``lag`` too. *Memory.* To apply, 350
+    bytes per row and 100 per row of the state, where labels are integers or booleans 160 per row.
 
     Raises
     ------
     DefinitionError
         For a table without time column, or a parameter that is not as above.
+    LimitError
+        If a category has 2**31 rows or more, and labels are floats.
 
     Examples
     --------
@@ -138,6 +152,8 @@ class ExpandingTarget(Transformer):
     >>> means.apply(part, {}, engine).frame.to_dict(as_series=False)
     {'shop_target_late': [None, 1.0, 1.0, 0.5]}
     """
+
+    version: ClassVar[int] = 2  # 1 added up floats in the order of a tree
 
     columns: Selection
     label: str
@@ -284,15 +300,6 @@ class ExpandingTarget(Transformer):
         return replace(self, smoothing=0.0, prefix=None, rename=None).fingerprint()
 
 
-def _of_finite(leaves: Leaves) -> Leaves:
-    def made(xp: Any, values: Array, valid: Array, times: Array) -> Parts:
-        if values.dtype.kind == "f":
-            valid = valid & xp.isfinite(values)
-        return leaves(xp, values, valid, times)
-
-    return made
-
-
 def _side_by_side(tables: Sequence[pa.Table], *, keys: bool = False) -> pa.Table:
     """Return states of sums, of all rows and by each column, as one: which it is becomes part of the key.
 
@@ -314,11 +321,10 @@ def _part(state: State, part: int, keys: pa.Table) -> State:
     """Return the sums of all rows (0), or those by a column of the categories that some rows have."""
     if TAIL not in state:
         return state
-    table, columns = state[TAIL], {}
-    chosen = pc.equal(table["by_0"], part)
+    table = state[TAIL]
+    columns = {"by_0": table[f"by_{part}"]} if part else {}
+    rest = {name: table[name] for name in table.column_names if not name.startswith("by_")}
+    chosen = pa.table({**columns, **rest}).filter(pc.equal(table["by_0"], part))
     if part:
-        columns["by_0"] = by = table[f"by_{part}"]
-        here = keys[f"by_{part - 1}"].unique().cast(by.type)
-        chosen = pc.and_(chosen, pc.is_in(by, value_set=here))
-    rest = [name for name in table.column_names if not name.startswith("by_")]
-    return {TAIL: pa.table({**columns, **{name: table[name] for name in rest}}).filter(chosen)}
+        chosen = Keys(pa.table({"by_0": keys[f"by_{part - 1}"]})).among(chosen)
+    return {TAIL: chosen}

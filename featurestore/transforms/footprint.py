@@ -18,9 +18,8 @@ from featurestore.transforms.extent import Extent
 
 VIEW: Final = 16
 """What an engine holds for one text beside its characters."""
-_KEPT_TEXT: Final = (
-    28  # where it begins, in 64 bits, before it is said in 32, as it is put into one piece
-)
+_KEPT_TEXT: Final = 28
+"""Where a text begins, in 64 bits, before it is said in 32, as it is put into one piece."""
 _LIST: Final = 40  # where it begins and ends, here and there
 _POSITION: Final = 14  # 64 bits, and the engine's own 32
 _BUFFER: Final = 128

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import pyarrow as pa
 
+from featurestore.arguments import shown
 from featurestore.engines.arrow import HostArray
 from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError, InvalidInputError, SchemaError
@@ -42,6 +43,8 @@ _TYPES: Final = tuple(
     [f"{kind}{bits}" for bits in (8, 16, 32, 64) for kind in ("int", "uint")]
     + [f"float{bits}" for bits in (16, 32, 64)]
 )
+_MOST_NUMBERS: Final = 2**31
+"""In one row."""
 _checked: Final[dict[tuple[str, int, int], str]] = {}
 """Digests of files that this process has read, by path, size and time of change."""
 
@@ -121,8 +124,14 @@ class FromArray(Transformer):
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        sizes = isinstance(self.shape, tuple) and all(type(one) is int for one in self.shape)
-        if self.dtype not in _TYPES or not sizes:
+        for name in ("path", "index", "output", "digest"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise DefinitionError(f"FromArray has {name}={shown(value)}", "give a text")
+        sizes = isinstance(self.shape, tuple) and all(
+            type(one) is int and one >= 0 for one in self.shape
+        )
+        if self.dtype not in _TYPES or not sizes or math.prod(self.shape) > _MOST_NUMBERS:
             raise DefinitionError(
                 f"FromArray has rows {self.shape!r} of type {self.dtype!r}",
                 f"write an array of {', '.join(_TYPES)} with numpy.save",

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.engines.exact_sums import deviation, ratio
+from featurestore.engines.finding import NOWHERE
 from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
@@ -35,7 +36,7 @@ from featurestore.transforms.group_sums import (
     sums_of,
 )
 from featurestore.transforms.grouping import By, normalise_by, resolve_by
-from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_memory
+from featurestore.transforms.learnt_rows import positions, positions_memory
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, numeric, resolve
 from featurestore.transforms.value_counts import check_countable, require_rows

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.engines.exact_sums import LIMBS, Sums, merge_runs, sum_groups
+from featurestore.engines.exact_sums import LIMBS, Sums, check_rows, merge_runs, sum_groups
 from featurestore.engines.protocol import Array, Engine, Frame, Series
-from featurestore.errors import CorruptionError, LimitError
+from featurestore.errors import CorruptionError
 from featurestore.schema import TableSchema
 from featurestore.transforms.base import State
 from featurestore.transforms.extent import Extent
@@ -29,8 +29,6 @@ _KEY: Final = "key_"
 ORDER: Final = ("key_0",)
 """By which the tables are in order; further keys order what is equal in this."""
 SUM_BYTES: Final = 4 + 8 * LIMBS
-MOST_ROWS: Final = 2**31 - 1
-"""Of one group: the limbs of its sums hold no more."""
 VERSION: Final = 1
 """Raise it whenever the sums of the same rows change: kept states are found by it."""
 _TAKING: Final = 40
@@ -94,7 +92,7 @@ def sum_by_group(
         made += [pa.array(engine.to_host(one)) for one in found.values()]
         del values, valid, group
     del codes
-    _check_rows(rows)
+    check_rows(rows)
     return pa.table(made, names=names)
 
 
@@ -195,7 +193,7 @@ def _merged(tables: Sequence[pa.Table]) -> pa.Table:
     merged = pa.table(made)
     for name in merged.column_names:
         if name.startswith("count_"):
-            _check_rows(int(merged[name].to_numpy().max()))
+            check_rows(int(merged[name].to_numpy().max()))
     return merged
 
 
@@ -218,14 +216,6 @@ def sums_of(table: pa.Table, kind: str, number: int) -> Sums:
     """Return the sums (``"sum"`` or ``"square"``) that a table has of a measured column."""
     top, *limbs = (table[name].to_numpy() for name in _sum_names(kind, number))
     return Sums(top, np.stack(limbs))
-
-
-def _check_rows(rows: int) -> None:
-    if rows > MOST_ROWS:
-        raise LimitError(
-            f"a group has {rows} rows; its sums hold {MOST_ROWS}",
-            "learn from fewer rows, or group by more columns",
-        )
 
 
 # --- sizes -----------------------------------------------------------------------------------------------

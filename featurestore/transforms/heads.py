@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.engines.arrow import HostArray
-from featurestore.engines.joins import INT64_MAX
 from featurestore.engines.protocol import Engine, Frame
+from featurestore.engines.windows import INT64_MAX
 from featurestore.engines.windows_ahead import first_of_group
 from featurestore.transforms.base import State
 from featurestore.transforms.event_time import arrow_times, frame_times

@@ -96,7 +96,7 @@ class Keys:
     def among(self, table: pa.Table) -> pa.Table:
         """Return those rows of a state that have one of the keys, in their order."""
         if not len(self._hashes):
-            return table.slice(0, 0)
+            return table.schema.empty_table()  # a slice would keep the whole
         found = key_hashes(self._comparable(table))
         at = np.searchsorted(self._hashes, found)
         np.minimum(at, len(self._hashes) - 1, out=at)

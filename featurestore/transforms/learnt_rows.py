@@ -1,7 +1,7 @@
 """Where the values of rows are among learnt ones: what encoders by category share.
 
-Always true: null was never learnt, so a row with a null in one of the columns is nowhere. Trade-off: learnt
-values and rows are numbered together, which works on every engine and takes no index to be kept.
+Always true: null was never learnt, so a row with a null in one of the columns is nowhere. Trade-off: what
+looking up takes is built for each partition, and no index is kept.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import narwhals as nw
 import pyarrow as pa
 
+from featurestore.engines.finding import KNOWN_TEXTS
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.schema import TableSchema
 from featurestore.transforms.footprint import VIEW, grouping_bytes, is_text
 
 _LEARNT_TEXT: Final = 24
 """What a learnt text takes as the engine's own, beside its characters."""
-NOWHERE: Final = -1
+_FOUND: Final = 48
+_KNOWN: Final = 260
+"""What a text takes that is looked up directly, and a learnt one among which it is."""
 
 
 def positions(frame: Frame, columns: Sequence[str], learnt: pa.Table, engine: Engine) -> Array:
@@ -38,14 +40,8 @@ def positions(frame: Frame, columns: Sequence[str], learnt: pa.Table, engine: En
     Array
         ``int32 [rows]``, ``NOWHERE`` for a row that was not learnt.
     """
-    xp, size = engine.xp, learnt.num_rows
     known = engine.from_arrow(learnt.rename_columns(list(columns)))
-    both = nw.concat([known, frame.select(*columns)], how="vertical")
-    groups = engine.codes(both, columns)
-    at = xp.full(len(both), NOWHERE, dtype=xp.int32)
-    del both, known
-    at[groups[:size]] = xp.arange(size, dtype=xp.int32)
-    return at[groups[size:]]
+    return engine.find(frame, columns, known)
 
 
 def positions_memory(schema: TableSchema, columns: Sequence[str], rows: int, learnt: int) -> int:
@@ -58,6 +54,8 @@ def positions_memory(schema: TableSchema, columns: Sequence[str], rows: int, lea
     rows, learnt : int
         Rows that are looked up, and learnt ones.
     """
+    if len(columns) == 1 and is_text(schema[columns[0]].type) and learnt * KNOWN_TEXTS <= rows:
+        return _FOUND * rows + _KNOWN * learnt
     texts = sum(is_text(schema[name].type) for name in columns)
     together = rows + learnt
     joined = (8 * len(columns) + (VIEW - 8) * texts) * together + _LEARNT_TEXT * texts * learnt

@@ -26,11 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.engines.blocks import blocks
-from featurestore.engines.protocol import Array, Engine
-from featurestore.errors import CorruptionError, DefinitionError
-from featurestore.fingerprint import fingerprint
-from featurestore.transforms.base import Partition, State, encode
-from featurestore.transforms.double_double import (
+from featurestore.engines.double_double import (
     Floats,
     Pair,
     add,
@@ -41,6 +37,10 @@ from featurestore.transforms.double_double import (
     two_product,
     two_sum,
 )
+from featurestore.engines.protocol import Array, Engine
+from featurestore.errors import CorruptionError, DefinitionError
+from featurestore.fingerprint import fingerprint
+from featurestore.transforms.base import Partition, State, encode
 from featurestore.transforms.selectors import Selection
 
 TABLE: Final = "moments"

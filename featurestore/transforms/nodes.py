@@ -19,7 +19,7 @@ import pyarrow as pa
 from featurestore.engines.protocol import Array, Engine
 from featurestore.engines.running import Fold, added_before
 from featurestore.engines.time_trees import Nodes, Parts
-from featurestore.engines.windows import Groups, group_rows, subtract_floor
+from featurestore.engines.windows import INT64_MAX, Groups, group_rows, subtract_floor
 from featurestore.transforms.base import State
 from featurestore.transforms.event_time import arrow_times
 from featurestore.transforms.keyed import key_columns
@@ -27,7 +27,6 @@ from featurestore.transforms.tails import TAIL, TIME, arrow_codes
 
 LOW: Final = "low"
 HIGH: Final = "high"
-_INT64_MAX: Final = 2**63 - 1
 
 
 def part_columns(table: pa.Table) -> dict[str, list[str]]:
@@ -63,7 +62,7 @@ def in_time(state: State) -> State:
 def spans(xp: Any, low: Array, high: Array, wait: int, *, spanned: bool) -> tuple[Array, Array]:
     """Return between which times rows are joined: not those of the last ``wait``; without spans all."""
     if not spanned:
-        return low, xp.full(1, _INT64_MAX, dtype=xp.int64)
+        return low, xp.full(1, INT64_MAX, dtype=xp.int64)
     return low, subtract_floor(xp, high, wait)[0]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from featurestore.engines.finding import NOWHERE
 from featurestore.engines.protocol import Array, Engine, Series
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.schema import Field, TableSchema
@@ -22,7 +23,7 @@ from featurestore.transforms.count_learner import CountLearner
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.footprint import fixed_bytes, is_text, rounding_bytes, state_rows
 from featurestore.transforms.hash_buckets import check_hashable
-from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_memory
+from featurestore.transforms.learnt_rows import positions, positions_memory
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings
 from featurestore.transforms.value_counts import (

@@ -22,6 +22,7 @@ from featurestore.engines.running import FOLDS, Fold
 from featurestore.engines.time_trees import Nodes
 from featurestore.engines.time_views import Sorted, View
 from featurestore.engines.windows import (
+    INT64_MAX,
     Groups,
     check_time_order,
     group_rows,
@@ -69,7 +70,6 @@ from featurestore.transforms.tails import TAIL, TIME, Extended, key_rows, positi
 from featurestore.units import Duration
 
 _CLOSED: Final = ("right", "left")
-_INT64_MAX: Final = 2**63 - 1
 _NODES: Final = 128
 """Of a group, at most: two per bit of a time."""
 _SPAN: Final = 16
@@ -174,7 +174,7 @@ class Running(Transformer):
     def _lag(self, unit: str | None) -> int:
         if self.lag is None or unit is None:
             return 0
-        return min(cast("Duration", self.lag).in_unit(unit), _INT64_MAX)
+        return min(cast("Duration", self.lag).in_unit(unit), INT64_MAX)
 
     def _wait(self, unit: str | None) -> int:
         """Return how much younger than a row those must be that see it, in steps of the time."""
@@ -223,12 +223,12 @@ class Running(Transformer):
                     xp.full(nodes.rows.shape[0], times[end], dtype=xp.int64)
                 )
         for i, source in enumerate(self.sources(schema)):
-            held = FoldedColumn.of(
-                engine, partition.frame[source], self._folds_of(schema, source), self.counter
-            )
+            folds = self._folds_of(schema, source)
+            held = FoldedColumn.of(engine, partition.frame[source], folds, self.counter)
             for fold, parts in held.folded(groups, times, nodes).items():
                 for number, part in enumerate(parts):
                     columns[f"{part_name(i, fold)}_{number}"] = engine.to_host(part)
+            del held  # before the next source's
         return state_of(engine.to_arrow(engine.take(frame, nodes.rows)), columns)
 
     def combine(self, earlier: State, later: State) -> State:
@@ -252,13 +252,14 @@ class Running(Transformer):
         fields = iter(self.outputs(schema))
         out: list[Series] = []
         for i, source in enumerate(self.sources(schema)):
-            # In a class of its own, so that one source's arrays are gone before the next's come.
             folds = self._folds_of(schema, source)
             held = FoldedColumn.of(engine, partition.frame[source], folds, self.counter, state, i)
             results = partial(self.results, xp, schema, source)
-            for made in held.results(views, results):
+            for values, valid in held.results(views, results):
                 field = next(fields)
-                out.append(engine.column(field.name, *made, field.type))
+                out.append(engine.column(field.name, values, valid, field.type))
+                del values, valid
+            del held  # before the next source's
         return Columns(partition.frame.select(*out) if out else None)
 
     def _views(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import narwhals as nw
 import numpy as np
@@ -18,13 +18,12 @@ import pyarrow as pa
 from featurestore.engines.arrow import HostArray
 from featurestore.engines.joins import last_of_group
 from featurestore.engines.protocol import Array, Engine, Frame
-from featurestore.engines.windows import Groups
+from featurestore.engines.windows import INT64_MAX, Groups
 from featurestore.transforms.base import State
 from featurestore.transforms.event_time import arrow_times, frame_times
 
 TAIL = "tail"
 TIME = "time"
-_INT64_MAX: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ def arrow_codes(table: pa.Table, columns: Sequence[str]) -> HostArray:
         if pa.types.is_floating(column.type):
             column = _float_bits(column.combine_chunks())
         indices, many = _encoded(column)
-        if known * many > _INT64_MAX:  # not each of them is there
+        if known * many > INT64_MAX:  # not each of them is there
             found, codes = np.unique(codes, return_inverse=True)
             codes, known = codes.reshape(-1).astype(np.int64, copy=False), max(len(found), 1)
         codes *= many

@@ -15,6 +15,7 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 
+from featurestore.engines.finding import NOWHERE
 from featurestore.engines.hashing import HASH_VERSION, hash_columns
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.errors import DefinitionError, SchemaError
@@ -33,7 +34,7 @@ from featurestore.transforms.group_sums import (
     sum_by_group,
 )
 from featurestore.transforms.grouping import By, normalise_by
-from featurestore.transforms.learnt_rows import NOWHERE, positions, positions_memory
+from featurestore.transforms.learnt_rows import positions, positions_memory
 from featurestore.transforms.naming import normalise_renaming, output_names
 from featurestore.transforms.out_of_fold import PRIOR, FoldMeans
 from featurestore.transforms.selectors import Selection, normalise_selection, resolve, strings

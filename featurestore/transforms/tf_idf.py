@@ -49,6 +49,8 @@ _BLOCK: Final = 1024
 _BLOCK_CELLS: Final = 2**20
 _BYTE_BYTES: Final = 120
 """What is computed per byte of a block's texts: code points, tokens, their hashes and order."""
+_SHORT_WORDS: Final = 2**16
+"""More than there are words of one and two bytes."""
 _VERSION: Final = 1
 
 
@@ -225,10 +227,15 @@ class TfIdf(CountLearner):
         return self._token_bytes(extent) + 3 * self.state_bytes(schema, extent)
 
     def state_bytes(self, schema: TableSchema, extent: Extent) -> int:
-        # A word has a byte, and another before the next one.
-        units = extent.input_bytes if self.unit == "characters" else extent.input_bytes // 2 + 1
-        tokens = units * len(self._sizes)
+        tokens = sum(self._most_tokens(size, extent.input_bytes) for size in self._sizes)
         return 16 * (min(tokens, self.size) if self.hashed else tokens) + 2**10
+
+    def _most_tokens(self, size: int, text: int) -> int:
+        """Return how many different tokens of ``size`` units so many bytes of text may have."""
+        if self.unit == "characters":
+            return text
+        # A word has a byte, and another before the next one; words that differ are soon longer than two.
+        return text // 2 + 1 if size > 1 else min(text // 2 + 1, _SHORT_WORDS + text // 4)
 
     def output_bytes(self, schema: TableSchema, extent: Extent) -> int:
         return sum(fixed_bytes(one, extent.rows) for one in self.outputs(schema))

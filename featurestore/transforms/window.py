@@ -117,7 +117,7 @@ class Rolling(Transformer):
 
     *State.* Time windows: the rows of the last ``window + lag``. Windows of rows: the last
     ``window + lag`` rows of each group, for ever. *Memory.* 150 bytes per row, and
-    115 for each row of the state (``std``: 150 and 131; quantiles: 310 and 160); to summarise, 52 per
+    115 for each row of the state (``std``: 150 and 131; quantiles: 255 and 100); to summarise, 52 per
     row, or 26 and the state.
 
     Raises
@@ -298,11 +298,12 @@ class Rolling(Transformer):
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         by = resolve_by(self.by, schema, "Rolling")
         together = extent.rows + state_rows(schema, self._state_columns(schema), extent)
-        ranked = any(level_of(one) is not None for one in self.stats)
-        moments = 16 if "std" in self.stats else 0
-        sorted_ = (160 if ranked else 115 + moments) * together
+        ranks = [level_of(one) is not None for one in self.stats]
+        ranked = any(ranks)
+        folded = 0 if all(ranks) else 131 if "std" in self.stats else 115
+        sorted_ = max(folded, 100 if ranked else 0) * together
         sorted_ = max(grouping_bytes(schema, by, together), sorted_)
-        made = (150 if ranked else 35) * extent.rows + rounding_bytes(
+        made = (120 if ranked else 35) * extent.rows + rounding_bytes(
             self.outputs(schema), extent.rows
         )
         varying = sum(is_varying(schema[name].type) for name in by)

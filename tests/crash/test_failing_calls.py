@@ -77,7 +77,10 @@ def test_one_call_fails(
     rehearsal = Rehearsal(OPERATIONS[name], prepared, folder / "rehearsal")
     calls = list(range(sum(step in KINDS[kind][1] for step in rehearsal.disk.steps)))
     if not request.config.getoption("--slow"):
-        calls = sorted(random.Random(seed).sample(calls, min(RUNS, len(calls))))
+        # The first call of each operation is one that it cannot do without. Some later ones it can:
+        # gc makes room on a full disk and goes on.
+        drawn = random.Random(seed).sample(calls[1:], min(RUNS, len(calls) - 1)) if calls else []
+        calls = [*calls[:1], *sorted(drawn)]
     raised = 0
     for number in calls:
         try:

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featurestore as fs
-from featurestore.dataset.batch import Role
+from featurestore.dataset.batch import DatasetSchema, Role
 from featurestore.dataset.dataset import Dataset
 from featurestore.dataset.fitting import fit_pipeline
 from featurestore.dataset.part import Part
@@ -801,3 +801,79 @@ def test_a_dataset_that_nobody_uses_gives_its_version_back_at_once() -> None:
         assert leases.live() == []
     finally:
         gc.enable()
+
+
+# --- labels and weight ------------------------------------------------------------------------------
+
+
+def weighted_view(tmp_path: Path, weight: Sequence[float | None], **changes: Any) -> TableView:
+    columns = {"w": pa.array(weight, pa.float64()), "y2": pa.array(np.arange(60) % 2 == 0)}
+    return simple(tmp_path, **columns, **changes)
+
+
+def test_several_labels_and_a_weight_beside_the_inputs(tmp_path: Path) -> None:
+    shares = [number / 7 for number in range(60)]
+    view = weighted_view(tmp_path, shares)
+    data = dataset(view, numeric(), ["y", "y2"], weight="w", where=nw.col("t") >= 4)
+    assert data.features == ("x", "z")
+    assert (data.label, data.labels, data.weight) == (None, ("y", "y2"), "w")
+    assert [one.role for one in data.schema.columns[2:]] == [Role.LABEL, Role.LABEL, Role.WEIGHT]
+    assert list(data.schema.array_specs()) == ["numeric"]
+    assert DatasetSchema.from_json(data.schema.to_json()) == data.schema
+    keep = np.array(daily()["t"].to_pylist()) >= 4
+    batches = [data.all.arrays(i) for i in range(len(data.all.partition_rows))]
+    for name, expected in (
+        ("y", np.array(daily()["y"].to_pylist())[keep]),
+        ("y2", (np.arange(60) % 2 == 0)[keep].astype(np.uint8)),
+    ):
+        found = np.concatenate([one.labels[name] for one in batches])
+        assert found.dtype == data.schema.labels[data.labels.index(name)].dtype
+        np.testing.assert_array_equal(found, expected)
+    weights = np.concatenate([one.weight for one in batches if one.weight is not None])
+    np.testing.assert_array_equal(weights, np.array(shares, dtype=np.float32)[keep])
+    assert all(one.label is None for one in batches)
+    plain = dataset(view, numeric(), ["y", "y2"], where=nw.col("t") >= 4)
+    assert plain.all.digest != data.all.digest
+    assert "w" in plain.features
+
+
+@pytest.mark.parametrize("bad", [-0.5, float("inf"), 1e39, float("nan")])
+def test_a_weight_that_is_none_is_refused(bad: float, tmp_path: Path) -> None:
+    view = weighted_view(tmp_path, [bad if i == 3 else 1.0 for i in range(60)])
+    with pytest.raises(DefinitionError, match="weight 'w'"):
+        dataset(view, ["x"], "y", weight="w").all.arrays(0)
+
+
+def test_null_weights_are_counted_before_anything_is_read(tmp_path: Path) -> None:
+    view = weighted_view(tmp_path, [None if i == 3 else 1.0 for i in range(60)])
+    with pytest.raises(DefinitionError, match="weight 'w' has 1 nulls in 60"):
+        dataset(view, ["x"], "y", weight="w")
+
+
+@pytest.mark.parametrize(
+    ("features", "label", "weight", "message"),
+    [
+        (["x", "w"], "y", "w", "weight 'w' is among the features"),
+        (["x", "y2"], ["y", "y2"], None, "label 'y2' is among the features"),
+        (["x"], ["y", "y"], None, "name a column twice"),
+        (["x"], "w", "w", "name a column twice"),
+        (["x"], "y", "c", "weight 'c' is of type"),
+        (["x"], 3, None, "label=3 does not name labels"),
+        (["x"], ["y", 3], None, "does not name labels"),
+    ],
+)
+def test_what_cannot_be_label_or_weight(
+    features: Any, label: Any, weight: Any, message: str, tmp_path: Path
+) -> None:
+    view = weighted_view(tmp_path, [1.0] * 60)
+    with pytest.raises(DefinitionError, match=message):
+        dataset(view, features, label, weight=weight)
+
+
+def test_a_schema_stored_without_weights_decodes(tmp_path: Path) -> None:
+    data = dataset(simple(tmp_path), ["x"], "y")
+    assert [one["role"] for one in data.schema.to_json() if isinstance(one, dict)] == [
+        "numeric",
+        "label",
+    ]
+    assert DatasetSchema.from_json(data.schema.to_json()) == data.schema

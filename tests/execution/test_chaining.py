@@ -267,6 +267,13 @@ def test_a_damaged_byte_is_found_when_the_parts_are_read(tmp_path: Path, at: int
     assert not states.has("0badcafe")
 
 
+def test_rows_of_no_keys_hold_nothing_of_the_state() -> None:
+    table = pa.table({"by_0": np.arange(100_000), "column_0": np.arange(100_000.0)})
+    kept = Keys(table.slice(0, 0)).among(table)
+    assert kept.schema == table.schema
+    assert kept.get_total_buffer_size() == 0
+
+
 @pytest.mark.parametrize("start", [0, 8, 100, 5000])
 def test_zeros_in_the_place_of_parts_are_found(tmp_path: Path, start: int) -> None:
     states = StateStore(open_object_store(tmp_path))

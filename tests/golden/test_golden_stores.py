@@ -16,6 +16,7 @@ import pytest
 import featurestore as fs
 from featurestore.errors import DefinitionError, NotReadyError
 from featurestore.plan.readers import readers
+from featurestore.storage.records import FORMAT_VERSION
 from featurestore.storage.snapshot_file import snapshot_path
 
 HERE = Path(__file__).resolve().parent
@@ -57,8 +58,6 @@ def close(found: Any, wanted: Any) -> bool:
 
 
 def test_there_is_one_of_this_format() -> None:
-    from featurestore.storage.records import FORMAT_VERSION
-
     assert (HERE / f"v{FORMAT_VERSION}" / "store.json").is_file()
 
 
@@ -137,7 +136,7 @@ def test_old_entries_are_upgraded_when_they_are_touched(tmp_path: Path) -> None:
     assert all("definition" not in snapshot.entries[key] for key in changed)
     # Packages that know format 1 alone refuse what is written now, and say so.
     path = tmp_path / "s" / snapshot_path(snapshot.version)
-    assert json.loads(path.read_bytes())["format"] == 2
+    assert json.loads(path.read_bytes())["format"] == FORMAT_VERSION
     assert json.loads((tmp_path / "s" / "store.json").read_bytes())["format"] == 1
     # What is known of a feature is the same before and after, wherever it is kept.
     old, new = store.checkout(snapshot.version - 1).table("trades"), store.table("trades")

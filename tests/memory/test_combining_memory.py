@@ -48,7 +48,7 @@ def make_states(place: Path, kind: str, states: int, values: int, columns: int =
     ("kind", "states", "values", "columns", "room", "most", "runs"),
     [
         ("numbers", 20, 100_000, 1, 120, 1000, 20),
-        ("words", 20, 80_000, 1, 400, 0, 20),  # all are kept
+        ("words", 20, 80_000, 1, 300, 0, 20),  # all are kept
         pytest.param("long", 12, 10_000, 1, 80, 1000, 12, marks=pytest.mark.slow),
         ("words", 40, 20_000, 1, 14, 1000, 5),  # in two passes
         pytest.param("words", 12, 1000, 60, 60, 10, 12, marks=pytest.mark.slow),

@@ -45,6 +45,7 @@ SLOW: Final = (
     "impute",
     "expanding",
     "ewm",
+    "expanding_target",
     "median",
     "forward",
     "as_of_aggregate",
@@ -61,11 +62,9 @@ SLOW: Final = (
     "compact",
     "replace",
 )
-GROWING: Final = (
-    "sums of 20,000 categories keep nodes of each, as many as the rows have binary digits"
-)
-WIDE: Final = {"warm": 1_000, "one": 5_000, "ten": 50_000}
+WIDE: Final = {"warm": 1_000, "one": 50_000, "ten": 200_000}
 """Rows of tables of 250 columns, in partitions of some 125 rows."""
+OF_A_WIDE_PARTITION: Final = 25 * 2**10
 
 
 def make_store(files: Path, place: Path, sizes: Sequence[str], partition_bytes: str) -> Path:
@@ -124,8 +123,8 @@ def peak(operation: str, folder: Path, size: str) -> dict[str, Any]:
     return found
 
 
-def require_flat(operation: str, files: Path, folder: Path) -> None:
-    """Compare the peaks of both sizes, each of up to three runs.
+def require_flat(operation: str, files: Path, folder: Path, allowed: int = 0) -> None:
+    """Compare the peaks of both sizes, each of up to three runs; by default 5% is allowed.
 
     What allocators happen to keep only adds, so of the larger table the least counts. A peak is where two
     tasks happen to be at their largest together, for which the smaller table has a tenth of the
@@ -141,7 +140,7 @@ def require_flat(operation: str, files: Path, folder: Path) -> None:
             f"{size} {found / MIB:.1f} MiB at the peak" for size, found in peaks.items()
         )
         print(text)
-        if peaks["ten"] <= MOST * peaks["one"]:
+        if peaks["ten"] <= (peaks["one"] + allowed if allowed else MOST * peaks["one"]):
             return
         shutil.rmtree(at)
     raise AssertionError(text)
@@ -153,15 +152,18 @@ def test_ten_times_the_rows_take_no_more(operation: str, files: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_ten_times_the_partitions_of_a_wide_table_take_no_more(tmp_path: Path) -> None:
-    """What is known of a partition of 250 columns is little, though there are hundreds of them."""
+def test_partitions_of_a_wide_table_take_what_is_known_of_them(tmp_path: Path) -> None:
+    """That is all that grows: docs/MEMORY.md says how much, for 250 columns."""
     files = tmp_path / "files"
     store = fs.FeatureStore.create(files / "store", memory_limit="16GiB", workers=2)
     for size, rows in WIDE.items():
         (files / size).mkdir()
         data = wide_rows(rows)
         store.ingest(f"{size}_wide", data, key="k", time="time", partition_bytes="128KiB")
-    require_flat("wide", files, tmp_path)
+    partitions = {size: store.table(f"{size}_wide").partitions for size in ("one", "ten")}
+    more = partitions["ten"] - partitions["one"]
+    assert more > 1_000
+    require_flat("wide", files, tmp_path, allowed=OF_A_WIDE_PARTITION * more)
 
 
 def wide_rows(rows: int) -> pa.Table:
@@ -173,15 +175,7 @@ def wide_rows(rows: int) -> pa.Table:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "operation",
-    [
-        *SLOW,
-        # Known not to hold, so it has to fail: 250 and 295 MiB. Sums that are exact, as those of GroupStats,
-        # would keep one state per category; once they do, strict has this mark removed.
-        pytest.param("expanding_target", marks=pytest.mark.xfail(strict=True, reason=GROWING)),
-    ],
-)
+@pytest.mark.parametrize("operation", SLOW)
 def test_ten_times_the_rows_take_no_more_anywhere(
     operation: str, files: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def measured(work):
     return mark.added_bytes, mark.start_bytes
 
 warm = dataset("warm_" + kind)
-Loader(warm.train, 64, cache=cache).pack
+Loader(warm.train, 64, what == "mixed", cache=cache).pack
 data = dataset(kind)
 data.train.rows
 if what == "fit":
@@ -65,8 +66,8 @@ if what == "fit":
         measured, start = measured(lambda: data.schema)
     found = [max(one.projected_bytes for one in steps) - start if steps else 0, measured]
 else:
-    loader = Loader(data.train, 4096, cache=cache)
-    said = loader.memory().activities[0]
+    loader = Loader(data.train, 4096, what == "mixed", cache=cache)
+    said = loader.writing_memory()
     found = [said.added, measured(lambda: loader.pack)[0]]
 print(json.dumps(found))
 """
@@ -124,6 +125,8 @@ def test_learning_and_packing_take_what_is_said(tmp_path: Path, kind: str) -> No
     # A process of its own: what learning freed would hide what packing takes.
     found = fresh(READING, tmp_path / "golden", kind, tmp_path / "packs", "pack")
     holds("packing", *found)
+    found = fresh(READING, tmp_path / "golden", kind, tmp_path / "packs", "mixed")
+    holds("packing mixed", *found)
 
 
 EPOCHS = """
@@ -147,6 +150,28 @@ with watermark() as mark:
 assert total == rows
 print(json.dumps([said.added, mark.added_bytes]))
 """
+HOOKED = """
+import json, sys
+from featurestore.allocators import release_freed
+from featurestore.testing.datasets import numbered_part
+from featurestore.watermark import watermark
+from training import Loader
+
+cache, hook, rows, batch = *sys.argv[1:3], *map(int, sys.argv[3:])
+for _ in getattr(Loader(numbered_part(2000, numeric=16), 64, True, cache=cache), hook)():
+    pass
+loader = Loader(numbered_part(rows, numeric=16), batch, True, cache=cache)
+for source in loader.pack._arrays.values():  # all pages of the pack mapped and resident
+    source.reshape(-1).view("u1")[::4096].sum()
+batches = getattr(loader, hook)()
+said = batches.memory() if hook == "torch" else batches.memory
+release_freed()
+with watermark() as mark:
+    for epoch in range(2):
+        total = sum(len(label) for _, label in batches)
+assert total == rows
+print(json.dumps([said.added, mark.added_bytes]))
+"""
 MODES = {"plain": False, "windows": True, "global": "global"}
 
 
@@ -154,6 +179,13 @@ MODES = {"plain": False, "windows": True, "global": "global"}
 def test_an_epoch_takes_what_is_said(tmp_path: Path, mode: str) -> None:
     said, measured = fresh(EPOCHS, tmp_path, json.dumps(MODES[mode]), 600_000, 100_000, 30)
     holds(mode, said, measured)
+
+
+@pytest.mark.parametrize("hook", ["torch", "jax"])
+def test_an_epoch_through_a_hook_takes_what_is_said(tmp_path: Path, hook: str) -> None:
+    if find_spec(hook) is None:
+        pytest.skip(f"{hook} is not installed")
+    holds(hook, *fresh(HOOKED, tmp_path, hook, 600_000, 100_000))
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))

@@ -32,7 +32,7 @@ class Generated:  # a part whose rows exist only while they are asked for
     schema = DatasetSchema((Input("v", Role.TENSOR, "float32", (64,)),))
     partition_rows = (10_000,) * (int(sys.argv[2]) // 2_560_000)
     rows = sum(partition_rows)
-    digest, snapshot_id, memory_limit = f"generated-{rows}", "1", 2**40
+    digest, snapshot_id, memory_limit, workers = f"generated-{rows}", "1", 2**40, 2
     reserved_bytes = property(lambda self: resident_bytes())
     def arrays(self, i):
         values = np.arange(10_000, dtype=np.float32)[:, None] + np.float32(10_000 * i)

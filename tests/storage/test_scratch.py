@@ -13,7 +13,7 @@ from collections import namedtuple
 import pyarrow as pa
 import pytest
 
-from featurestore.errors import DiskFullError, InvalidInputError, LimitError
+from featurestore.errors import DiskFullError, FeatureStoreError, InvalidInputError, LimitError
 from featurestore.storage.scratch import Scratch
 from featurestore.storage.spill import Segment, Segments, SpillFile
 
@@ -41,7 +41,7 @@ def test_rows_of_several_chunks_and_of_none_are_read_back(tmp_path):
 def test_a_segment_that_the_file_does_not_have_is_an_error(tmp_path):
     with SpillFile(Scratch(tmp_path)) as spill:
         found = spill.append(ROWS)
-        with pytest.raises(OSError, match="the scratch file ends at byte"):
+        with pytest.raises(FeatureStoreError, match="the scratch file ends at byte"):
             spill.read(Segment(found.offset, found.length + 1, found.rows))
 
 

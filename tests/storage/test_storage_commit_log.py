@@ -28,7 +28,7 @@ from featurestore.errors import (
 )
 from featurestore.storage import commit_log, snapshot_file
 from featurestore.storage.backends import open_object_store
-from featurestore.storage.checksum import write_hashed
+from featurestore.storage.checksum import write_sealed
 from featurestore.storage.commit_log import CommitLog
 from featurestore.storage.fileset import write_fileset
 from featurestore.storage.local import LocalStore
@@ -176,7 +176,7 @@ class TestRequiredFiles:
 
     def test_all_there(self, store: ObjectStore) -> None:
         log = CommitLog.create(store)
-        files = [write_hashed(store, f"data/t/g/{name}", b"abc") for name in "ab"]
+        files = [write_sealed(store, f"data/t/g/{name}", b"abc") for name in "ab"]
         assert log.commit("add", _put("a", 1), requires=iter(files)).version == 1
 
     @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ class TestRequiredFiles:
     ) -> None:
         log = CommitLog.create(store)
         log.commit("first", _put("a", 1))
-        files = [write_hashed(store, f"data/t/g/{name}", b"abc") for name in "ab"]
+        files = [write_sealed(store, f"data/t/g/{name}", b"abc") for name in "ab"]
         store.delete(["data/t/g/b"])
         if left is not None:
             store.write("data/t/g/b", left)
@@ -208,7 +208,7 @@ class TestRequiredFiles:
 
     def test_looked_at_before_every_attempt(self, store: ObjectStore) -> None:
         log = CommitLog.create(store)
-        file = write_hashed(store, "data/t/g/a", b"abc")
+        file = write_sealed(store, "data/t/g/a", b"abc")
         looks: list[int] = []
 
         def lose_the_race_once(head: Snapshot) -> Mapping[str, Any]:

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from featurestore.errors import CorruptionError, DiskFullError, InvalidInputError, LimitError
 from featurestore.schema import Field
 from featurestore.storage import fileset
+from featurestore.storage import state_parts as parts_module
 from featurestore.storage import states as states_module
 from featurestore.storage.backends import open_object_store
-from featurestore.storage.checksum import write_hashed
+from featurestore.storage.checksum import write_sealed
 from featurestore.storage.column_group import write_partition
 from featurestore.storage.fileset import (
     read_definition,
@@ -163,7 +164,7 @@ class TestFilesets:
         with pa.ipc.new_file(sink, pa.schema([("x", pa.int8())])):
             pass
         for name, data in (("a", sink.getvalue().to_pybytes()), ("b", b"no arrow at all")):
-            file = write_hashed(store, f"filesets/{name}.arrow", data)
+            file = write_sealed(store, f"filesets/{name}.arrow", data)
             with pytest.raises(CorruptionError):
                 read_fileset(store, FilesetRef(file, 0, 0))
 
@@ -184,7 +185,7 @@ class TestFilesets:
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         path = f"filesets/{uuid.uuid4().hex[:24]}.arrow"
-        return FilesetRef(write_hashed(store, path, sink.getvalue().to_pybytes()), 1, 3)
+        return FilesetRef(write_sealed(store, path, sink.getvalue().to_pybytes()), 1, 3)
 
     @staticmethod
     def _typed(rows: list[dict[str, Any]], schema: pa.Schema = fileset._SCHEMA) -> pa.Table:
@@ -365,6 +366,28 @@ class TestStates:
         cut = pa.concat_tables([whole[:1], whole[1:]])
         assert encode_state({"t": cut, "a": whole}) == encode_state({"a": whole, "t": whole})
 
+    def test_large_ones_come_back_whole_and_in_parts(self, store: ObjectStore) -> None:
+        size = 400_000
+        words = pa.array([None if i % 7 == 0 else f"word {i % 99}" for i in range(size)])
+        rows = pa.table({"s": words, "n": np.arange(size), "d": words.dictionary_encode()})
+        plain = rows.drop_columns(["d"]).replace_schema_metadata({"own": "value"})
+        state = {
+            "b": pa.concat_tables([rows[:5], rows[5:]]),
+            "": plain,
+            "none": rows[:0],
+            "a": rows[:1],
+        }
+        states = StateStore(store)
+        states.put("ab" * 16, state)
+        back = states.require("ab" * 16)
+        assert list(back) == sorted(state)
+        for name, table in state.items():
+            assert back[name].equals(table, check_metadata=True)
+        states.put("cd" * 16, {"x": plain})
+        parts = list(states.parts("cd" * 16))
+        assert len(parts) > 2
+        assert pa.concat_tables([part for _, part in parts]).equals(plain, check_metadata=True)
+
     def test_any_arrow_reader_opens_the_first(self) -> None:
         data = encode_state({"b": pa.table({"y": [1]}), "a": pa.table({"x": [2]})})
         assert pa.ipc.open_stream(data).read_all().to_pydict() == {"x": [2]}
@@ -449,8 +472,11 @@ class TestStates:
         monkeypatch.setattr(states_module, "MAX_BYTES", len(data) - 1)
         with pytest.raises(CorruptionError, match="more than"):
             decode_state(data)
-        with pytest.raises(LimitError, match="more than"):
-            states.put("cd" * 16, {"n": pa.table({"x": [1]})})
+        with monkeypatch.context() as patch:
+            patch.setattr(parts_module, "MAX_BYTES", 7 * 2**20)
+            large = pa.table({"x": np.arange(2**20)})
+            with pytest.raises(LimitError, match="more than"):
+                states.put("cd" * 16, {"n": large})
         with caplog.at_level(logging.WARNING):
             assert states.get("ab" * 16) is None
         assert "more than" in caplog.text

@@ -320,7 +320,7 @@ class _Reopening(LocalStore):
     """Closes what it wrote, and syncs it through another descriptor."""
 
     @contextmanager
-    def open_write(self, path: str) -> Iterator[BinaryIO]:
+    def open_write(self, path: str, *, named: bool = True) -> Iterator[BinaryIO]:
         with self._writing(path, keep=False) as stream:
             yield stream
 
@@ -408,6 +408,8 @@ def test_a_written_file_stays_open_until_it_is_synced_or_deleted(tmp_path: Path)
     _write(store, "data/x")
     _write(store, "data/y")
     store.write("states/z", b"1")
+    with store.open_write("states/large", named=False) as stream:
+        stream.write(b"1")
     with pytest.raises(ZeroDivisionError), store.open_write("data/w"):
         raise ZeroDivisionError
     assert len(_descriptors(tmp_path)) == len(store._known.unsynced) == 2

@@ -17,7 +17,7 @@ import pytest
 import featurestore as fs
 from featurestore.plan.stored_definitions import accepted_fingerprints
 from featurestore.storage import fileset, verification
-from featurestore.storage.checksum import file_checksum
+from featurestore.storage.checksum import has_checksum
 from featurestore.storage.fileset import read_fileset, with_partitions
 from featurestore.storage.leases import LEASES
 from featurestore.storage.maintenance import Fault, verify, verify_again, verify_store
@@ -235,18 +235,17 @@ def test_large_files_are_read_by_several_threads_with_the_same_result(
     table = pa.table({f"c{n}": numbers[:, n] for n in range(6)})
     store.ingest("t", table, partition_bytes="300kB")
     used: set[int] = set()
-    checksum = file_checksum
     second = threading.Event()
 
-    def seen(objects: Any, path: str) -> str:
+    def seen(objects: Any, file: Any) -> bool:
         used.add(threading.get_ident())
         if len(used) > 1:
             second.set()
         # The first thread waits, or it might be through before another begins.
         assert second.wait(timeout=60), "only one thread looked at files"
-        return checksum(objects, path)
+        return has_checksum(objects, file)
 
-    monkeypatch.setattr(verification, "file_checksum", seen)
+    monkeypatch.setattr(verification, "has_checksum", seen)
     session = store._session
     found = verify(session.objects, session.snapshot())
     assert found.ok

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+import os
+import subprocess
+import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +21,12 @@ pytest.importorskip("tensorflow")
 
 import keras
 import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import TFEpochIterator
 
 from featurestore.dataset.batch import DatasetSchema, Input, Role
-from featurestore.errors import DefinitionError, InvalidInputError
+from featurestore.errors import CorruptionError, DefinitionError, InvalidInputError
 from featurestore.testing.datasets import ArrayPart, numbered_part
-from featurestore.testing.loader_contract import Batches, LoaderContract, flat, row_numbers
+from featurestore.testing.loader_contract import Batches, HookContract, flat, row_numbers
 from training import Loader
 from training.models import tabular
 
@@ -68,31 +75,59 @@ def cut(batches: Batches, steps: int) -> list[Batches]:
     return [batches[start : start + steps] for start in range(0, len(batches), steps)]
 
 
-class TestTfData(LoaderContract):
-    """A ``tf.data.Dataset`` keeps every property of the loader it was made from."""
+def as_numpy(element: Any) -> list[Any]:
+    return list(keras.tree.map_structure(lambda one: one.numpy(), element))
+
+
+class TestTfData(HookContract):
+    """A ``tf.data.Dataset``: its position is what came out of its queue."""
 
     def loader(self, part: ArrayPart, cache: Path, **options: Any) -> Loader:
         return small(part, cache, **options)
 
-    def epochs(self, loader: Loader, count: int) -> list[Batches]:
-        made = loader.tf_data()
-        assert int(made.cardinality()) == len(loader)
-        return [
-            [inputs["numeric"].numpy()[:, 0].astype(int).tolist() for inputs, _ in made]
-            for _ in range(count)
-        ]
+    def hook(self, loader: Loader) -> Any:
+        return loader.tf_data()
 
-    # Starting an iterator of tf.data costs 50 ms; ranks and positions are the loader's own work.
-    @pytest.mark.parametrize("world", [3])
-    @pytest.mark.parametrize("rows", [100])
-    @pytest.mark.parametrize("shuffle", [True])
-    def test_ranks_share_each_epoch(self, world: int, rows: int, shuffle: Any, cache: Path) -> None:
-        super().test_ranks_share_each_epoch(world, rows, shuffle, cache)
+    def arrays(self, element: Any) -> list[Any]:
+        return as_numpy(element)
 
-    @pytest.mark.parametrize("shuffle", [True])
-    @pytest.mark.parametrize("rows", [40])
-    def test_stop_and_resume_at_every_step(self, rows: int, shuffle: Any, cache: Path) -> None:
-        super().test_stop_and_resume_at_every_step(rows, shuffle, cache)
+
+class FitEpochs:
+    """The batches that ``fit`` draws, epoch by epoch: by Keras' own iterator, as ``fit`` uses it."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._epochs = TFEpochIterator(
+            x=loader.keras(), distribute_strategy=tf.distribute.get_strategy()
+        )
+        self._epochs.reset()
+
+    def __len__(self) -> int:
+        return int(self._epochs.num_batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        # Where training goes on in an epoch, a callback ends it: see training.hooks.checkpoint.
+        left = self._loader.steps_left
+        return itertools.islice((next(iterator) for _, _, iterator in self._epochs), left)
+
+
+class TestKeras(HookContract):
+    """What ``fit`` gets."""
+
+    def loader(self, part: ArrayPart, cache: Path, **options: Any) -> Loader:
+        return small(part, cache, **options)
+
+    def hook(self, loader: Loader) -> Any:
+        return FitEpochs(loader)
+
+    def arrays(self, element: Any) -> list[Any]:
+        return as_numpy(element)
+
+    @pytest.mark.parametrize(("rows", "last"), [(0, "keep"), (5, "drop")])
+    def test_no_batches_are_no_elements(self, rows: int, last: str, cache: Path) -> None:
+        """Keras cannot train on nothing: its losses have no value then. It is told so before."""
+        with pytest.raises(InvalidInputError, match=f"{rows} rows has no batch of 7"):
+            small(numbered_part(rows), cache, last=last).keras()
 
 
 @pytest.fixture
@@ -160,12 +195,15 @@ def test_stopping_in_an_epoch_leaves_no_thread_and_begins_it_again(
     assert len(again) == len(loader)
 
 
-def test_an_exception_in_the_model_leaves_no_thread(cache: Path, trained: Any) -> None:
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_an_exception_in_the_model_leaves_no_thread(
+    error: type[BaseException], cache: Path, trained: Any
+) -> None:
     class Fail(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            raise KeyError("broken callback")
+            raise error("broken callback")
 
-    with pytest.raises(KeyError, match="broken callback"):
+    with pytest.raises(error, match="broken callback"):
         trained(small(numbered_part(1000), cache), callbacks=[Fail()])
 
 
@@ -180,6 +218,58 @@ def test_an_error_in_the_loader_surfaces_with_its_cause(
     monkeypatch.setattr(loader.pack, "read", failing)
     with pytest.raises(Exception, match="the pack is gone"):
         recorder().fit(loader.keras(), verbose=0)
+
+
+def test_an_error_in_the_background_surfaces_as_it_is(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = small(numbered_part(300), cache, shuffle=True)
+    plain, seen = loader.pack.gather, recorder()
+
+    def failing(rows: Any) -> Any:
+        if len(seen.trained) >= 3:
+            raise CorruptionError("the pack is gone")
+        return plain(rows)
+
+    monkeypatch.setattr(loader.pack, "gather", failing)
+    batches = loader.keras()
+    with pytest.raises(CorruptionError, match="the pack is gone"), batches.surfacing_errors():
+        seen.fit(batches, verbose=0)
+    # What waited in the queue is trained, no more; the loader is where the model is.
+    assert 3 <= len(seen.trained) == loader.state_dict()["step"] <= 3 + 4 + 2
+
+
+def test_an_iterator_that_is_dropped_leaves_no_thread(cache: Path) -> None:
+    before = set(threading.enumerate())
+    loader = small(numbered_part(300), cache)
+    iterator = iter(loader.tf_data())
+    next(iterator)
+    del iterator
+    gc.collect()
+    assert set(threading.enumerate()) == before
+
+
+@pytest.mark.parametrize("use", ["whole", "stopped", "mapped", "fit"])
+def test_a_loader_that_is_dropped_is_collected(use: str, cache: Path) -> None:
+    loader = small(numbered_part(300), cache, shuffle=True)
+    gone = weakref.ref(loader), weakref.ref(loader.pack)
+    model = recorder()
+    if use == "fit":
+        model.fit(loader.keras(), validation_data=loader.keras(), verbose=0)
+    elif use == "mapped":
+        made = loader.tf_data().map(lambda inputs, label: (inputs["numeric"], label))
+        gc.collect()
+        assert sum(len(label) for _, label in made.batch(1).unbatch()) == 300
+        del made
+    else:
+        iterator = iter(loader.tf_data())
+        gc.collect()
+        for _ in itertools.islice(iterator, None if use == "whole" else 3):
+            pass
+        del iterator
+    del loader
+    gc.collect()
+    assert [one() for one in gone] == [None, None]
 
 
 def test_the_rest_of_a_resumed_epoch_is_an_epoch_of_its_own(cache: Path) -> None:
@@ -205,11 +295,58 @@ def test_ranks_train_on_their_share(cache: Path) -> None:
     assert sorted(flat(flat(model.trained) for model in models)) == list(range(ROWS))
 
 
+@pytest.mark.parametrize("rows", [5, 7, 15])
+def test_batches_drawn_to_learn_shapes_are_not_missed(rows: int, cache: Path) -> None:
+    loader = small(numbered_part(rows), cache, shuffle=True)
+    model = Recorder()
+    model.compile("sgd", "binary_crossentropy", metrics=["accuracy"], run_eagerly=True)
+    model.fit(loader.keras(), epochs=2, verbose=0)
+    whole = small(numbered_part(rows), cache, shuffle=True)
+    expected = [row_numbers(batch) for _ in range(2) for batch in whole]
+    assert model.trained[-len(expected) :] == expected
+    assert loader.epoch == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_batch_on_its_way_is_not_counted(late: bool, cache: Path) -> None:
+    loader = small(numbered_part(30), cache)
+    batches = loader.keras()._read(late=late)
+    steps = [loader.state_dict()["step"] for _ in batches]
+    assert steps == ([0, 1, 2, 3, 4] if late else [1, 2, 3, 4, 0])
+    assert loader.epoch == 1
+
+
+def test_all_of_it_on_jax(tmp_path: Path) -> None:
+    """The tests of this file that need nothing of TensorFlow, in a process of their own."""
+    pytest.importorskip("jax")
+    chosen = "(epochs_follow and True-global) or disturb or learn_shapes or cover or rest_of"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        chosen,
+    ]
+    done = subprocess.run(
+        [*command, "--basetemp", str(tmp_path / "jax")],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "passed" in done.stdout
+
+
 def test_predict_and_evaluate_cover_each_row_in_table_order(cache: Path) -> None:
     loader = small(numbered_part(ROWS), cache)
     model = recorder()
     found = model.predict(loader.keras(), verbose=0)
-    expected = model(dict(loader.pack.read(0, ROWS).inputs)).numpy()
+    expected = keras.ops.convert_to_numpy(model(dict(loader.pack.read(0, ROWS).inputs)))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     loss = model.evaluate(loader.keras(), verbose=0)
     batch = loader.pack.read(0, ROWS)
@@ -295,15 +432,8 @@ def test_a_part_without_label_predicts(cache: Path) -> None:
     part = numbered_part(20)
     plain = ArrayPart(DatasetSchema(part.schema.columns[:-1]), part.inputs, None, (20,), "plain")
     assert recorder().predict(small(plain, cache).keras(), verbose=0).shape == (20, 1)
-    with pytest.raises(InvalidInputError, match="needs a label"):
+    with pytest.raises(InvalidInputError, match="needs one label"):
         small(plain, cache).keras(class_weight={0: 1.0})
-
-
-def test_no_batches_are_refused(cache: Path) -> None:
-    with pytest.raises(InvalidInputError, match="has no batch"):
-        small(numbered_part(0), cache).keras()
-    with pytest.raises(InvalidInputError, match="has no batch"):
-        small(numbered_part(5), cache, drop_last=True).keras()
 
 
 @pytest.mark.parametrize(
@@ -340,3 +470,44 @@ def test_bad_networks_are_refused(options: dict[str, Any]) -> None:
         tabular(numbered_part(1).schema, **options)
     with pytest.raises(DefinitionError):
         tabular(DatasetSchema(()))
+
+
+def test_padding_counts_in_no_weighted_metric(cache: Path) -> None:
+    part = numbered_part(20)
+    model = Recorder()
+    model.compile("sgd", "binary_crossentropy", weighted_metrics=["mae"])
+    kept, padded = (small(part, cache, last=one) for one in ("keep", "pad"))
+    expected = model.evaluate(kept.keras(), verbose=0, return_dict=True)
+    found = model.evaluate(padded.keras(), verbose=0, return_dict=True)
+    assert found["mae"] == pytest.approx(expected["mae"], rel=1e-6)
+    weights = [w.numpy() for _, _, w in padded.keras({1: 3.0}).get_tf_dataset()]
+    labels = [batch.label for batch in padded]
+    real = [batch.weight for batch in padded]
+    for weight, label, one in zip(weights, labels, real, strict=True):
+        np.testing.assert_array_equal(weight, np.where(label == 1, 3.0, 1.0) * one)
+
+
+def test_several_labels_are_learnt_with_weights(cache: Path) -> None:
+    part = numbered_part(200, labels=2, weight=True)
+    part.inputs["numeric"][:, 0] = 0  # row numbers would saturate the model
+    features = keras.Input((3,), name="numeric")
+    hidden = keras.layers.Dense(4)(features)
+    outputs = {
+        name: keras.layers.Dense(1, activation="sigmoid", name=name)(hidden)
+        for name in ("late", "odd")
+    }
+    model = keras.Model({"numeric": features, "c0": keras.Input((), name="c0")}, outputs)
+    model.compile("sgd", "binary_crossentropy")
+    data = small(part, cache, batch_size=64, last="pad").keras()
+    found = model.evaluate(data, verbose=0, return_dict=True)
+    expected = 0.0
+    for batch in data.loader:
+        predicted = model.predict_on_batch(dict(batch.inputs))
+        for name, label in batch.labels.items():
+            score = predicted[name][:, 0].astype(np.float64).clip(1e-7, 1 - 1e-7)
+            losses = -np.where(label == 1, np.log(score), np.log1p(-score))
+            assert batch.weight is not None
+            expected += float((losses * batch.weight).sum())
+    steps = len(data.loader) * 64
+    assert found["loss"] == pytest.approx(expected / steps, rel=1e-3)
+    assert model.fit(data, verbose=0).history["loss"]

@@ -21,6 +21,7 @@ from featurestore.testing.loader_contract import Batches, LoaderContract, row_nu
 from featurestore.units import parse_bytes
 from training import Loader
 from training.loading.memory import row_bytes
+from training.loading.order import DEFAULT_WINDOW_BLOCKS
 from training.loading.pack import mapped_bytes
 
 
@@ -130,7 +131,7 @@ def test_state_is_small_json_and_says_how_much_is_left(cache: Path) -> None:
         ({"seed": 1}, "another seed"),
         ({"shuffle": False}, "another shuffle"),
         ({"batch_size": 8}, "another global batch size"),
-        ({"drop_last": True}, "another drop_last"),
+        ({"last": "drop"}, "another treatment of the last"),
     ],
 )
 def test_a_state_of_something_else_is_refused(
@@ -180,19 +181,19 @@ def test_too_few_rows_for_the_ranks_are_refused(cache: Path) -> None:
         loader.shard(0, 7)
     with pytest.raises(InvalidInputError, match="rank 2 of 2"):
         loader.shard(2, 2)
-    assert len(small(numbered_part(5), cache, drop_last=True).shard(0, 7)) == 0
+    assert len(small(numbered_part(5), cache, last="drop").shard(0, 7)) == 0
 
 
 def test_a_limit_that_was_asked_for_bounds_the_window(cache: Path) -> None:
     part = numbered_part(8, numeric=2, cardinalities=(), tensor=(65_536,))
     options: Any = {"shuffle": True, "cache": cache, "block_rows": 1024}
     limit = resident_bytes() + (2 << 30)  # blocks are large beside what this process may hold
-    held = min(16, limit // 4 // (1024 * row_bytes(part.schema)))
-    assert 1 <= held < 16
-    assert Loader(part, 4, **options, memory_limit=limit)._order.window_blocks == held
+    held = min(DEFAULT_WINDOW_BLOCKS, limit // 4 // (1024 * row_bytes(part.schema)))
+    assert 1 <= held < DEFAULT_WINDOW_BLOCKS
+    assert Loader(part, 4, **options, memory_limit=limit).steps.order.window_blocks == held
     # The order of an epoch does not depend on a store's or a machine's limit.
     part.memory_limit = limit
-    assert Loader(part, 4, **options)._order.window_blocks == 16
+    assert Loader(part, 4, **options).steps.order.window_blocks == DEFAULT_WINDOW_BLOCKS
 
 
 def test_an_epoch_that_does_not_fit_is_refused(cache: Path) -> None:
@@ -213,12 +214,21 @@ def test_an_epoch_that_does_not_fit_is_refused(cache: Path) -> None:
         Loader(part, 6000, cache=cache)
 
 
+def test_orders_of_workers_are_counted(cache: Path) -> None:
+    loader = small(numbered_part(1000), cache, shuffle=True)
+    alone, four = loader.epoch_memory(18), loader.epoch_memory(18, workers=4)
+    assert [one.what for one in alone.terms][:2] == ["18 batches of 7 rows", "order"]
+    assert [one.what for one in four.terms][:2] == ["18 batches of 7 rows", "4 orders"]
+    assert four.terms[1].bytes == 4 * alone.terms[1].bytes
+    assert loader.epoch_memory(18, workers=1) == alone
+
+
 def test_a_window_that_does_not_fit_is_refused(cache: Path) -> None:
     part = numbered_part(2_000_000, numeric=2, cardinalities=())
     limit = resident_bytes() + (64 << 20)
     options: Any = {"shuffle": True, "cache": cache, "memory_limit": limit}
     with pytest.raises(MemoryLimitError, match=r"order.*\n.*or use window_blocks=1"):
-        Loader(part, 16, **options, window_blocks=200)
+        Loader(part, 16, **options, window_blocks=800)
     Loader(part, 16, **options, window_blocks=1)
 
 
@@ -231,7 +241,7 @@ def test_memory_prints_every_term(cache: Path) -> None:
     assert plan.fits
     assert plan.peak == max(one.reserved + one.added for one in plan.activities)
     lines = str(plan).splitlines()
-    assert lines[0] == "writing the pack"
+    assert lines[0] == "a first epoch, while the pack is written"
     assert sum("projected peak" in one and "of 1.0 TiB" in one for one in lines) == 2
     assert any("order" in one for one in lines)
     assert list(loader)
@@ -307,5 +317,47 @@ def test_the_pipeline_runs_once_for_all_epochs_and_threads(cache: Path) -> None:
     for one in threads:
         one.join()
     list(loader)
-    list(small(part, cache))
-    assert part.reads == [0, 1, 2]
+    list(small(part, cache, shuffle="global", seed=3))
+    assert sorted(part.reads) == [0, 1, 2]
+    part.reads.clear()
+    list(small(part, cache))  # rows in table order lie in a pack of their own
+    list(small(part, cache, shuffle=False))
+    assert sorted(part.reads) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "global"])
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+@pytest.mark.parametrize("rows", [1, 7, 20, 43, 100])
+def test_padded_ranks_have_equal_batches_and_share_each_row(
+    rows: int, world: int, shuffle: Any, cache: Path
+) -> None:
+    loader = small(numbered_part(rows), cache, shuffle=shuffle, last="pad")
+    seen: list[int] = []
+    for rank in range(world):
+        batches = list(loader.shard(rank, world))
+        assert len(batches) == -(-rows // (7 * world))
+        for batch in batches:
+            weight = batch.weight
+            assert weight is not None
+            assert batch.rows == 7
+            assert set(np.unique(weight)) <= {0.0, 1.0}
+            seen += [
+                row for row, one in zip(row_numbers(batch), weight.tolist(), strict=True) if one
+            ]
+    assert sorted(seen) == list(range(rows))
+
+
+def test_padding_is_in_the_projection(cache: Path) -> None:
+    kept, padded = (small(numbered_part(5), cache, last=one) for one in ("keep", "pad"))
+    row = row_bytes(kept.schema)
+    more = padded.epoch_memory().added - kept.epoch_memory().added
+    # Two batches of 7 rows and their weights in place of 5; row numbers twice more.
+    assert more >= 2 * (7 * (row + 4) - 5 * row) + 7 * 16
+    batch = padded[0]
+    arrays = [*batch.inputs.values(), batch.label, batch.weight]
+    assert sum(one.nbytes for one in arrays if one is not None) == 7 * (row + 4)
+
+
+def test_what_becomes_of_the_last_batch_is_one_of_three(cache: Path) -> None:
+    with pytest.raises(InvalidInputError, match="use 'keep', 'drop' or 'pad'"):
+        small(numbered_part(5), cache, last="fill")

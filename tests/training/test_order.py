@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InvalidInputError
-from training.loading.order import EpochOrder, Shuffle, _bijection
+from training.loading.mixing import bijection, key_of
+from training.loading.order import EpochOrder, Shuffle
+from training.loading.striped_order import StripedOrder
 
 orders = st.builds(
     EpochOrder,
@@ -58,7 +60,7 @@ def test_a_window_mixes_whole_blocks(order: EpochOrder) -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.integers(2, 5000), st.integers(0, 2**64 - 1))
 def test_the_scattered_order_is_a_permutation(count: int, key: int) -> None:
-    found = _bijection(np.arange(count, dtype=np.uint64), count, key)
+    found = bijection(np.arange(count, dtype=np.uint64), count, key)
     np.testing.assert_array_equal(np.sort(found), np.arange(count))
 
 
@@ -89,6 +91,19 @@ def test_golden_orders(mode: Shuffle, seed: int, epoch: int, expected: list[int]
 def test_golden_scattered_order() -> None:
     order = EpochOrder(10**6, seed=3, epoch=2, shuffle=Shuffle.GLOBAL)
     assert order.indices(500, 506).tolist() == [56127, 569986, 189319, 636797, 304996, 411214]
+
+
+def test_any_piece_of_a_scattered_order_is_that_of_the_whole() -> None:
+    order = EpochOrder(200_000, seed=1, epoch=4, shuffle=Shuffle.GLOBAL)
+    whole = bijection(np.arange(order.rows, dtype=np.uint64), order.rows, key_of(1, 4, 2))
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.integers(0, 200_000), st.integers(0, 40_000))
+    def check(start: int, count: int) -> None:
+        stop = min(start + count, order.rows)
+        np.testing.assert_array_equal(order.indices(start, stop), whole[start:stop])
+
+    check()
 
 
 def test_golden_digest() -> None:
@@ -145,3 +160,58 @@ def test_positions_outside_are_refused() -> None:
 def test_unknown_shuffles_are_refused(value: object) -> None:
     with pytest.raises(InvalidInputError):
         Shuffle.parse(value)  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.integers(0, 2**64 - 1),
+    st.data(),
+)
+def test_a_striped_order_visits_stripe_after_stripe(
+    stripes: list[int], block: int, window: int, seed: int, data: st.DataObject
+) -> None:
+    rows = sum(stripes)
+    order = StripedOrder(EpochOrder(rows, block, window, seed), tuple(stripes))
+    whole = order.indices(0, rows)
+    np.testing.assert_array_equal(np.sort(whole), np.arange(rows))
+    bases = np.concatenate([[0], np.cumsum(stripes)])
+    position = 0
+    for number in order.visited:
+        seen = whole[position : position + stripes[number]]
+        assert bases[number] <= seen.min()
+        assert seen.max() < bases[number + 1]
+        assert order.stripes_from(position)[0] == number
+        position += stripes[number]
+    start = data.draw(st.integers(0, rows))
+    stop = data.draw(st.integers(start, rows))
+    np.testing.assert_array_equal(order.indices(start, stop), whole[start:stop])
+    position = 0
+    for number in range(order.windows):
+        starts = set(order.starts_of(number).tolist())
+        first = position
+        while position < rows and order.window_at(position) == number:
+            row = int(whole[position])
+            stripe = int(np.searchsorted(bases, row, side="right")) - 1
+            assert bases[stripe] + (row - bases[stripe]) // block * block in starts
+            position += 1
+        assert position > first
+    assert position == rows
+
+
+def test_striped_orders_differ_by_seed_and_epoch() -> None:
+    def order(**options: int) -> list[int]:
+        made = StripedOrder(EpochOrder(400, 16, 2, **options), (100,) * 4)
+        return made.indices(0, 400).tolist()
+
+    orders = [order(seed=0), order(seed=1), order(seed=0, epoch=1)]
+    assert len({tuple(one) for one in orders}) == 3
+
+
+def test_stripes_that_are_not_the_epoch_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="no epoch of 5"):
+        StripedOrder(EpochOrder(5), (2, 2))
+    with pytest.raises(InvalidInputError, match="lie outside"):
+        StripedOrder(EpochOrder(4), (2, 2)).indices(2, 5)

@@ -38,6 +38,8 @@ params = { hidden = [32, 16], dropout = 0.1 }
 epochs = 3
 learning_rate = 0.01
 shuffle = "global"
+class_weight = { 1 = 4.0 }
+tensorboard = "logs"
 """
 
 
@@ -61,6 +63,8 @@ def test_a_file_is_read_and_paths_are_beside_it(tmp_path: Path) -> None:
     assert config.pipeline.standardize == ("speed",)
     assert config.model.params == {"hidden": [32, 16], "dropout": 0.1}
     assert config.train.batch_size == 4096
+    assert config.train.class_weight == {"1": 4.0}
+    assert config.train.tensorboard == str(tmp_path / "logs")
 
 
 def test_stores_elsewhere_keep_their_url(tmp_path: Path) -> None:
@@ -89,6 +93,20 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
         (minimal(train={"learning_rate": -1}), r"(?s)learning_rate = -1.*above 0"),
         (minimal(train={"shuffle": "blocks"}), r"shuffle = 'blocks'"),
         (minimal(train={"shuffle": 1}), r"shuffle = 1"),
+        (minimal(train={"checkpoint_steps": -1}), r"checkpoint_steps = -1"),
+        (minimal(train={"checkpoint_keep": 0}), r"(?s)checkpoint_keep = 0.*from 1 on"),
+        (minimal(train={"class_weight": "even"}), r"(?s)class_weight = 'even'.*'balanced'"),
+        (minimal(train={"class_weight": {"late": 2}}), r"class_weight = {'late': 2}"),
+        (minimal(train={"class_weight": {"1": 0}}), r"(?s)class_weight.*above 0"),
+        (minimal(train={"class_weight": {}}), r"class_weight = {}"),
+        (minimal(train={"mixed_precision": "float64"}), r"(?s)mixed_precision.*'bfloat16'"),
+        (minimal(train={"steps_per_execution": 0}), r"(?s)steps_per_execution = 0.*'auto'"),
+        (minimal(train={"steps_per_execution": "all"}), r"steps_per_execution = 'all'"),
+        (minimal(train={"tensorboard": ""}), r"tensorboard = ''"),
+        (
+            minimal(model={"kind": "xgboost"}, train={"mixed_precision": "float16"}),
+            r"(?s)\['mixed_precision'\] are of Keras models.*scale_pos_weight",
+        ),
         (minimal(data={"features": []}), r"features = \[\]"),
         (minimal(data={"features": "x"}), r"features = 'x'"),
         (minimal(data={"label": "x"}), r"label = 'x' is also among the features"),

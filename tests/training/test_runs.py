@@ -338,6 +338,9 @@ def test_command_line_fits_and_predicts(store: Path, tmp_path: Path) -> None:
     done = run.invoke(main, ["fit", str(tmp_path / "train.toml"), "-o", str(folder)])
     assert done.exit_code == 0, done.output
     assert "valid: loss" in done.output
+    shown = done.stdout
+    done = run.invoke(main, ["fit", str(tmp_path / "train.toml"), "-o", str(folder), "--resume"])
+    assert (done.exit_code, done.stdout) == (0, shown)
     folder = tmp_path / "enforced"
     asked = ["fit", str(tmp_path / "train.toml"), "--enforce", "-o", str(folder)]
     done = run.invoke(main, asked)
@@ -361,13 +364,17 @@ def test_command_line_errors_are_a_paragraph(tmp_path: Path) -> None:
 
 
 def test_interrupting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> Any:
-        raise KeyboardInterrupt
+    def interrupted(*_: Any, **__: Any) -> Any:
+        error = KeyboardInterrupt()
+        error.add_note("It is saved; go on with --resume")
+        raise error
 
     monkeypatch.setattr("training.run.fit", interrupted)
     done = CliRunner().invoke(main, ["fit", "examples/train.toml"])
     assert done.exit_code == 130
-    assert "Interrupted" in done.stderr
+    assert done.stderr.endswith(
+        "Interrupted; no run folder was made. It is saved; go on with --resume\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,13 @@ from featurestore.testing.datasets import ArrayPart, numbered_part
 from training import Loader
 from training.hooks.xgboost import XGBoostPages, dmatrix, feature_columns, page, predict_batches
 
-PARAMS = {"objective": "binary:logistic", "tree_method": "hist", "max_bin": 64, "seed": 0}
+PARAMS = {
+    "objective": "binary:logistic",
+    "tree_method": "hist",
+    "max_bin": 64,
+    "seed": 0,
+    "nthread": 2,
+}
 
 
 @pytest.fixture
@@ -41,7 +47,7 @@ def loader(cache: Path, seed: int = 0, rows: int = 3000) -> Loader:
 
 
 def in_memory(one: Loader, ref: Any = None) -> Any:
-    batch = one.pack.read(0, one.rows)
+    batch = one.in_table_order().pack.read(0, one.rows)
     names, types = feature_columns(one.schema)
     return xgboost.QuantileDMatrix(
         page(batch, one.schema),
@@ -50,6 +56,7 @@ def in_memory(one: Loader, ref: Any = None) -> Any:
         feature_types=types,
         enable_categorical=True,
         max_bin=64,
+        nthread=2,  # as elsewhere here: cuts of a sketch depend on it
         ref=ref,
     )
 
@@ -134,7 +141,7 @@ def test_cache_files_go_with_the_matrix(cache: Path) -> None:
 def test_an_error_while_reading_reaches_the_caller(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = loader(cache)
+    one = loader(cache).in_table_order()
     read, calls = one.pack.view, []
 
     def failing(start: int, stop: int) -> Any:
@@ -183,3 +190,31 @@ def test_an_infinite_label_is_refused(cache: Path) -> None:
     part.label = np.full(50, np.inf, np.float32)
     with pytest.raises(InvalidInputError, match="the label holds infinity"):
         dmatrix(Loader(part, 8, cache=cache))
+
+
+def test_weights_and_several_labels_train_as_in_memory(cache: Path) -> None:
+    part = numbered_part(1000, partitions=(400, 600), labels=2, weight=True)
+    part.inputs["numeric"][:, 0] = 0
+    one = Loader(part, 100, shuffle=True, cache=cache)
+    batch = one.in_table_order().pack.read(0, one.rows)
+    names, types = feature_columns(one.schema)
+    assert names == ["x0", "x1", "x2", "c0"]
+    known = xgboost.QuantileDMatrix(
+        page(batch, one.schema),
+        np.stack([part.labels["late"], part.labels["odd"]], axis=1),
+        weight=part.weight,
+        feature_names=names,
+        feature_types=types,
+        enable_categorical=True,
+        max_bin=64,
+    )
+    pages = dmatrix(one, max_bin=64, page_bytes=4 * 4 * 300)
+    np.testing.assert_array_equal(pages.get_weight(), part.weight)
+    trained = [xgboost.train(PARAMS, data, 3) for data in (known, pages)]
+    expected, found = (booster.inplace_predict(batch_array(one)) for booster in trained)
+    assert found.shape == (1000, 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def batch_array(one: Loader) -> Any:
+    return page(one.in_table_order().pack.read(0, one.rows), one.schema)

@@ -228,6 +228,19 @@ def test_an_encoder_may_use_its_array_again_and_exceed_float32() -> None:
     assert far.apply(part, {}, engine).tensors["s_embedded"][2].tolist() == [np.inf, 3]
 
 
+def test_hostile_definitions_of_encoders_are_refused() -> None:
+    spec: dict[str, Any] = dict(fs.Embed("s", vectors, SIZE).spec())
+    hostile: list[tuple[str, Any]] = [
+        ("function", 5), ("function", None), ("function", {"kind": "x"}), ("params", [1]),
+        ("params", None), ("column", 5), ("output", None), ("size", "8"), ("size", True),
+        ("batch_size", 0), ("missing", "x"), ("fill_value", "x"), ("cache", "yes"),
+    ]  # fmt: skip
+    for name, value in hostile:
+        if name in spec["params"]:
+            with pytest.raises(FeatureStoreError):
+                transformer_from_spec({**spec, "params": {**spec["params"], name: value}})
+
+
 # --- the cache ------------------------------------------------------------------------------------
 
 
@@ -429,8 +442,9 @@ def test_hostile_definitions_of_arrays_are_refused(tmp_path: Path, array: Path) 
     with pytest.raises(DefinitionError, match="of type"):
         fs.FromArray(tmp_path / "long.npy", "i")
     spec: dict[str, Any] = dict(fs.FromArray(array, "i").spec())
-    hostile = [("dtype", one) for one in ("object", "V8", "bogus", 5, None)]
-    for name, value in [*hostile, ("shape", 5), ("shape", ["x"]), ("shape", None)]:
+    hostile: list[tuple[str, Any]] = [("dtype", one) for one in ("object", "V8", "bogus", 5, None)]
+    hostile += [("shape", one) for one in (5, ["x"], None, [-1], [10**12], [10**6, 10**6])]
+    for name, value in [*hostile, ("path", None), ("index", 5), ("digest", [])]:
         with pytest.raises(FeatureStoreError):
             transformer_from_spec({**spec, "params": {**spec["params"], name: value}})
     # A device has no end, and is never read to it.

@@ -1,4 +1,4 @@
-"""Keras: what ``model.fit``, ``evaluate`` and ``predict`` accept directly, on the TensorFlow backend.
+"""Keras: what ``model.fit``, ``evaluate`` and ``predict`` accept directly, on TensorFlow and JAX.
 
 Keras asks its data through an adapter; this is one. ``fit`` therefore neither permutes batches
 (``fit(shuffle=True)`` does that to everything else) nor peeks at any: shapes and types come from the
@@ -9,15 +9,17 @@ when its first batch is asked for, so passes that Keras prepares and drops cost 
 tensor ``[batch, ...]``; inputs of a functional model carry these names. ``y`` is the label ``[batch]``,
 float32 or an integer.
 
-To go on in the middle of an epoch after ``load_state_dict``, train its rest as an epoch of its own:
-``model.fit(loader.keras(), steps_per_epoch=loader.steps_left, epochs=1)``, then the others.
+To go on in the middle of an epoch use ``training.hooks.checkpoint``; or, after ``load_state_dict``, train
+its rest as an epoch of its own, ``model.fit(loader.keras(), steps_per_epoch=loader.steps_left,
+epochs=1)``, then the others.
 ``fit(class_weight=)`` does not reach adapters: give the weights to ``loader.keras``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import keras
 import numpy as np
@@ -25,14 +27,19 @@ from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from featurestore.dataset.batch import Batch, HostArray
 from featurestore.errors import InvalidInputError, UnsupportedError
-from training.loading.memory import Projection, row_bytes
+from training.hooks.elements import element
+from training.loading.memory import OWN_BATCHES, Projection
 
 if TYPE_CHECKING:
+    from training.hooks.tf_data import Feed
     from training.loading.loader import Loader
 
 __all__ = ["KerasBatches", "keras"]
 
 Element: TypeAlias = "tuple[Any, ...]"
+
+_AHEAD: Final = 2
+"""Batches that JAX holds beside: one on its way to a device, and one it lets go of when it is called next."""
 
 
 class KerasBatches(DataAdapter):  # type: ignore[misc]
@@ -45,7 +52,7 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         Weight of the rows of each class; classes not named weigh 1.
     inputs : {"dict", "tuple"}
         How ``x`` is structured. ``"tuple"`` is for models whose inputs have no names: arrays in the
-        order of ``schema.array_specs()``, a single one as it is.
+        order of ``loader.array_specs()``, a single one as it is.
 
     Raises
     ------
@@ -66,35 +73,68 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         if len(loader) == 0:
             raise InvalidInputError(
                 f"a loader of {loader.rows} rows has no batch of {loader.batch_size}",
-                "select more rows, or use a smaller batch_size without drop_last",
+                "select more rows, or use a smaller batch_size without last='drop'",
             )
         if class_weight and loader.schema.label is None:
-            raise InvalidInputError("class_weight needs a label", "name the dataset's label")
+            raise InvalidInputError("class_weight needs one label", "name the dataset's label")
+        if loader.weighted and not loader.schema.labels:
+            raise InvalidInputError(
+                "batches have weights, of a padded last one or of a column, and no label",
+                "name the dataset's label, or leave weight= and last='pad' out to predict",
+            )
         self.loader = loader
         self.memory.require()
         self._class_weight = dict(class_weight or {})
         self._by_position = inputs == "tuple"
+        self._drawn, self._before = 0, loader.position.start
+        self.feed: Feed | None = None
+        """What ``tf.data`` was handed for the newest ``fit``, ``evaluate`` or ``predict``."""
 
     @property
     def memory(self) -> Projection:
         """What feeding takes, batches that wait in ``tf.data``'s queue included; nothing of Keras' own."""
+        if keras.backend.backend() != "tensorflow":
+            return self.loader.epoch_memory(OWN_BATCHES + _AHEAD)
         from training.hooks.tf_data import feeding_memory
 
         return feeding_memory(self.loader)
+
+    @contextmanager
+    def surfacing_errors(self) -> Iterator[None]:
+        """Raise what reading a batch failed with, where TensorFlow raises an error that quotes it."""
+        try:
+            yield
+        except Exception as error:
+            cause = None if self.feed is None else self.feed.error
+            if cause is None or cause is error:
+                raise
+            raise cause from error
 
     # --- what Keras asks -------------------------------------------------------------------------
 
     def get_tf_dataset(self) -> Any:
         """Return a ``tf.data.Dataset`` that is one epoch each time it is iterated."""
-        from training.hooks.tf_data import from_batches
+        from training.hooks.tf_data import Feed
 
-        return from_batches(self._elements, self.signature(), len(self.loader), self._batch_bytes())
+        self.feed = Feed(self.loader, self.element)
+        return self.feed.dataset(self.signature())
 
     def get_numpy_iterator(self) -> Iterator[Element]:
-        return self._elements()
+        return map(self.element, self.loader)
 
     def get_jax_iterator(self) -> Iterator[Element]:
-        raise self._other_backend()
+        self._drawn = 0
+        # On an accelerator Keras draws one batch more than it trains on: it is on its way there.
+        late = not keras.distribution.list_devices()[0].startswith("cpu")
+        return self._read(late=late)
+
+    def on_epoch_begin(self) -> None:
+        self._drawn, self._before = 0, self.loader.position.start
+
+    def on_epoch_end(self) -> None:
+        if self._drawn == 1 and self.loader.position.start != self._before:
+            # To learn shapes, fit drew one batch, gave it up, and it was the last of an epoch.
+            self.loader.position.move(*self._before)
 
     def get_torch_dataloader(self) -> Any:
         raise self._other_backend()
@@ -109,7 +149,7 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
 
     @property
     def has_partial_batch(self) -> bool:
-        return not self.loader.drop_last and self.loader.rows % self.loader.batch_size != 0
+        return self.loader.last == "keep" and self.loader.rows % self.loader.batch_size != 0
 
     @property
     def partial_batch_size(self) -> int | None:
@@ -119,39 +159,48 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
 
     def signature(self) -> Element:
         """Return the ``tf.TensorSpec`` of an element: any number of rows."""
-        from training.hooks.tf_data import signature
+        from training.hooks.tf_data import loader_signature
 
-        return self._structured(signature(self.loader.schema, weighted=bool(self._class_weight)))
+        return self._structured(loader_signature(self.loader, weighted=bool(self._class_weight)))
 
-    def _elements(self) -> Iterator[Element]:
-        for batch in self.loader:
-            yield self._element(batch)
+    def _read(self, *, late: bool) -> Iterator[Element]:
+        """Yield what is left of the epoch; ``late`` counts a batch when the next is asked for."""
+        loader, steps = self.loader, self.loader.steps
+        one = loader.position.begin()
+        numbers = range(one.first, len(steps))
+        for step, batch in zip(
+            numbers,
+            steps.batches(loader.begin(OWN_BATCHES + _AHEAD), one.epoch, numbers),
+            strict=True,
+        ):
+            self._drawn += 1
+            if not late or step > one.first:
+                one.hand_out(step - late, of=len(steps))
+            yield self.element(batch)
+        if late and numbers:
+            one.hand_out(numbers[-1], of=len(steps))
 
-    def _element(self, batch: Batch) -> Element:
-        from training.hooks.tf_data import element
-
+    def element(self, batch: Batch) -> Element:
+        """Return a batch as Keras gets it."""
         plain = element(batch)
         if self._class_weight:
-            plain = (*plain, self._weights(plain[1]))
+            plain = (*plain[:2], self._weights(plain[1], *plain[2:]))
         return self._structured(plain)
 
     def _structured(self, element: Element) -> Element:
         if not self._by_position:
             return element
-        values = tuple(element[0][name] for name in self.loader.schema.array_specs())
+        values = tuple(element[0][name] for name in self.loader.array_specs())
         return (values if len(values) > 1 else values[0], *element[1:])
 
-    def _weights(self, label: HostArray) -> HostArray:
+    def _weights(self, label: HostArray, weight: HostArray | None = None) -> HostArray:
         weights = np.ones(label.shape, dtype=np.float32)
-        for class_, weight in self._class_weight.items():
-            weights[label == class_] = weight
-        return weights
-
-    def _batch_bytes(self) -> int:
-        return row_bytes(self.loader.schema) * self.loader.batch_size
+        for class_, of_class in self._class_weight.items():
+            weights[label == class_] = of_class
+        return weights if weight is None else weights * weight
 
     def _other_backend(self) -> UnsupportedError:
         return UnsupportedError(
-            f"this hook feeds Keras on TensorFlow, not on {keras.backend.backend()}",
+            f"this hook feeds Keras on TensorFlow and JAX, not on {keras.backend.backend()}",
             "set KERAS_BACKEND=tensorflow, or iterate over the loader in a loop of your own",
         )

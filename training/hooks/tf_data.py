@@ -2,19 +2,24 @@
 
 Batches are made by the loader; ``tf.data`` only takes them, a few ahead in a thread of its own that
 ends with its iterator. Aligned arrays are taken without a copy.
+
+Always true: the loader's position is after the batches that came out of ``tf.data``'s queue, however many
+wait in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakMethod
 
 import numpy as np
 import tensorflow as tf
 
-from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
-from featurestore.errors import InvalidInputError
-from training.loading.memory import OWN_BATCHES, Projection, row_bytes
+from featurestore.dataset.batch import Batch, DatasetSchema
+from training.hooks.elements import element, label_dtype
+from training.loading.memory import OWN_BATCHES, Projection
+from training.loading.position import Pass
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
@@ -24,26 +29,19 @@ _AHEAD_BATCHES: Final = 4
 
 
 def dataset(loader: Loader) -> Any:
-    """Return a dataset of ``(inputs, label)``, or ``(inputs,)`` without a label; each iteration is
-    one epoch in the loader's order.
+    """Return a dataset of ``(inputs, label)``, or ``(inputs,)`` without a label, weights last if batches
+    have them; each iteration is one epoch in the loader's order.
+
+    Its cardinality is the number of batches of an epoch; unknown if it is made in the middle of one,
+    whose rest is then the first iteration. Make it after ``load_state_dict``.
 
     Raises
     ------
-    InvalidInputError
-        If the loader has no batches.
     MemoryLimitError
         If the batches in flight do not fit the loader's memory limit.
     """
-    if len(loader) == 0:
-        raise InvalidInputError(f"a loader of {loader.rows} rows has no batches")
     feeding_memory(loader).require()
-
-    def elements() -> Iterator[tuple[Any, ...]]:
-        for batch in loader:
-            yield element(batch)
-
-    batch_bytes = row_bytes(loader.schema) * loader.batch_size
-    return from_batches(elements, signature(loader.schema), len(loader), batch_bytes)
+    return Feed(loader, element).dataset(loader_signature(loader))
 
 
 def batches_ahead(batch_bytes: int) -> int:
@@ -53,27 +51,109 @@ def batches_ahead(batch_bytes: int) -> int:
 
 def feeding_memory(loader: Loader) -> Projection:
     """Return what an epoch takes with the batches that wait in ``tf.data``'s queue."""
-    waiting = batches_ahead(row_bytes(loader.schema) * loader.batch_size)
-    return loader.epoch_memory(OWN_BATCHES + waiting)
+    return loader.epoch_memory(_held(loader))
 
 
-def from_batches(
-    elements: Callable[[], Iterator[Any]], signature_: Any, batches: int, batch_bytes: int
-) -> Any:
-    """Return a dataset over an iterator of whole batches, prefetched up to 64 MiB."""
-    ahead = batches_ahead(batch_bytes)
-    made = tf.data.Dataset.from_generator(elements, output_signature=signature_)
-    options = tf.data.Options()
-    # Without these, tf.data may size its own buffers by the machine's memory and start drawing
-    # from iterators nobody has asked for a batch yet.
-    options.autotune.enabled = False
-    options.experimental_warm_start = False
-    options.deterministic = True
-    return (
-        made.apply(tf.data.experimental.assert_cardinality(batches))
-        .prefetch(ahead)
-        .with_options(options)
-    )
+def _waiting(loader: Loader) -> int:
+    return batches_ahead(loader.sample_bytes * loader.batch_size)
+
+
+def _held(loader: Loader) -> int:
+    """Return how many batches exist at once."""
+    return OWN_BATCHES + _waiting(loader)
+
+
+class Feed:
+    """A loader's batches on their way through ``tf.data``'s queue.
+
+    Parameters
+    ----------
+    loader : Loader
+    element : function
+        Of a batch, to what ``tf.data`` gets.
+    """
+
+    def __init__(self, loader: Loader, element: Callable[[Batch], Any]) -> None:
+        self._loader = loader
+        self._element = element
+        self._newest: tuple[int, Pass] | None = None
+        self.error: Exception | None = None
+        """What reading a batch failed with; ``tf.data`` raises an error of its own that quotes it."""
+        self.waited_seconds = 0.0
+        """How long consumers waited for batches."""
+
+    def dataset(self, signature_: Any) -> Any:
+        """Return a dataset whose elements are of this signature; each iteration is an epoch."""
+        loader = self._loader
+        loader.begin(
+            _held(loader)
+        )  # here, not in a thread of TensorFlow's: errors stay what they are
+        # TensorFlow keeps Python functions for ever; what these need ends with the dataset.
+        read, hand_out = _weakly(self._read), _weakly(self._hand_out)
+        numbers = tf.TensorSpec((), tf.int64)
+        made = tf.data.Dataset.from_generator(
+            read, output_signature=(numbers, numbers, signature_)
+        ).prefetch(_waiting(loader))
+        # A zip asks its parts in turn: this one is when the consumer asked.
+        asked = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+        made = tf.data.Dataset.zip(asked, made).map(_counting(hand_out))
+        if loader.steps_left == len(loader):
+            made = made.apply(tf.data.experimental.assert_cardinality(len(loader)))
+        options = tf.data.Options()
+        # Without these, tf.data may size its own buffers by the machine's memory and start drawing
+        # from iterators nobody has asked for a batch yet.
+        options.autotune.enabled = False
+        options.experimental_warm_start = False
+        options.deterministic = True
+        made = made.with_options(options)
+        made.feed = self
+        return made
+
+    def _read(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield number of the pass, step and element; in a thread of ``tf.data``'s."""
+        loader, steps = self._loader, self._loader.steps
+        one = loader.position.begin()
+        number = 1 if self._newest is None else self._newest[0] + 1
+        self._newest = (number, one)
+        numbers = range(one.first, len(steps))
+        try:
+            read = steps.batches(loader.begin(_held(loader)), one.epoch, numbers)
+            for step, batch in zip(numbers, read, strict=True):
+                yield number, step, self._element(batch)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _hand_out(self, number: int, step: int, waited: float) -> None:
+        self.waited_seconds += float(waited)
+        if self._newest is not None and self._newest[0] == number:
+            self._newest[1].hand_out(int(step), of=len(self._loader))
+
+
+def _counting(hand_out: Callable[..., None]) -> Callable[[Any, Any], Any]:
+    """Return what lets through elements and hands out the batches they are."""
+
+    def out(asked: Any, counted: Any) -> Any:
+        number, step, element = counted
+        waited = tf.timestamp() - asked
+        # A stateful operation: it runs with the element, before anyone has it.
+        tf.numpy_function(hand_out, [number, step, waited], [])
+        return element
+
+    return out
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what calls a method of an object without keeping that."""
+    weak = WeakMethod(method)
+
+    def call(*arguments: Any) -> Any:
+        found = weak()
+        if found is None:
+            raise RuntimeError("a tf.data iterator outlived its dataset")
+        return found(*arguments)
+
+    return call
 
 
 def compiled(function: Callable[[Any], Any], schema: DatasetSchema) -> Callable[[Any], Any]:
@@ -82,30 +162,38 @@ def compiled(function: Callable[[Any], Any], schema: DatasetSchema) -> Callable[
     return graph
 
 
-def signature(schema: DatasetSchema, *, weighted: bool = False) -> tuple[Any, ...]:
-    """Return the ``tf.TensorSpec`` of a batch: inputs, label if there is one, weights if asked."""
+def loader_signature(loader: Loader, *, weighted: bool = False) -> tuple[Any, ...]:
+    """Return the :func:`signature` of a loader's batches."""
+    return signature(loader.schema, loader.array_specs(), weighted=weighted or loader.weighted)
+
+
+def signature(
+    schema: DatasetSchema,
+    specs: Mapping[str, tuple[str, tuple[int, ...]]] | None = None,
+    *,
+    weighted: bool = False,
+) -> tuple[Any, ...]:
+    """Return the ``tf.TensorSpec`` of a batch: inputs, label if there is one, weights if asked.
+
+    ``specs`` are those of the inputs; of single rows if not given.
+    """
     inputs = {
         name: tf.TensorSpec((None, *shape), tf.as_dtype(dtype), name=None)
-        for name, (dtype, shape) in schema.array_specs().items()
+        for name, (dtype, shape) in (schema.array_specs() if specs is None else specs).items()
     }
-    if schema.label is None:
+    if not schema.labels:
         return (inputs,)
-    label = tf.TensorSpec((None,), tf.as_dtype(label_dtype(np.dtype(schema.label.dtype)).name))
+    labels = {
+        one.name: tf.TensorSpec((None,), tf.as_dtype(label_dtype(np.dtype(one.dtype)).name))
+        for one in schema.labels
+    }
     weights = [tf.TensorSpec((None,), tf.float32)] if weighted else []
-    return (inputs, label, *weights)
+    return (inputs, labels if schema.label is None else labels[schema.label.name], *weights)
 
 
-def label_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type under which losses get a label: float32, int32, or int64 where needed."""
-    if dtype.kind == "f":
-        return np.dtype(np.float32)
-    narrow = np.can_cast(dtype, np.int32)
-    return np.dtype(np.int32 if narrow else np.int64)
-
-
-def element(batch: Batch) -> tuple[Any, ...]:
-    """Return a batch as ``(inputs, label)`` or ``(inputs,)``."""
-    inputs: dict[str, HostArray] = dict(batch.inputs)
-    if batch.label is None:
-        return (inputs,)
-    return (inputs, batch.label.astype(label_dtype(batch.label.dtype), copy=False))
+def repeated(element: Any, signature_: Any) -> Any:
+    """Return a dataset of one element for ever: for measurements."""
+    one = tf.nest.map_structure(
+        lambda value, spec: tf.convert_to_tensor(value, spec.dtype), element, signature_
+    )
+    return tf.data.Dataset.from_tensors(one).repeat()

@@ -29,7 +29,8 @@ from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray,
 from featurestore.errors import DefinitionError, InvalidInputError
 from featurestore.units import parse_bytes
 from training.loading.memory import Projection, page_terms
-from training.loading.pack_writer import scratch_directory
+from training.loading.scratch import scratch_directory
+from training.loading.sequences import SequencePack
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
@@ -50,9 +51,7 @@ def feature_columns(schema: DatasetSchema) -> tuple[list[str], list[str]]:
         If a categorical input has more codes than float32 tells apart.
     """
     names, types = [], []
-    for one in schema.columns:
-        if one.role is Role.LABEL:
-            continue
+    for one in schema.inputs:
         if one.role is Role.CATEGORICAL and (one.cardinality or 0) > _EXACT_CODES:
             raise DefinitionError(
                 f"categorical input {one.name!r} has {one.cardinality} codes; XGBoost tells "
@@ -95,8 +94,7 @@ def page(batch: Batch, schema: DatasetSchema) -> HostArray:
 def _places(batch: Batch, schema: DatasetSchema) -> Iterator[tuple[slice, HostArray]]:
     """Yield which columns of a page come from which values; neighbouring numeric columns at once."""
     position = numeric = 0
-    inputs = [one for one in schema.columns if one.role is not Role.LABEL]
-    for is_numeric, group in groupby(inputs, lambda one: one.role is Role.NUMERIC):
+    for is_numeric, group in groupby(schema.inputs, lambda one: one.role is Role.NUMERIC):
         several = list(group)
         if is_numeric:
             width = len(several)
@@ -145,7 +143,14 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         super().__init__()  # first: its finaliser needs what it sets
         if loader.rows == 0:
             raise InvalidInputError("a dataset part without rows cannot train a model")
-        self._loader = loader
+        self._loader = loader = loader.in_table_order()
+        pack = loader.pack
+        if isinstance(pack, SequencePack):
+            raise InvalidInputError(
+                f"XGBoost learns from rows, not from sequences of {pack.index.window.rows}",
+                "leave window= out, and add Lag or Rolling features",
+            )
+        self._pack = pack
         self._names, self._types = feature_columns(loader.schema)
         half = max(0, loader.memory_limit - loader.reserved_bytes) // 2
         size = min(DEFAULT_PAGE_BYTES, half) if page_bytes is None else parse_bytes(page_bytes)
@@ -153,7 +158,7 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         self.memory.require()
         self._next_row = 0
         _remove_empty()
-        self.cache_directory = scratch_directory(loader.pack.path.parent)
+        self.cache_directory = scratch_directory(pack.path.parent)
         _LEFT[self.cache_directory] = weakref.ref(self)
         self.cache_prefix = str(self.cache_directory / "cache")
 
@@ -161,7 +166,8 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
     def memory(self) -> Projection:
         """What handing over pages takes; what XGBoost itself allocates is not in it."""
         loader = self._loader
-        terms = page_terms(len(self._names), self._page_rows, loader.schema.label is not None)
+        others = len(loader.schema.columns) - len(loader.schema.inputs)
+        terms = page_terms(len(self._names), self._page_rows, others)
         return Projection(
             "handing pages to XGBoost",
             loader.memory_limit,
@@ -177,13 +183,17 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
             return False
         stop = min(start + self._page_rows, self._loader.rows)
         # Not copied first: a page is the only copy of its rows.
-        batch = self._loader.pack.view(start, stop)
-        label = {} if batch.label is None else {"label": _label(batch.label)}
+        batch = self._pack.view(start, stop)
+        told = {} if batch.weight is None else {"weight": np.ascontiguousarray(batch.weight)}
+        if batch.label is not None:
+            told["label"] = _label(batch.label)
+        elif batch.labels:
+            told["label"] = np.stack([_label(one) for one in batch.labels.values()], axis=1)
         input_data(
             data=page(batch, self._loader.schema),
             feature_names=self._names,
             feature_types=self._types,
-            **label,
+            **told,
         )
         self._next_row = stop
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -12,13 +13,20 @@ from typing import TYPE_CHECKING, Any, Final
 from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
 from featurestore.errors import CorruptionError, InvalidInputError
 from featurestore.execution.events import FRAMEWORK, step
+from featurestore.limits import resident_bytes
+from featurestore.units import format_bytes
+from training.checkpoints import Checkpoints, damaged, read_state, write_state
 from training.config import RunConfig
+from training.history import best_epoch, waited_enough
 from training.hooks.xgboost import dmatrix, predict_batches, xgboost
+from training.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
+    from training.unfinished import Unfinished
 
 FILE: Final = "model.ubj"
+_EVERY_SECONDS: Final = 10.0
 _OBJECTIVES: Final = {
     "binary": ("binary:logistic", "logloss"),
     "regression": ("reg:squarederror", "rmse"),
@@ -39,8 +47,13 @@ class XGBoostModel:
         self.history = list(history)
 
     @classmethod
-    def fit(cls, config: RunConfig, task: str, train: Loader, valid: Loader) -> XGBoostModel:
+    def fit(
+        cls, config: RunConfig, task: str, train: Loader, valid: Loader, work: Unfinished, say: Any
+    ) -> XGBoostModel:
         """Train ``epochs`` rounds with ``tree_method="hist"``; ``params`` go to XGBoost as they are.
+
+        A run that goes on gets the trees of an undisturbed one, unless rows or columns are drawn at random
+        (``subsample``, ``colsample_*``): XGBoost does not save its generators.
 
         Raises
         ------
@@ -55,28 +68,31 @@ class XGBoostModel:
             training = dmatrix(train, max_bin=params["max_bin"])
             advance(1)
             validation = dmatrix(valid, training, max_bin=params["max_bin"])
-        results: dict[str, dict[str, list[float]]] = {}
-        with step("boost (rounds)", settings.epochs, kind=FRAMEWORK) as advance:
+        rounds = _Rounds(config, work, say)
+        with (
+            step("boost (rounds)", settings.epochs, kind=FRAMEWORK) as advance,
+            rounds.interrupts.noted(),
+        ):
             try:
-                booster = xgboost.train(
-                    params,
-                    training,
-                    settings.epochs,
-                    evals=[(training, "train"), (validation, "valid")],
-                    evals_result=results,
-                    early_stopping_rounds=settings.early_stopping or None,
-                    callbacks=[_Progress(advance)],
-                    verbose_eval=False,
-                )
+                # Rows drawn after a restart are others than those drawn at first.
+                params["seed"] += len(rounds.history)
+                booster = xgboost.Booster(params, [training, validation], rounds.saved)
+                while len(rounds.history) < settings.epochs and not rounds.stopped:
+                    number = len(rounds.history)
+                    booster.update(training, number)
+                    evaluated = [(training, "train"), (validation, "valid")]
+                    rounds.ended(booster, booster.eval_set(evaluated, number))
+                    advance(number + 1)
             except xgboost.core.XGBoostError as error:
                 raise InvalidInputError(
                     f"XGBoost refused: {str(error).splitlines()[0]}",
                     "check [model.params] and the label",
                 ) from error
         if settings.early_stopping:
-            booster = booster[: booster.best_iteration + 1]
+            booster = booster[: (best_epoch(rounds.history, "val_loss") or 0) + 1]
         # A trained Booster keeps its matrices and their cache files alive; a loaded one does not.
-        return cls(_from_bytes(booster.save_raw("ubj")), train.schema, _history(results))
+        history = [{"epoch": float(i), **one} for i, one in enumerate(rounds.history)]
+        return cls(_from_bytes(booster.save_raw("ubj")), train.schema, history)
 
     def predict(self, batches: Iterable[Batch]) -> HostArray:
         """Return predictions for batches in their order: ``[rows]``, or ``[rows, classes]``."""
@@ -134,29 +150,62 @@ def _require_known(params: dict[str, Any]) -> None:
             )
 
 
-def _history(results: dict[str, dict[str, list[float]]]) -> list[dict[str, float]]:
-    """Return one entry a round: the last metric of each matrix is the loss, as XGBoost stops on it."""
-    train = list(results["train"].values())[-1]
-    valid = list(results["valid"].values())[-1]
-    return [
-        {"epoch": float(number), "loss": float(a), "val_loss": float(b)}
-        for number, (a, b) in enumerate(zip(train, valid, strict=True))
-    ]
-
-
 def _from_bytes(data: bytearray) -> Any:
     booster = xgboost.Booster()
     booster.load_model(data)
     return booster
 
 
-class _Progress(xgboost.callback.TrainingCallback):  # type: ignore[misc]
-    """Tells the observers how many rounds are done."""
+class _Rounds:
+    """The rounds of a training over its restarts: history, checkpoints, whether it ends early."""
 
-    def __init__(self, advance: Any) -> None:
-        super().__init__()
-        self._advance = advance
+    def __init__(self, config: RunConfig, work: Unfinished, say: Any) -> None:
+        self._settings = config.train
+        self._checkpoints = Checkpoints(work.checkpoints, config.train.checkpoint_keep)
+        self._say = say
+        self._said = time.monotonic()
+        self.interrupts = Interrupts()
+        self.saved: bytearray | None = None
+        """The model to go on with."""
+        self.history: list[dict[str, float]] = []
+        newest = self._checkpoints.newest()
+        if newest is not None:
+            self.history = read_state(newest)["history"]
+            try:
+                self.saved = bytearray((newest / FILE).read_bytes())
+                _from_bytes(self.saved)
+            except (OSError, xgboost.core.XGBoostError) as error:
+                raise damaged(newest, error) from error
 
-    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        self._advance(epoch + 1)
-        return False
+    @property
+    def stopped(self) -> bool:
+        """Whether the rounds so far end training."""
+        return waited_enough(self.history, "val_loss", self._settings.early_stopping)
+
+    def ended(self, booster: Any, scores: str) -> None:
+        """Count a round; save it if it is its turn, or on Ctrl-C.
+
+        ``scores`` is what XGBoost says: ``[3]\\ttrain-auc:0.7\\ttrain-logloss:0.5\\tvalid-auc:...``; the last of each
+        matrix is the loss.
+        """
+        values: dict[str, float] = {}
+        for one in scores.split("\t")[1:]:
+            name, value = one.rsplit(":", 1)
+            values[name.split("-", 1)[0]] = float(value)
+        self.history.append({"loss": values["train"], "val_loss": values["valid"]})
+        done, every = len(self.history), self._settings.checkpoint_steps
+        if self._say is not None and time.monotonic() - self._said > _EVERY_SECONDS:
+            self._said = time.monotonic()
+            self._say(
+                f"round {done} of {self._settings.epochs}, loss {values['train']:.4f}, val_loss "
+                f"{values['valid']:.4f}; {format_bytes(resident_bytes())} held"
+            )
+        asked = self.interrupts.asked
+        if (every and done % every == 0) or asked:
+            self._checkpoints.save(done, 0, lambda folder: self._fill(booster, folder))
+        if asked:
+            self.interrupts.raise_asked()
+
+    def _fill(self, model: Any, folder: Path) -> None:
+        model.save_model(folder / FILE)
+        write_state(folder, {"history": self.history})

@@ -19,14 +19,16 @@ from urllib.parse import quote
 
 import numpy as np
 
-from featurestore.dataset.batch import DatasetSchema
+from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
 from featurestore.errors import CorruptionError, SchemaError
 from featurestore.fingerprint import Json, canonical_json, digest, fingerprint
+from training.loading.arrangement import Arrangement
 
-PACK_VERSION: Final = 1
+PACK_VERSION: Final = 2
 BLOCK_ROWS: Final = 8192
 MANIFEST: Final = "manifest.json"
 LABEL: Final = "label"
+WEIGHT: Final = "weight"
 # Under which the label stands among the inputs; no column can be called that.
 LABEL_KEY: Final = ""
 _SUPPORTED: Final = frozenset(
@@ -85,9 +87,14 @@ class ArrayLayout:
         return -(-self.rows // self.block_rows)
 
     @property
+    def index_start(self) -> int:
+        """Where the index begins: after whole blocks, the last filled up with zeros."""
+        return self.blocks * self.block_rows * self.row_bytes
+
+    @property
     def file_bytes(self) -> int:
-        """Size of the file: whole blocks, then 16 bytes of index for each."""
-        return self.blocks * (self.block_rows * self.row_bytes + 16)
+        """Size of the file: its blocks, then 16 bytes of index for each."""
+        return self.index_start + 16 * self.blocks
 
     def index(self) -> bytes:
         """Return the shard index: offset and length of each block."""
@@ -123,14 +130,44 @@ class ArrayLayout:
 
 
 def pack_layout(schema: DatasetSchema, rows: int) -> dict[str, ArrayLayout]:
-    """Return the arrays of a pack: ``inputs/<name>`` each, and ``label`` under ``LABEL_KEY``."""
+    """Return the arrays of a pack: ``inputs/<name>`` each, and ``label`` under ``LABEL_KEY``.
+
+    Several labels are ``labels/<name>`` each, under their names, and so is ``weight``: no two columns of
+    a dataset have one name.
+    """
     layout = {
         name: ArrayLayout(f"inputs/{_directory(name, number)}", dtype, shape, rows)
         for number, (name, (dtype, shape)) in enumerate(schema.array_specs().items())
     }
     if schema.label is not None:
         layout[LABEL_KEY] = ArrayLayout(LABEL, schema.label.dtype, schema.label.shape, rows)
+    else:
+        for number, one in enumerate(schema.labels):
+            path = f"labels/{_directory(one.name, number)}"
+            layout[one.name] = ArrayLayout(path, one.dtype, one.shape, rows)
+    if schema.weight is not None:
+        layout[schema.weight.name] = ArrayLayout(WEIGHT, schema.weight.dtype, (), rows)
     return layout
+
+
+def arrays_of(batch: Batch, schema: DatasetSchema) -> dict[str, HostArray]:
+    """Return the arrays of a batch under the keys of :func:`pack_layout`."""
+    arrays = {**batch.inputs, **batch.labels}
+    if batch.label is not None:
+        arrays[LABEL_KEY] = batch.label
+    if batch.weight is not None and schema.weight is not None:
+        arrays[schema.weight.name] = batch.weight
+    return arrays
+
+
+def batch_of(arrays: Mapping[str, HostArray], schema: DatasetSchema) -> Batch:
+    """Return the batch that some arrays of a pack are."""
+    return Batch(
+        {name: arrays[name] for name in schema.array_specs()},
+        arrays.get(LABEL_KEY),
+        None if schema.weight is None else arrays[schema.weight.name],
+        {one.name: arrays[one.name] for one in schema.labels if schema.label is None},
+    )
 
 
 def _directory(name: str, number: int) -> str:
@@ -140,9 +177,9 @@ def _directory(name: str, number: int) -> str:
     return quoted
 
 
-def pack_key(part_digest: str) -> str:
+def pack_key(part_digest: str, arrangement: Arrangement) -> str:
     """Return the name of the directory in which the pack of a dataset part lies."""
-    return fingerprint("pack", PACK_VERSION, BLOCK_ROWS, part_digest)
+    return fingerprint("pack", PACK_VERSION, BLOCK_ROWS, part_digest, arrangement.digest)
 
 
 GROUP_JSON: Final = json.dumps(

@@ -6,8 +6,8 @@
     state = loader.state_dict()              # small JSON; load_state_dict continues there
 
 Always true: batch ``i`` of epoch ``e`` is a pure function of ``(seed, e, i)`` and the part; arrays
-handed out are never written again; the first access builds the pack or opens it, and no thread runs
-in the background. An epoch counts once its last batch was handed out; an iterator left before that
+handed out are never written again. The first epoch begins while the pack is being written, in threads
+that end with the iteration; no thread runs otherwise. An epoch counts once its last batch was handed out; an iterator left before that
 does not count, and the next one begins the same epoch again.
 """
 
@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema
 from featurestore.errors import InvalidInputError
-from featurestore.fingerprint import Json
+from featurestore.fingerprint import Json, fingerprint
 from featurestore.units import parse_bytes
+from training.loading.framework_hooks import FrameworkHooks
 from training.loading.memory import (
     OWN_BATCHES,
     LoaderMemory,
     Projection,
+    Writing,
     project_epoch,
     row_bytes,
     writing_memory,
@@ -37,34 +39,18 @@ from training.loading.order import (
     EpochOrder,
     Shuffle,
 )
-from training.loading.pack import Pack, mapped_bytes
-
-if TYPE_CHECKING:
-    from training.hooks.keras import KerasBatches
-    from training.hooks.xgboost import XGBoostPages
+from training.loading.pack import Pack, arranged, mapped_bytes
+from training.loading.pack_cache import cache_directory
+from training.loading.pack_cache import cache_limit as parse_limit
+from training.loading.padding import Last
+from training.loading.position import Position
+from training.loading.sequences import FOLLOWING_BYTES, SequenceIndex, SequencePack, Window
+from training.loading.steps import Rank, Steps
 
 STATE_VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """One of several processes that train together.
-
-    Each step takes ``world * batch_size`` consecutive rows of the epoch; rank ``r`` gets the
-    ``r``-th ``batch_size`` of them. What is left at the end is divided evenly.
-    """
-
-    rank: int = 0
-    world: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world:
-            raise InvalidInputError(
-                f"rank {self.rank} of {self.world} does not exist", "ranks count from 0"
-            )
-
-
-class Loader:
+class Loader(FrameworkHooks):
     """Batches of a dataset part.
 
     Parameters
@@ -78,13 +64,20 @@ class Loader:
         table order.
     seed : int
         Of the shuffle; with the epoch it alone decides the order.
-    drop_last : bool
-        Leave out the rows that do not fill a last batch.
+    last : {"keep", "drop", "pad"}
+        What becomes of the rows that do not fill a last batch. ``"pad"`` fills it up with repetitions of
+        the epoch's last row that weigh 0, and gives every batch weights.
     cache : path, optional
-        Where packs lie; see ``training.loading.pack.cache_directory``.
+        Where packs lie; ``$FEATURESTORE_CACHE`` or a directory under ``~/.cache`` if not given.
+    cache_limit : int or str, optional
+        Bytes that all packs there may take: those not in use go, not used for longest first, before
+        another is written. ``$FEATURESTORE_CACHE_LIMIT`` if not given, else what the disk has.
     block_rows, window_blocks : int
-        The grain of the shuffle. ``window_blocks`` defaults to 16, or to as many as fit a quarter of
+        The grain of the shuffle. ``window_blocks`` defaults to 64, or to as many as fit a quarter of
         ``memory_limit`` if that is fewer.
+    window : int or Window, optional
+        Give each row with the rows of its entity before it, as ``[batch, window, ...]``; see
+        :class:`training.loading.sequences.Window`. What is needed to find them is read at once.
     memory_limit : int or str, optional
         What this process may hold while the pack is written and rows are fed; that of the store the
         part is from if not given. See :meth:`memory`.
@@ -107,34 +100,39 @@ class Loader:
         batch_size: int,
         shuffle: bool | str = False,
         seed: int = 0,
-        drop_last: bool = False,
+        last: str = "keep",
         *,
         cache: str | Path | None = None,
+        cache_limit: int | str | None = None,
         block_rows: int = DEFAULT_BLOCK_ROWS,
         window_blocks: int | None = None,
+        window: int | Window | None = None,
         memory_limit: int | str | None = None,
     ) -> None:
         if isinstance(batch_size, bool) or batch_size < 1:
             raise InvalidInputError(f"batch_size={batch_size!r} must be at least 1")
         self.part = part
-        self.batch_size = batch_size
-        self.drop_last = drop_last
         self._cache = cache
+        self._cache_limit = parse_limit(cache_limit)
         if window_blocks is None:
             window_blocks = _window_blocks(part.schema, block_rows, memory_limit)
-        self._order = EpochOrder(
-            part.rows, block_rows, window_blocks, seed, 0, Shuffle.parse(shuffle)
-        )
         self._limit = part.memory_limit if memory_limit is None else parse_bytes(memory_limit)
         self._reserved = part.reserved_bytes - mapped_bytes()
+        self._window = None if window is None else Window.of(window)
+        self.array_specs()  # refuses what cannot be told apart
+        mode = Shuffle.parse(shuffle)
+        mixed = self._window is None and mode is not Shuffle.NONE
+        self._arrangement = arranged(part, mixed=mixed)
+        self._index = self._indexed()
+        samples = part.rows if self._index is None else self._index.samples
+        order = EpochOrder(samples, block_rows, window_blocks, seed, 0, mode)
+        in_stripes = mixed or (mode is Shuffle.NONE and samples == part.rows)
+        stripes = tuple(one.rows for one in self._arrangement.stripes) if in_stripes else ()
+        self._steps = Steps(order, batch_size, Last.parse(last), stripes=stripes)
         self.epoch_memory().require()
-        self._ranks = Rank()
-        self._pack: Pack | None = None
+        self._pack: Pack | SequencePack | None = None
         self._pack_lock = threading.Lock()
-        self._position_lock = threading.Lock()
-        self._start = (0, 0)
-        self._position = (0, 0)
-        self._newest: object = None
+        self._position = Position()
 
     # --- what it holds -----------------------------------------------------------------------------
 
@@ -144,8 +142,49 @@ class Loader:
 
     @property
     def rows(self) -> int:
-        """Rows of the part, of which this rank sees its share."""
-        return self.part.rows
+        """Samples of an epoch, of which this rank sees its share: the rows of the part, if none is
+        left out."""
+        return self._steps.order.rows
+
+    @property
+    def window(self) -> Window | None:
+        """Which sequences it gives; None if samples are rows by themselves."""
+        return self._window
+
+    def array_specs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return ``{array name: (dtype, shape of one sample)}`` of a batch's inputs."""
+        return (
+            self.schema.array_specs()
+            if self._window is None
+            else self._window.array_specs(self.schema)
+        )
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes that a sample takes in a batch, label included."""
+        if self._window is None:
+            return row_bytes(self.schema)
+        return self._window.rows * (row_bytes(self.schema) + FOLLOWING_BYTES)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per batch, and per rank."""
+        return self._steps.batch_size
+
+    @property
+    def last(self) -> Last:
+        """What becomes of the rows that do not fill a last batch."""
+        return self._steps.last
+
+    @property
+    def weighted(self) -> bool:
+        """Whether batches have weights."""
+        return self.last is Last.PAD or self.schema.weight is not None
+
+    @property
+    def steps(self) -> Steps:
+        """Which rows each batch of an epoch has: all that another process needs beside the pack."""
+        return self._steps
 
     @property
     def memory_limit(self) -> int:
@@ -160,36 +199,80 @@ class Loader:
     @property
     def epoch(self) -> int:
         """The epoch that the next iterator begins or continues, and that ``[i]`` means."""
-        return self._start[0]
+        return self._position.start[0]
 
     @property
     def steps_left(self) -> int:
         """Batches that the next iterator gives: all of an epoch, or the rest of a resumed one."""
-        return len(self) - self._start[1]
+        return len(self) - self._position.start[1]
 
     def __len__(self) -> int:
         """Number of batches per epoch, the same on every rank."""
-        full, rest = divmod(self.rows, self._step_rows)
-        if self.drop_last or not rest:
-            return full
-        # Fewer rows than ranks make no step of their own: they join the step before.
-        return full + (rest >= self._ranks.world or full == 0)
+        return len(self._steps)
 
     @property
-    def pack(self) -> Pack:
-        """The pack rows come from; built or opened at the first access."""
+    def pack(self) -> Pack | SequencePack:
+        """The pack rows come from, whole; written or opened at the first access."""
         with self._pack_lock:
             if self._pack is None:
-                memory = writing_memory(self.part, self._limit, self._reserved)
-                self._pack = Pack.for_part(self.part, self._cache, memory)
-            return self._pack
+                self._pack = self._given(
+                    Pack.for_part(
+                        self.part,
+                        self._cache,
+                        self._writing(),
+                        self._arrangement,
+                        self._cache_limit,
+                    )
+                )
+            return self._pack.complete()
+
+    def begin(self, batches: int = OWN_BATCHES) -> Pack | SequencePack:
+        """Return the pack, which may still be written while its rows are read.
+
+        Where writing it and an epoch in which so many batches exist at once do not fit the memory limit
+        together, it is whole.
+        """
+        with self._pack_lock:
+            if self._pack is None and self._streams:
+                writing = self._writing(batches)
+                if writing.projection.fits:
+                    self._pack = self._given(
+                        Pack.begin(
+                            self.part, self._arrangement, self._cache, writing, self._cache_limit
+                        )
+                    )
+            if self._pack is not None:
+                return self._pack
+        return self.pack
+
+    @property
+    def _streams(self) -> bool:
+        """Whether the epoch begins with some of the pack's rows: a global order wants all at once."""
+        return self._steps.order.shuffle is not Shuffle.GLOBAL
+
+    def _indexed(self) -> SequenceIndex | None:
+        if self._window is None:
+            return None
+        return SequenceIndex(
+            self.part, self._window, cache_directory(self._cache), self._limit - self._reserved
+        )
+
+    def _given(self, pack: Pack) -> Pack | SequencePack:
+        """Return what gives the samples of a pack."""
+        return pack if self._index is None else SequencePack(pack, self._index)
+
+    def _writing(self, batches: int = 0) -> Writing:
+        """Return what writing the pack takes, beside an epoch with so many batches if there is one."""
+        beside = self.epoch_memory(batches).terms if batches else ()
+        return writing_memory(self.part, self._arrangement, self._limit, self._reserved, beside)
 
     def memory(self) -> LoaderMemory:
         """Return what this loader is projected to take, said before anything runs.
 
-        Writing the pack (unless it is open already) and an epoch of plain iteration; both are refused
-        when they begin if they do not fit. What hooks hold beside that, as batches a framework
-        prefetches, is in ``loader.keras().memory`` and its siblings.
+        Writing the pack (unless it is open already) and an epoch of plain iteration, together if they
+        fit, else one after the other; both are refused when they begin if they do not fit. What hooks
+        hold beside that, as batches a framework prefetches, is in ``loader.keras().memory`` and its
+        siblings.
 
         Returns
         -------
@@ -200,12 +283,26 @@ class Loader:
         epoch = self.epoch_memory()
         if self._pack is not None:
             return LoaderMemory((epoch,))
-        return LoaderMemory((writing_memory(self.part, self._limit, self._reserved), epoch))
+        together = self._writing(OWN_BATCHES).projection
+        writing = together if together.fits and self._streams else self.writing_memory()
+        return LoaderMemory((writing, epoch))
 
-    def epoch_memory(self, batches: int = OWN_BATCHES) -> Projection:
-        """Return what an epoch takes while so many batches exist at once, as in a framework's queue."""
+    def writing_memory(self) -> Projection:
+        """Return what writing the pack takes where no epoch reads it meanwhile."""
+        return self._writing().projection
+
+    def epoch_memory(self, batches: int = OWN_BATCHES, workers: int = 0) -> Projection:
+        """Return what an epoch takes while so many batches exist at once, as in a framework's queue.
+
+        With ``workers``, each of so many processes computes the order for itself.
+        """
         return project_epoch(
-            self._order, self.schema, self.batch_size, self._limit, self._reserved, batches
+            self._steps,
+            self.sample_bytes,
+            self._limit,
+            self._reserved,
+            batches,
+            workers,
         )
 
     # --- batches -------------------------------------------------------------------------------------
@@ -218,12 +315,7 @@ class Loader:
         IndexError
             If there is no such batch.
         """
-        if not 0 <= step < len(self):
-            raise IndexError(f"batch {step} of {len(self)}")
-        start, stop = self._span(step)
-        if self._order.shuffle is Shuffle.NONE:
-            return self.pack.read(start, stop)
-        return self.pack.gather(self._order_of(epoch).indices(start, stop))
+        return self._steps.read(self.begin(), step, epoch)
 
     def __getitem__(self, step: int) -> Batch:
         """Return batch ``step`` of the current epoch; negative counts from the end."""
@@ -231,48 +323,41 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the current epoch (the rest of it after ``load_state_dict``)."""
-        token = object()
-        steps = len(self)
-        with self._position_lock:
-            self._newest = token
-            epoch, first = self._start
-            self._position = (epoch, first)
-        ahead = _ReadAhead(self, epoch)
-        for step in range(first, steps):
-            ahead.advise(step)
-            batch = self.batch(step, epoch)
-            with self._position_lock:
-                # A framework's thread may still draw from an iterator it gave up; only the newest
-                # iterator moves the loader.
-                if self._newest is token:
-                    self._position = (epoch, step + 1)
-                    if step + 1 == steps:
-                        self._start = self._position = (epoch + 1, 0)
-            yield batch
+        yield from self._steps.follow(self.begin(), self._position)
 
     # --- position ------------------------------------------------------------------------------------
 
+    @property
+    def position(self) -> Position:
+        """Where it is, for hooks that hand out batches themselves."""
+        return self._position
+
     def set_epoch(self, epoch: int) -> None:
         """Let the next iterator begin ``epoch`` from its first batch."""
-        self._order_of(epoch)
-        with self._position_lock:
-            self._newest = None
-            self._start = self._position = (epoch, 0)
+        self._steps.order_of(epoch)  # refuses what is no epoch
+        self._position.move(epoch)
 
     def state_dict(self) -> dict[str, Json]:
         """Return where the newest iterator is, as small JSON; the next batch is the one it names."""
-        epoch, step = self._position
+        epoch, step = self._position.next
+        order = self._steps.order
         return {
             "version": STATE_VERSION,
-            "seed": self._order.seed,
+            "seed": order.seed,
             "epoch": epoch,
             "step": step,
-            "global_batch_size": self._step_rows,
-            "drop_last": self.drop_last,
+            "global_batch_size": self._steps.step_rows,
+            "last": str(self.last),
             "snapshot": self.part.snapshot_id,
             "part": self.part.digest,
-            "order": self._order.digest,
+            "order": self._order_digest,
         }
+
+    @property
+    def _order_digest(self) -> str:
+        if self._window is None:
+            return self._steps.digest
+        return fingerprint("sequences", self._steps.digest, self._window.fingerprint)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue at the batch after the last one that was handed out when the state was taken.
@@ -291,7 +376,7 @@ class Loader:
             "seed": "another seed",
             "order": "another shuffle (shuffle, seed, block_rows or window_blocks)",
             "global_batch_size": "another global batch size (batch_size times ranks)",
-            "drop_last": "another drop_last",
+            "last": "another treatment of the last batch",
         }
         for name, meaning in meanings.items():
             if state.get(name) != now[name]:
@@ -304,9 +389,8 @@ class Loader:
         epoch, step = state["epoch"], state["step"]
         if not (isinstance(epoch, int) and isinstance(step, int) and 0 <= step <= len(self)):
             raise InvalidInputError(f"step {step!r} of epoch {epoch!r} is no place in this loader")
-        self.set_epoch(epoch)
-        with self._position_lock:
-            self._start = self._position = (epoch, step) if step < len(self) else (epoch + 1, 0)
+        self._steps.order_of(epoch)
+        self._position.move(*((epoch, step) if step < len(self) else (epoch + 1, 0)))
 
     def shard(self, rank: int, world: int) -> Loader:
         """Return the loader of one of ``world`` ranks; together they see each row once.
@@ -314,102 +398,53 @@ class Loader:
         All ranks have the same number of steps. The rows left after the last full step (``world *
         batch_size`` rows) are divided evenly, to the row, into one more step; fewer of them than
         ranks join the last full step, whose first ranks then get one row more than ``batch_size``.
-        With ``drop_last`` they are left out.
+        ``last="drop"`` leaves them out; ``last="pad"`` fills up each rank's share, even one of no rows.
 
         Raises
         ------
         InvalidInputError
-            If the part has fewer rows than there are ranks (and ``drop_last`` is off).
+            If the part has fewer rows than there are ranks and ``last="keep"``.
         """
         ranks = Rank(rank, world)
-        if not self.drop_last and 0 < self.rows < world:
+        if self.last is Last.KEEP and 0 < self.rows < world:
             raise InvalidInputError(
                 f"a part of {self.rows} rows cannot feed {world} ranks",
-                "use fewer ranks, or drop_last=True",
+                "use fewer ranks, or last='pad' or 'drop'",
             )
+        order = self._steps.order
         shard = Loader(
             self.part,
             self.batch_size,
-            str(self._order.shuffle),
-            self._order.seed,
-            self.drop_last,
+            str(order.shuffle),
+            order.seed,
+            str(self.last),
             cache=self._cache,
-            block_rows=self._order.block_rows,
-            window_blocks=self._order.window_blocks,
+            cache_limit=self._cache_limit,
+            block_rows=order.block_rows,
+            window_blocks=order.window_blocks,
+            window=self._window,
             memory_limit=self._limit,
         )
-        shard._ranks = ranks
+        shard._steps = replace(self._steps, ranks=ranks)
         shard._pack = self._pack
-        shard._start = shard._position = (self.epoch, 0)
+        shard._position = Position(self.epoch)
         return shard
 
-    # --- hooks -----------------------------------------------------------------------------------------
+    def in_table_order(self) -> Loader:
+        """Return a loader of the same rows that does not shuffle; this one, if it does not.
 
-    def keras(
-        self, class_weight: Mapping[int, float] | None = None, inputs: str = "dict"
-    ) -> KerasBatches:
-        """Return what ``model.fit``, ``evaluate`` and ``predict`` accept directly.
-
-        See :class:`training.hooks.keras.KerasBatches`.
+        Rows in table order lie in a pack of their own.
         """
-        from training.hooks.keras import KerasBatches
-
-        return KerasBatches(self, class_weight, inputs)
-
-    def xgboost(self, page_bytes: int | str | None = None) -> XGBoostPages:
-        """Return an ``xgboost.DataIter`` over the rows in table order, for external memory."""
-        from training.hooks.xgboost import XGBoostPages
-
-        return XGBoostPages(self, page_bytes)
-
-    def tf_data(self) -> Any:
-        """Return a ``tf.data.Dataset`` of ``(inputs, label)`` with known cardinality."""
-        from training.hooks.tf_data import dataset
-
-        return dataset(self)
-
-    # --- inside ------------------------------------------------------------------------------------------
-
-    @property
-    def _step_rows(self) -> int:
-        return self.batch_size * self._ranks.world
-
-    def _span(self, step: int) -> tuple[int, int]:
-        """Return the positions of the epoch that this rank's batch ``step`` covers."""
-        rank, world = self._ranks.rank, self._ranks.world
-        start = step * self._step_rows
-        stop = start + self._step_rows
-        if step == len(self) - 1 and not self.drop_last:
-            stop = self.rows
-        # Even shares: equal to batch_size each on full steps.
-        share, rest = divmod(stop - start, world)
-        first = start + rank * share + min(rank, rest)
-        return first, first + share + (rank < rest)
-
-    def _order_of(self, epoch: int) -> EpochOrder:
-        order = self._order
-        return EpochOrder(
-            order.rows, order.block_rows, order.window_blocks, order.seed, epoch, order.shuffle
+        if self._steps.order.shuffle is Shuffle.NONE:
+            return self
+        return Loader(
+            self.part,
+            self.batch_size,
+            cache=self._cache,
+            cache_limit=self._cache_limit,
+            window=self._window,
+            memory_limit=self._limit,
         )
-
-
-class _ReadAhead:
-    """Asks for the blocks of a window shortly before its rows are gathered."""
-
-    def __init__(self, loader: Loader, epoch: int) -> None:
-        self._loader = loader
-        self._order = loader._order_of(epoch)
-        self._asked = -1
-
-    def advise(self, step: int) -> None:
-        order = self._order
-        if order.shuffle is not Shuffle.WINDOW:
-            return  # table order is read ahead by the kernel; a global shuffle has no locality
-        window = order.window_at(self._loader._span(step)[0])
-        while self._asked < min(window + 1, order.windows - 1):
-            self._asked = max(self._asked + 1, window)
-            starts = order.blocks_of(self._asked) * order.block_rows
-            self._loader.pack.prefetch(starts, order.block_rows)
 
 
 def _window_blocks(schema: DatasetSchema, block_rows: int, limit: int | str | None) -> int:

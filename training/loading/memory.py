@@ -14,22 +14,29 @@ flight as if all queues were full, so that a projection holds whatever the consu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Final
 
 from featurestore.dataset.batch import DatasetPart, DatasetSchema
+from featurestore.dataset.memory import PACKING_BYTES
 from featurestore.errors import MemoryLimitError
 from featurestore.execution.room import smallest_limit
-from featurestore.plan.costs import THREAD_BYTES
 from featurestore.units import format_bytes
+from training.loading.arrangement import Arrangement
 from training.loading.layout import pack_layout
-from training.loading.order import EpochOrder
+from training.loading.padding import PADDING_BYTES, WEIGHT_BYTES, Last
 
+if TYPE_CHECKING:
+    from training.loading.steps import Steps
+
+WRITERS: Final = 4
+"""Partitions that are written at a time, at most: more threads than that a disk does not follow."""
 OWN_BATCHES: Final = 2
 """The batch that is being gathered, and the one its consumer still holds."""
+_ALL: Final = 1 << 62
+"""More bytes than any partition takes: it is not cut."""
 _SLACK: Final = 4 * 2**20
 """Small things: threads' stacks, buffers of files and hashes, Python's own objects."""
-_WRITING: Final = _SLACK + THREAD_BYTES
-"""Beside the partition that a pack is written of: as beside any task."""
 _SMALLER_PARTITIONS: Final = "ingest with a smaller partition_bytes, or name fewer features"
 
 
@@ -160,71 +167,125 @@ def row_bytes(schema: DatasetSchema) -> int:
     return sum(one.row_bytes for one in pack_layout(schema, 1).values())
 
 
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What writing a part's pack may hold, and how many partitions are written at a time.
+
+    Parameters
+    ----------
+    projection : Projection
+    within : int
+        Bytes that a slice of a partition may take.
+    partitions : tuple of int
+        Bytes that writing each partition takes.
+    workers : int
+        Partitions at a time, at most; fewer where more do not fit beside each other.
+    """
+
+    projection: Projection
+    within: int
+    partitions: tuple[int, ...]
+    workers: int
+
+
 def writing_memory(
-    part: DatasetPart, limit: int | None = None, reserved: int | None = None
-) -> Projection:
+    part: DatasetPart,
+    arrangement: Arrangement,
+    limit: int | None = None,
+    reserved: int | None = None,
+    beside: tuple[Term, ...] = (),
+) -> Writing:
     """Return what writing a part's pack takes.
 
     Parameters
     ----------
     part : DatasetPart
+    arrangement : Arrangement
     limit : int, optional
         The part's own if not given.
     reserved : int, optional
         What this process holds now, with all loaded that reading needs, if not given.
+    beside : tuple of Term
+        What is held at the same time, as by an epoch that reads what is written.
     """
     limit = part.memory_limit if limit is None else limit
     reserved = part.reserved_bytes if reserved is None else reserved
-    within = limit - reserved - _WRITING
-    needs = [part.memory(one, within) for one in range(len(part.partition_rows))]
-    terms = (
-        Term("largest partition: read, transformed, as arrays", max(needs, default=0)),
-        Term("files, hashes, and pages that come back late", _WRITING),
+    room = limit - reserved - sum(one.bytes for one in beside)
+    within = room - arrangement.dealing_bytes(sliced=True) - PACKING_BYTES
+    needs = tuple(
+        _writing_bytes(part, arrangement, one, within) for one in range(len(part.partition_rows))
     )
-    return Projection("writing the pack", limit, reserved, terms, _SMALLER_PARTITIONS)
+    largest = sorted(needs, reverse=True) or [0]
+    taken = accumulate(one + PACKING_BYTES for one in largest)
+    workers = max(1, sum(one <= room for one in islice(taken, min(WRITERS, part.workers))))
+    several = f"{workers} largest partitions" if workers > 1 else "largest partition"
+    terms = (
+        Term(f"{several}: read, transformed, as arrays", sum(largest[:workers])),
+        Term("files, hashes, and pages that come back late", workers * PACKING_BYTES),
+    )
+    activity = "a first epoch, while the pack is written" if beside else "writing the pack"
+    projection = Projection(activity, limit, reserved, (*terms, *beside), _SMALLER_PARTITIONS)
+    return Writing(projection, within, tuple(one + PACKING_BYTES for one in needs), workers)
 
 
-def slice_bytes(memory: Projection) -> int:
-    """Return what a slice of a partition may take while a pack is written."""
-    return memory.limit - memory.reserved - _WRITING
+def _writing_bytes(part: DatasetPart, arrangement: Arrangement, partition: int, within: int) -> int:
+    """Return what writing a partition takes, whose slices take ``within`` bytes each."""
+    need = part.memory(partition, within)
+    if need < part.memory(partition, _ALL):
+        return need + arrangement.dealing_bytes(sliced=True)
+    # All at once: when its rows are dealt, nothing is left of what they were made of.
+    arrays = arrangement.partition_rows[partition] * arrangement.row_bytes
+    return max(need, arrays + arrangement.dealing_bytes(sliced=False))
 
 
 def project_epoch(
-    order: EpochOrder,
-    schema: DatasetSchema,
-    batch_rows: int,
+    steps: Steps,
+    sample_bytes: int,
     limit: int,
     reserved: int,
     batches: int = OWN_BATCHES,
+    workers: int = 0,
 ) -> Projection:
-    """Return what an epoch takes while ``batches`` of its batches exist at once."""
-    largest = _largest_batch(order, schema, limit - reserved, batches)
-    narrow = replace(order, window_blocks=1)
+    """Return what an epoch takes while ``batches`` of its batches exist at once.
+
+    ``sample_bytes`` is what a sample takes in a batch. ``workers`` processes, if any, read batches in
+    place of this one, each with an order of its own.
+    """
+    left = limit - reserved
+    largest = _largest_batch(steps, sample_bytes, left, batches, workers)
+    narrow = replace(steps, order=replace(steps.order, window_blocks=1))
     remedy = f"use batch_size={largest}" if largest else ""
-    if not largest and _largest_batch(narrow, schema, limit - reserved, batches) >= batch_rows:
+    if (
+        not largest
+        and _largest_batch(narrow, sample_bytes, left, batches, workers) >= steps.batch_size
+    ):
         remedy = "use window_blocks=1"
-    terms = epoch_terms(order, schema, batch_rows, batches)
+    terms = epoch_terms(steps, sample_bytes, batches, workers)
     return Projection("an epoch", limit, reserved, terms, remedy)
 
 
 def epoch_terms(
-    order: EpochOrder, schema: DatasetSchema, batch_rows: int, batches: int = OWN_BATCHES
+    steps: Steps, sample_bytes: int, batches: int = OWN_BATCHES, workers: int = 0
 ) -> tuple[Term, ...]:
     """Return what an epoch holds while ``batches`` of its batches exist at once."""
-    size = min(batch_rows, max(1, order.rows))
+    order, padded = steps.order, steps.last is Last.PAD
+    size = steps.batch_size if padded else min(steps.batch_size, max(1, order.rows))
+    readers = max(1, workers)
+    padding = size * (batches * WEIGHT_BYTES + readers * PADDING_BYTES)
     return (
-        Term(f"{batches} batches of {size} rows", batches * size * row_bytes(schema)),
-        Term("order", order.memory(size)),
-        Term("objects and buffers", _SLACK),
+        Term(f"{batches} batches of {size} rows", batches * size * sample_bytes),
+        *((Term("weights, and row numbers with padding", padding),) if padded else ()),
+        Term("order" if readers == 1 else f"{readers} orders", readers * order.memory(size)),
+        Term("objects and buffers", readers * _SLACK),
     )
 
 
-def _largest_batch(order: EpochOrder, schema: DatasetSchema, left: int, batches: int) -> int:
+def _largest_batch(steps: Steps, sample_bytes: int, left: int, batches: int, workers: int) -> int:
     """Return how many rows a batch may have if an epoch shall hold at most ``left`` bytes; 0 if none."""
-    low, high = 0, max(1, order.rows)
+    low, high = 0, max(1, steps.order.rows)
     while low < high:
         middle = (low + high + 1) // 2
-        terms = epoch_terms(order, schema, middle, batches)
+        terms = epoch_terms(replace(steps, batch_size=middle), sample_bytes, batches, workers)
         if sum(one.bytes for one in terms) <= left:
             low = middle
         else:
@@ -232,13 +293,15 @@ def _largest_batch(order: EpochOrder, schema: DatasetSchema, left: int, batches:
     return low
 
 
-def page_terms(columns: int, rows: int, label: bool) -> tuple[Term, ...]:
+def page_terms(columns: int, rows: int, others: int) -> tuple[Term, ...]:
     """Return what handing over pages of ``rows`` rows to XGBoost holds, XGBoost's own left out.
+
+    ``others`` columns are labels and the weight.
 
     It lets go of a page before it asks for the next.
     """
     return (
         Term(f"page of {rows} rows", 4 * columns * rows),
-        Term("labels", 8 * rows if label else 0),
+        Term("labels and weight", 8 * rows * others),
         Term("objects and buffers", _SLACK),
     )

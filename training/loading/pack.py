@@ -1,11 +1,12 @@
 """A pack: a dataset part in training-ready form, row-major and uncompressed, in a local cache.
 
-Every epoch, run and model only copies rows from a memory map of it. Nulls were replaced or refused
-by the dataset; a numeric NaN is a value and stays NaN.
+Every epoch, run and model only copies rows from a memory map of it; the first may do so while it is
+being written (``filling``). Nulls were replaced or refused by the dataset; a numeric NaN is a value and
+stays NaN.
 
 Always true: a pack that :meth:`Pack.open` returns was completely written, made durable and published
 by one rename, and its files have the sizes its manifest says. A torn or damaged one is set aside and
-built again (``pack_writer``). A pack is never the only copy: deleting it costs time, not data.
+built again. A pack is never the only copy: deleting it costs time, not data.
 
 The trade-off: disk space of the decoded arrays, for feeding at the speed of a memory copy. Mapped
 pages are page cache, which the kernel takes back under pressure; they count as file memory, not as
@@ -14,12 +15,11 @@ this process's own.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
@@ -27,33 +27,22 @@ from weakref import WeakSet
 import numpy as np
 
 from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema, HostArray
-from featurestore.errors import CorruptionError, FeatureStoreError, InvalidInputError
-from featurestore.storage.vector_cache import CACHE_VARIABLE
+from featurestore.errors import CorruptionError, InvalidInputError
+from training.loading.arrangement import Arrangement
 from training.loading.buffers import aligned_empty
+from training.loading.filling import Filling
 from training.loading.layout import (
-    LABEL_KEY,
     MANIFEST,
     ArrayLayout,
+    batch_of,
     decode_manifest,
     pack_key,
     pack_layout,
 )
-from training.loading.memory import Projection
-from training.loading.order import Rows
-from training.loading.pack_writer import scratch_name, write_pack
-
-
-def cache_directory(cache: str | Path | None = None) -> Path:
-    """Return where packs lie: ``cache``, else ``$FEATURESTORE_CACHE``, else under ``~/.cache``."""
-    if cache is not None:
-        chosen = Path(cache)
-    elif os.environ.get(CACHE_VARIABLE):
-        chosen = Path(os.environ[CACHE_VARIABLE])
-    else:
-        chosen = Path("~/.cache/featurestore/packs")
-    # Absolute, so that a process that changes its directory still finds what it wrote.
-    return chosen.expanduser().absolute()
-
+from training.loading.memory import Writing, row_bytes, writing_memory
+from training.loading.mixing import Rows
+from training.loading.pack_cache import cache_directory, hold, set_aside
+from training.loading.pack_files import file_checksum
 
 _trusted: Final[set[Path]] = set()
 """Packs that this process wrote or has compared with their checksums."""
@@ -63,45 +52,61 @@ _SMAPS: Final = Path("/proc/self/smaps")
 class Pack:
     """The rows of one dataset part, random access.
 
-    Use :meth:`for_part`. Safe to use from several threads; holds one memory map per array.
+    Use :meth:`for_part`, or :meth:`begin` for one that may still be written while its rows are read:
+    who reads waits for the rows asked for. Safe to use from several threads; holds one memory map per
+    array.
     """
 
-    def __init__(self, path: Path, schema: DatasetSchema, manifest: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: DatasetSchema,
+        manifest: Mapping[str, Any],
+        filling: Filling | None = None,
+    ) -> None:
         self.path = path
         self.schema = schema
         self.rows: int = manifest["rows"]
         self._manifest = manifest
+        self._filling = filling
         self._layout = pack_layout(schema, self.rows)
-        self._arrays = {key: _map(path, one) for key, one in self._layout.items()}
+        folder = path if filling is None else filling.build
+        if filling is None:
+            self._keep()
+        self._arrays = {key: _map(folder, one) for key, one in self._layout.items()}
         _open.add(self)
 
     @classmethod
-    def for_part(
+    def begin(
         cls,
         part: DatasetPart,
+        arrangement: Arrangement,
         cache: str | Path | None = None,
-        memory: Projection | None = None,
+        writing: Writing | None = None,
+        limit: int | None = None,
     ) -> Pack:
-        """Open the pack of a part, building it first if there is none or it is damaged.
+        """Open the pack of a part, or begin to write it if there is none or it is damaged.
 
         Parameters
         ----------
         part : DatasetPart
+        arrangement : Arrangement
+            Of the part's rows; see :func:`arranged`.
         cache : path, optional
             See :func:`cache_directory`.
-        memory : Projection, optional
-            What building may hold; of the part's own limit if not given.
+        writing : Writing, optional
+            What writing may hold; of the part's own limit if not given.
+        limit : int, optional
+            Bytes that all packs of the cache may take; see ``pack_cache.make_room``.
 
         Raises
         ------
         DiskFullError
-            If the cache's disk cannot hold it; nothing is left behind.
+            If the cache's disk or the limit cannot hold it; nothing is left behind.
         MemoryLimitError
-            Before anything is read, if building it does not fit the memory limit.
-        SchemaError
-            If the part's arrays are not what its schema says.
+            Before anything is read, if writing it does not fit the memory limit.
         """
-        path = cache_directory(cache) / pack_key(part.digest)
+        path = cache_directory(cache) / pack_key(part.digest, arrangement)
         if path.exists():
             try:
                 pack = cls.open(path, part)
@@ -114,10 +119,36 @@ class Pack:
             except CorruptionError:
                 # Never trusted, never repaired: moved away in one step, so that a process that
                 # still has it mapped keeps its pages, and built again below.
-                _set_aside(path)
-        write_pack(part, path, memory)
-        _trusted.add(path)
-        return cls.open(path, part)
+                set_aside(path)
+        writing = writing_memory(part, arrangement) if writing is None else writing
+        filling = Filling(part, path, arrangement, writing, limit)
+        return cls(path, part.schema, {"rows": part.rows}, filling)
+
+    @classmethod
+    def for_part(
+        cls,
+        part: DatasetPart,
+        cache: str | Path | None = None,
+        writing: Writing | None = None,
+        arrangement: Arrangement | None = None,
+        limit: int | None = None,
+    ) -> Pack:
+        """Open the whole pack of a part, writing it first if there is none or it is damaged.
+
+        Parameters and errors are those of :meth:`begin`; rows lie in table order if no arrangement is
+        given.
+
+        Raises
+        ------
+        SchemaError
+            If the part's arrays are not what its schema says.
+        """
+        pack = cls.begin(part, arrangement or arranged(part), cache, writing, limit)
+        try:
+            return pack.complete()
+        except BaseException:
+            pack._give_up()
+            raise
 
     @classmethod
     def open(cls, path: Path, part: DatasetPart) -> Pack:
@@ -129,24 +160,66 @@ class Pack:
             If the manifest is torn, of another part or schema, or a file is missing or of the wrong
             size.
         """
-        try:
-            manifest = decode_manifest((path / MANIFEST).read_bytes())
-        except OSError as error:
-            raise CorruptionError(f"pack {path} has no readable manifest: {error}") from error
+        manifest = _read_manifest(path)
         if manifest["part"] != part.digest or manifest["rows"] != part.rows:
             raise CorruptionError(f"pack {path} is of another dataset part")
         if manifest["schema"] != part.schema.to_json():
             raise CorruptionError(f"pack {path} holds other columns than its part has")
-        for one in pack_layout(part.schema, part.rows).values():
-            seen = _size(path / one.file)
-            if seen != one.file_bytes:
-                raise CorruptionError(
-                    f"file {one.file} of pack {path} has {seen} bytes instead of {one.file_bytes}"
-                )
+        _check_sizes(path, part.schema, part.rows)
         pack = cls(path, part.schema, manifest)
         with suppress(OSError):  # a read-only cache is usable; only its age stays unknown
             os.utime(path / MANIFEST)
         return pack
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as its path and manifest: another process maps the same files, and builds nothing."""
+        self.complete()
+        return _open_again, (self.path, self.schema, self._manifest)
+
+    # --- being written -----------------------------------------------------------------------------
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows are there and the pack is under its name."""
+        return self._filling is None or self._filling.published
+
+    def complete(self) -> Pack:
+        """Return the pack when all its rows are written; raises what :meth:`for_part` does."""
+        if self._filling is not None:
+            self._filling.complete()
+            self._written(self._filling)
+        return self
+
+    def ahead(self, stripes: Iterable[int]) -> AbstractContextManager[None]:
+        """Write in the background inside the block what is missing, these stripes first."""
+        return nullcontext() if self._filling is None else self._write_ahead(self._filling, stripes)
+
+    @contextmanager
+    def _write_ahead(self, filling: Filling, stripes: Iterable[int]) -> Iterator[None]:
+        with filling.ahead(stripes):
+            yield
+        if filling.published:
+            self._written(filling)
+
+    def _written(self, filling: Filling) -> None:
+        _trusted.add(self.path)
+        with suppress(CorruptionError):  # removed already: what is mapped stays
+            self._manifest = _read_manifest(self.path)
+            self._keep()
+        self._filling = None
+
+    def _keep(self) -> None:
+        """Say that it is in use, as long as this object is."""
+        try:
+            handle = hold(self.path)
+        except OSError as error:
+            raise CorruptionError(f"pack {self.path} has no readable manifest: {error}") from error
+        weakref.finalize(self, os.close, handle)
+
+    def _give_up(self) -> None:
+        self._arrays = {}
+        if self._filling is not None:
+            self._filling.give_up()
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -161,12 +234,13 @@ class Pack:
         The rows that follow are asked for, as they are likely to be next.
         """
         self._check_range(start, stop)
+        self._require(start, stop - 1)
         self._ask_for(start, 2 * stop - start)
         arrays = {}
         for key, source in self._arrays.items():
             arrays[key] = _new(stop - start, source)
             np.copyto(arrays[key], source[start:stop])
-        return _batch(arrays)
+        return batch_of(arrays, self.schema)
 
     def view(self, start: int, stop: int) -> Batch:
         """Return rows ``[start, stop)`` in table order as the mapped arrays themselves, not copied.
@@ -174,8 +248,10 @@ class Pack:
         They are read-only, and each keeps the pack's files mapped as long as it is used.
         """
         self._check_range(start, stop)
+        self._require(start, stop - 1)
         self._ask_for(start, stop)
-        return _batch({key: source[start:stop] for key, source in self._arrays.items()})
+        arrays = {key: source[start:stop] for key, source in self._arrays.items()}
+        return batch_of(arrays, self.schema)
 
     def gather(self, rows: Rows) -> Batch:
         """Return some rows in the order given, as arrays of their own.
@@ -190,16 +266,19 @@ class Pack:
         InvalidInputError
             If one is outside.
         """
-        if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= self.rows):
-            raise InvalidInputError(
-                f"rows {rows.min()} to {rows.max()} lie outside a pack of {self.rows} rows"
-            )
+        if rows.size:
+            first, last = int(rows.min()), int(rows.max())
+            if first < 0 or last >= self.rows:
+                raise InvalidInputError(
+                    f"rows {first} to {last} lie outside a pack of {self.rows} rows"
+                )
+            self._require(first, last)
         arrays = {}
         for key, source in self._arrays.items():
             arrays[key] = _new(rows.size, source)
             # The numbers were checked above; with "raise" NumPy would fill a second buffer first.
             np.take(source, rows, axis=0, out=arrays[key], mode="clip")
-        return _batch(arrays)
+        return batch_of(arrays, self.schema)
 
     def prefetch(self, starts: Rows, count: int) -> None:
         """Ask the kernel to read runs of ``count`` rows ahead; returns at once.
@@ -227,18 +306,22 @@ class Pack:
         CorruptionError
             Naming the file that was altered.
         """
+        self.complete()
+        stripes = self._manifest["stripes"]
         for one in self._layout.values():
             if one.rows == 0:
                 continue
-            with (self.path / one.file).open("rb") as file:
-                seen = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            seen = file_checksum(self.path / one.file, one, stripes)
             expected = self._manifest["checksums"][one.path]
-            if seen.hexdigest() != expected:
+            if seen != expected:
                 raise CorruptionError(
-                    f"file {one.file} of pack {self.path} has checksum {seen.hexdigest()} instead "
-                    f"of {expected}",
+                    f"file {one.file} of pack {self.path} has checksum {seen} instead of {expected}",
                     "delete the pack; it is built again from the store",
                 )
+
+    def _require(self, first: int, last: int) -> None:
+        if self._filling is not None and first <= last:
+            self._filling.require(first, last)
 
     def _ask_for(self, start: int, stop: int) -> None:
         """Let the kernel read rows in one go, those beyond the last left out."""
@@ -249,12 +332,19 @@ class Pack:
             raise InvalidInputError(f"rows {start} to {stop} lie outside a pack of {self.rows}")
 
     def _files(self) -> list[Path]:
-        return [self.path / one.file for one in self._layout.values()]
+        filling = self._filling
+        folder = self.path if filling is None or filling.published else filling.build
+        return [folder / one.file for one in self._layout.values()]
 
     def delete(self) -> None:
         """Remove the pack from the disk. Loaders that have it open go on; new ones build it again."""
-        self._arrays = {}
-        _set_aside(self.path)
+        self._give_up()
+        set_aside(self.path)
+
+
+def arranged(part: DatasetPart, mixed: bool = False) -> Arrangement:
+    """Return how a part's rows lie in its pack: in table order, or mixed."""
+    return Arrangement(part.partition_rows, row_bytes(part.schema), mixed)
 
 
 def mapped_bytes() -> int:
@@ -273,16 +363,6 @@ def mapped_bytes() -> int:
         elif mapped and first == b"Rss:":
             resident += int(line.split()[1]) * 1024
     return resident
-
-
-def list_packs(cache: str | Path | None = None) -> Iterator[tuple[Path, int, float]]:
-    """Yield path, bytes and time of last use (seconds since 1970) of each pack in a cache."""
-    root = cache_directory(cache)
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
-        manifest = path / MANIFEST
-        if not path.name.startswith(".") and manifest.is_file():
-            size = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-            yield path, size, manifest.stat().st_mtime
 
 
 _open: Final[WeakSet[Pack]] = WeakSet()
@@ -310,24 +390,29 @@ def _new(rows: int, like: HostArray) -> HostArray:
     return aligned_empty((rows, *like.shape[1:]), like.dtype)
 
 
-def _batch(arrays: dict[str, HostArray]) -> Batch:
-    label = arrays.pop(LABEL_KEY, None)
-    return Batch(arrays, label)
+def _open_again(path: Path, schema: DatasetSchema, manifest: Mapping[str, Any]) -> Pack:
+    """Return a pack that another process has open; raises CorruptionError if it is not that any more."""
+    if _read_manifest(path) != manifest:
+        raise CorruptionError(f"pack {path} was built again since it was opened")
+    _check_sizes(path, schema, manifest["rows"])
+    return Pack(path, schema, manifest)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        return decode_manifest((path / MANIFEST).read_bytes())
+    except OSError as error:
+        raise CorruptionError(f"pack {path} has no readable manifest: {error}") from error
+
+
+def _check_sizes(path: Path, schema: DatasetSchema, rows: int) -> None:
+    for one in pack_layout(schema, rows).values():
+        seen = _size(path / one.file)
+        if seen != one.file_bytes:
+            raise CorruptionError(
+                f"file {one.file} of pack {path} has {seen} bytes instead of {one.file_bytes}"
+            )
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _set_aside(path: Path) -> None:
-    """Take a pack out of the way in one step, then delete its files."""
-    aside = path.with_name(scratch_name())
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return  # another process was faster
-    except OSError as error:
-        raise FeatureStoreError(
-            f"pack {path} cannot be moved away: {error}", "delete that directory, or change cache="
-        ) from error
-    shutil.rmtree(aside, ignore_errors=True)

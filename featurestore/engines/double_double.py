@@ -21,20 +21,20 @@ def two_sum(a: Any, b: Any) -> Any:
     return total, (a - (total - shifted)) + (b - shifted)
 
 
-def _split(a: Floats) -> Pair:
+def _split(a: Any) -> Any:
     # Above 1e290 the split itself would overflow; such columns end in an infinite m2 anyway.
     scaled = 134217729.0 * a
     high = scaled - (scaled - a)
     return high, a - high
 
 
-def two_product(a: Floats, b: Floats) -> Pair:
-    """Return the product of two numbers, and what rounding took of it."""
+def two_product(a: Any, b: Any, xp: Any = np) -> Any:
+    """Return the product of two numbers, and what rounding took of it; of ``xp``'s arrays."""
     product = a * b
     a_high, a_low = _split(a)
     b_high, b_low = _split(b)
     error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-    return product, np.where(np.isfinite(error), error, 0.0)
+    return product, xp.where(xp.isfinite(error), error, 0.0)
 
 
 def add(a: Pair, b: Pair) -> Pair:

@@ -1,0 +1,127 @@
+"""JAX: a loader as pytrees of device arrays, one batch ahead of the training loop.
+
+    for inputs, label in loader.jax(): params = step(params, inputs, label)
+
+``inputs`` is a dict of arrays: ``numeric`` float32 ``[batch, n]``, each categorical input int32
+``[batch]``, each tensor ``[batch, ...]``; ``label`` is float32 or an integer ``[batch]``.
+
+Always true: while a batch is with its consumer, exactly one more is read and on its way to the device;
+it counts as handed out when the consumer asks for it. No thread runs: the next batch is read when one is
+asked for, while the device still computes on those before (JAX returns before it is done). So an error
+in reading surfaces in the loop at once, one batch early, and stopping leaves nothing behind.
+
+The trade-off: reading takes the loop's own time where a step returns only when it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import jax
+import numpy as np
+
+from featurestore.dataset.batch import Batch, HostArray
+from featurestore.errors import InvalidInputError
+from training.hooks.elements import element
+from training.loading.memory import OWN_BATCHES, Projection
+
+if TYPE_CHECKING:
+    from training.loading.loader import Loader
+
+__all__ = ["JaxBatches", "jax"]
+
+Element: TypeAlias = "tuple[Any, ...]"
+
+_AHEAD: Final = 1
+_LATE: Final = 1
+"""Batches that JAX lets go of when it is called next: after another was read."""
+_HELD: Final = OWN_BATCHES + _AHEAD + _LATE
+_NARROWED: Final = {"int64": np.iinfo(np.int32), "uint64": np.iinfo(np.uint32)}
+"""Integers that JAX cuts to 32 bits unless told not to, and what fits those."""
+
+
+class JaxBatches:
+    """What is left of a loader's epoch, each time it is iterated, as arrays on a device.
+
+    Each element is ``(inputs, label)``, with a float32 weight ``[batch]`` as the third if batches have
+    weights, or ``(inputs,)`` without a label. The last batch of an epoch may be smaller, for which
+    ``jit`` compiles once more: ``last="pad"`` or ``last="drop"`` avoids it. float64 becomes
+    float32 unless ``jax_enable_x64`` is set. On CPUs, arrays share the memory of the batch.
+
+    Parameters
+    ----------
+    loader : Loader
+    device : jax.Device or jax.sharding.Sharding, optional
+        Where to; JAX's default device if not given. A sharding has to divide the batches' rows.
+
+    Raises
+    ------
+    MemoryLimitError
+        If the batches in flight do not fit the loader's memory limit.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from featurestore.testing.datasets import numbered_part
+    >>> from training import Loader
+    >>> cache = TemporaryDirectory()
+    >>> batches = Loader(numbered_part(10), 4, cache=cache.name).jax()
+    >>> for inputs, label in batches:
+    ...     print(inputs["numeric"].shape, label.dtype)
+    (4, 3) float32
+    (4, 3) float32
+    (2, 3) float32
+    >>> cache.cleanup()
+    """
+
+    def __init__(self, loader: Loader, device: Any = None) -> None:
+        self._loader = loader
+        self._device = device
+        self.memory.require()
+
+    @property
+    def memory(self) -> Projection:
+        """What feeding takes, the batch ahead included; of a device's memory, nothing."""
+        return self._loader.epoch_memory(_HELD)
+
+    def __len__(self) -> int:
+        """Batches of an epoch; of the rest of a resumed one there are ``loader.steps_left``."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Element]:
+        loader, steps = self._loader, self._loader.steps
+        one = loader.position.begin()
+        numbers = range(one.first, len(steps))
+        pack = loader.begin(_HELD)
+        sent = map(self._on_device, steps.batches(pack, one.epoch, numbers))
+        step, ahead = one.first, next(sent, None)
+        while ahead is not None:
+            now, ahead = ahead, next(sent, None)
+            one.hand_out(step, of=len(steps))
+            step += 1
+            yield now
+
+    def _on_device(self, batch: Batch) -> Element:
+        inputs, *others = element(batch)
+        # One label has no name of its own here; several are a dict.
+        several = others[0] if others and isinstance(others[0], dict) else {}
+        for name, one in {**inputs, **several}.items():
+            _require_kept(name, one)
+        if batch.label is not None:
+            _require_kept("label", others[0])
+        found: Element = jax.device_put((inputs, *others), self._device)
+        return found
+
+
+def _require_kept(name: str, values: HostArray) -> None:
+    """Refuse values that JAX would not keep as they are."""
+    kept = _NARROWED.get(values.dtype.name)
+    if kept is None or jax.config.jax_enable_x64 or values.size == 0:
+        return
+    low, high = int(values.min()), int(values.max())
+    if low < kept.min or high > kept.max:
+        raise InvalidInputError(
+            f"array {name!r} has integers from {low} to {high}; JAX would keep 32 bits of them",
+            "set jax.config.update('jax_enable_x64', True) before arrays are made",
+        )

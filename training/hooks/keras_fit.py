@@ -1,0 +1,217 @@
+"""Training a Keras model for a run: built, compiled, fitted with checkpoints, and gone on with.
+
+Always true: the same configuration and data give the same weights on a CPU, stopped and resumed or not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurestore.dataset.batch import NUMERIC, DatasetSchema
+from featurestore.errors import InvalidInputError
+from featurestore.execution.events import FRAMEWORK, step
+from training.config import RunConfig
+from training.hooks.checkpoint import Checkpoint
+from training.hooks.early_stopping import StopEarly
+from training.hooks.keras import KerasBatches, keras
+from training.hooks.steps_per_execution import measured
+from training.hooks.training_progress import Progress
+from training.models import loss_of, tabular
+from training.source import import_object
+from training.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from training.loading.loader import Loader
+
+_CHECKED_ROWS = 1 << 16
+
+
+def trained(
+    config: RunConfig,
+    task: str,
+    train: Loader,
+    valid: Loader,
+    work: Unfinished,
+    say: Callable[[str], None] | None,
+) -> tuple[Any, list[dict[str, float]]]:
+    """Return the trained model and one line of history per epoch; see ``KerasModel.fit``."""
+    settings = config.train
+    if config.model.kind == "tabular":
+        _require_finite(train)
+    batches = train.keras(_class_weight(config, task, train))
+    with step("build model", 1, kind=FRAMEWORK):
+        steps_per_execution = _steps_per_execution(config, task, batches, work)
+        model = compiled(config, task, train.schema, steps_per_execution)
+    checkpoint = Checkpoint(
+        work.checkpoints,
+        batches,
+        every_steps=settings.checkpoint_steps or None,
+        keep=settings.checkpoint_keep,
+        best="val_loss" if settings.early_stopping else None,
+    )
+    early = StopEarly(checkpoint, "val_loss", settings.early_stopping)
+    epoch = checkpoint.restore(model)
+    if epoch < settings.epochs and not early.stopped:
+        validation = valid.keras()
+        with (
+            step("train (steps)", settings.epochs * len(train), kind=FRAMEWORK) as advance,
+            checkpoint.saving_on_interrupt(),
+            batches.surfacing_errors(),
+            validation.surfacing_errors(),
+        ):
+            model.fit(
+                batches,
+                validation_data=validation,
+                initial_epoch=epoch,
+                epochs=settings.epochs,
+                callbacks=[
+                    _StopOnNaN(train),
+                    early,
+                    *_tensorboard(config),
+                    Progress(batches, settings.epochs, advance, say),
+                    checkpoint,
+                ],
+                verbose=0,
+            )
+    if settings.early_stopping:
+        checkpoint.restore_best(model)
+    return model, [
+        {"epoch": float(number), **logs} for number, logs in enumerate(checkpoint.history)
+    ]
+
+
+def compiled(config: RunConfig, task: str, schema: DatasetSchema, steps: int = 1) -> Any:
+    """Return the configured model as it is before training, the same each time."""
+    settings = config.train
+    keras.utils.set_random_seed(settings.seed % 2**32)
+    with _precision(settings.mixed_precision):
+        model = _build(config, task, schema)
+        if not getattr(model, "compiled", False):
+            model.compile(
+                optimizer=keras.optimizers.Adam(settings.learning_rate or 1e-3),
+                loss=loss_of(task),
+            )
+        model.steps_per_execution = steps
+    return model
+
+
+@contextmanager
+def _precision(name: str | None) -> Iterator[None]:
+    """Let layers made inside the block compute in half precision, their weights in float32."""
+    if name is None:
+        yield
+        return
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(f"mixed_{name}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _steps_per_execution(
+    config: RunConfig, task: str, batches: KerasBatches, work: Unfinished
+) -> int:
+    """Return the configured number, or the measured one, with which a run then goes on."""
+    asked = config.train.steps_per_execution
+    if isinstance(asked, int):
+        return asked
+    known = work.begun().get("steps_per_execution")
+    if known is None:
+        schema = batches.loader.schema
+        known = measured(lambda steps: compiled(config, task, schema, steps), batches)
+        work.note(steps_per_execution=known)
+    return int(known)
+
+
+def _class_weight(config: RunConfig, task: str, loader: Loader) -> dict[int, float] | None:
+    """Return the weight of each class: as configured, or such that all classes weigh the same."""
+    asked = config.train.class_weight
+    if asked is not None and task == "regression":
+        raise InvalidInputError(
+            f"[train] class_weight = {asked!r} weighs classes, and the task is regression",
+            "leave it out, or set task in [model]",
+        )
+    if asked is None or not isinstance(asked, str):
+        return None if asked is None else {int(key): float(v) for key, v in asked.items()}
+    counts: dict[int, int] = {}
+    for start in range(0, loader.rows, _CHECKED_ROWS):
+        label = loader.pack.read(start, min(start + _CHECKED_ROWS, loader.rows)).label
+        if label is None:
+            continue
+        for one, count in zip(*np.unique(label, return_counts=True), strict=True):
+            counts[int(one)] = counts.get(int(one), 0) + int(count)
+    return {one: loader.rows / (len(counts) * count) for one, count in counts.items()}
+
+
+def _tensorboard(config: RunConfig) -> list[Any]:
+    if config.train.tensorboard is None:
+        return []
+    from training.hooks.tensorboard import TensorBoard
+
+    return [TensorBoard(config.train.tensorboard)]
+
+
+def _build(config: RunConfig, task: str, schema: DatasetSchema) -> Any:
+    chosen = config.model
+    params: dict[str, Any] = {
+        key: list(v) if isinstance(v, tuple) else v for key, v in chosen.params.items()
+    }
+    try:
+        if chosen.kind == "tabular":
+            params.setdefault("seed", config.train.seed % 2**31)
+            return tabular(schema, task, classes=chosen.classes, **params)
+        return import_object(chosen.kind)(schema, task, **params)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"model {chosen.kind!r} does not take params {sorted(params)}: {error}",
+            "see training.models.tabular for the built-in model's parameters; a function of your "
+            "own is called with (schema, task, **params)",
+        ) from error
+
+
+class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
+    """Ends training at the first epoch whose loss is not a number, and says which column it was."""
+
+    def __init__(self, loader: Loader) -> None:
+        super().__init__()
+        self._loader = loader
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if math.isfinite(loss):
+            return
+        columns = _not_finite(self._loader)
+        raise InvalidInputError(
+            f"the loss of epoch {epoch} is {loss}"
+            + (f"; columns {columns} hold NaN or infinity after the pipeline" if columns else ""),
+            "set impute = true, and clip or drop infinite values"
+            if columns
+            else "lower learning_rate, or scale the label",
+        )
+
+
+def _require_finite(loader: Loader) -> None:
+    """Refuse NaN and infinity before training: some losses clip them to a number and go on."""
+    columns = _not_finite(loader)
+    if columns:
+        raise InvalidInputError(
+            f"columns {columns} hold NaN or infinity after the pipeline, which the built-in network "
+            "cannot learn from",
+            "set impute = true, clip or drop infinite values, or use kind = 'xgboost'",
+        )
+
+
+def _not_finite(loader: Loader) -> list[str]:
+    names = loader.schema.numeric
+    bad = np.zeros(len(names), dtype=bool)
+    for start in range(0, loader.rows, 65536):
+        values = loader.pack.read(start, min(start + 65536, loader.rows)).inputs.get(NUMERIC)
+        if values is not None:
+            bad |= ~np.isfinite(values).all(axis=0)
+    return [name for name, is_bad in zip(names, bad, strict=True) if is_bad]

@@ -1,0 +1,143 @@
+"""The folder of a run: made complete or not at all, with a checksum of each file."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from featurestore.errors import NameTakenError
+from featurestore.fingerprint import Json, digest
+from training.config import RunConfig
+
+RUN_VERSION: Final = 1
+_PACKAGES: Final = (
+    "featurestore", "numpy", "polars", "pyarrow", "narwhals", "zarr", "dask", "keras",
+    "tensorflow", "tensorflow-cpu", "xgboost", "xgboost-cpu",
+)  # fmt: skip
+
+
+def target_of(config: RunConfig, output: str | Path | None) -> Path:
+    """Return the folder that a run is to become.
+
+    Raises
+    ------
+    NameTakenError
+        If there is one.
+    """
+    if output is None:
+        now = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S")
+        kind = config.model.kind.replace(":", "-")
+        output = Path("runs") / f"{now}-{config.data.table}-{kind}-{uuid.uuid4().hex[:4]}"
+    target = Path(output).expanduser()
+    if target.exists():
+        raise NameTakenError(f"{target} exists already", "name another output, or delete it")
+    return target
+
+
+@contextmanager
+def folder_of(target: Path) -> Iterator[Path]:
+    """Yield a folder that becomes ``target`` if the block succeeds, else is removed."""
+    building = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        building.mkdir(parents=True)
+        yield building
+        try:
+            building.rename(target)
+        except OSError as error:
+            raise NameTakenError(
+                f"{target} was made by another process meanwhile", "name another output"
+            ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def seal(folder: Path, facts: Mapping[str, Json]) -> None:
+    """Write ``run.json``, with a checksum of every other file, and flush all of them to the disk."""
+    files = {one.name: digest(one.read_bytes()) for one in sorted(folder.iterdir())}
+    content = {
+        "version": RUN_VERSION,
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        **facts,
+        "files": files,
+    }
+    write_json(folder / "run.json", content)
+    for one in folder.iterdir():
+        handle = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON for people to read too."""
+    path.write_text(
+        json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+    )
+
+
+def finite(value: Any) -> Any:
+    """Return a value as JSON can hold it: NaN and infinities become null."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write one line per epoch."""
+    with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> bool:
+    """Draw training and validation loss over epochs; False if matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    epochs = [int(one["epoch"]) + 1 for one in history]
+    for name, label in (("loss", "training"), ("val_loss", "validation")):
+        if name in history[0]:
+            axes.plot(epochs, [one[name] for one in history], marker=".", label=label)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def environment() -> dict[str, Json]:
+    """Return versions of Python and packages."""
+    versions: dict[str, Json] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+    }
