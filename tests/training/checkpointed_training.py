@@ -79,4 +79,8 @@ def main(folder: Path, epochs: int, steps_per_execution: int) -> None:
 
 
 if __name__ == "__main__":
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -9,6 +9,7 @@ wait in it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakMethod
@@ -95,7 +96,7 @@ class Feed:
             read, output_signature=(numbers, numbers, signature_)
         ).prefetch(_waiting(loader))
         # A zip asks its parts in turn: this one is when the consumer asked.
-        asked = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+        asked = tf.data.Dataset.counter().map(lambda _: _now())
         made = tf.data.Dataset.zip(asked, made).map(_counting(hand_out))
         if loader.steps_left == len(loader):
             made = made.apply(tf.data.experimental.assert_cardinality(len(loader)))
@@ -130,12 +131,19 @@ class Feed:
             self._newest[1].hand_out(int(step), of=len(self._loader))
 
 
+def _now() -> Any:
+    """Return seconds of a clock when the graph runs; ``tf.timestamp`` is refused where operations are to be
+    deterministic.
+    """
+    return tf.numpy_function(time.monotonic, [], tf.float64)
+
+
 def _counting(hand_out: Callable[..., None]) -> Callable[[Any, Any], Any]:
     """Return what lets through elements and hands out the batches they are."""
 
     def out(asked: Any, counted: Any) -> Any:
         number, step, element = counted
-        waited = tf.timestamp() - asked
+        waited = _now() - asked
         # A stateful operation: it runs with the element, before anyone has it.
         tf.numpy_function(hand_out, [number, step, waited], [])
         return element
