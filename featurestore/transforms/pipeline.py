@@ -425,6 +425,7 @@ class FittedPipeline:
             "key": list(self.schema_in.key),
             "time": self.schema_in.time,
             "fitted": [state is not None for state in self.states],
+            "states": digest(self.encode_states()),
         }
 
     def encode_states(self) -> bytes:
@@ -450,8 +451,14 @@ class FittedPipeline:
             fields = tuple(Field.from_json(one) for one in value["fields"])
             schema = TableSchema(fields, tuple(value["key"]), value["time"])
             fitted = list(value["fitted"])
+            recorded = value.get("states")  # not in what version 0.1 stored
         except (KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"this is not a stored fitted pipeline: {error!r}") from error
+        if recorded not in (None, digest(states)):
+            raise CorruptionError(
+                f"these states are of another pipeline: their digest is {digest(states)}, not {recorded!r}",
+                "keep the files of a pipeline together, as they were written",
+            )
         found: list[dict[str, pa.Table]] = [{} for _ in fitted]
         for key, table in decode_state(states).items():
             position, _, name = key.partition("/")

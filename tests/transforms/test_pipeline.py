@@ -269,6 +269,14 @@ def test_damaged_states_are_refused() -> None:
         FittedPipeline.from_json({}, fitted.encode_states())
 
 
+def test_states_of_another_fit_are_refused() -> None:
+    one, other = FULL.fit(TABLE), FULL.fit(TABLE.slice(0, 3))
+    with pytest.raises(CorruptionError, match="another pipeline"):
+        FittedPipeline.from_json(one.to_json(), other.encode_states())
+    before_digests = {name: value for name, value in one.to_json().items() if name != "states"}
+    assert FittedPipeline.from_json(before_digests, one.encode_states()) == one
+
+
 def test_an_empty_pipeline_changes_nothing() -> None:
     fitted = Pipeline().fit(TABLE)
     assert fitted.complete
