@@ -152,7 +152,7 @@ class Hindsight(Serving):
                 key = learner.summary_key(inputs[one.partition], cut)
                 one = Summary(key, one.partition, cut)
             members.append(one)
-        if tuple(members) == need.members:
+        if members == list(need.members):
             return need
         key = fingerprint(
             "hindsight", feature.transformer.fingerprint(), [one.key for one in members]

@@ -18,6 +18,7 @@ from typing import Final
 import pyarrow as pa
 
 from featurestore.fingerprint import fingerprint
+from featurestore.plan.run import Run
 from featurestore.plan.states import Learner, StateNeed, Summary
 from featurestore.storage.provenance import Provenance
 from featurestore.storage.records import PartitionEntry
@@ -53,15 +54,13 @@ def suffix_needs(
 
 def _needs_of_all(summaries: Sequence[Summary | None]) -> list[StateNeed]:
     needs = [StateNeed()] * len(summaries)
-    later: tuple[Summary, ...] = ()
+    filled = [one for one in summaries if one is not None]
     chain = ""
-    for position, own in reversed(list(enumerate(summaries))):
-        if own is None:
-            continue
+    for at, own in reversed(list(enumerate(filled))):
+        later = Run(filled, at + 1, len(filled))
         if later:
             key = fingerprint("ahead", own.key, chain)
-            needs[position] = StateNeed(key, key, later, own=own)
-        later = (own, *later)
+            needs[own.partition] = StateNeed(key, key, later, own=own)
         chain = fingerprint("suffix", own.key, chain)
     return needs
 

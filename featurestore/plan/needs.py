@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.ahead import suffix_needs
 from featurestore.plan.definition import Feature
+from featurestore.plan.run import Run
 from featurestore.plan.states import (
     Learner,
     SourceSummaries,
@@ -60,19 +61,23 @@ def _prefix_needs(
 ) -> list[StateNeed]:
     reach = learner.transformer.reach(learner.schema)
     needs: list[StateNeed] = []
-    members: list[Summary] = []
+    summaries: list[Summary] = []
+    first = 0
     chain = ""
     since: int | None = None
     for position, entry in enumerate(base):
         if reach is not None and entry.time_min is not None:
             since = entry.time_min - reach
-            members = [one for one in members if _reaches(base[one.partition], since)]
-            chain = fingerprint("prefix", [one.key for one in members])
+            # Partitions are in order of time: what is out of reach stays so.
+            while first < len(summaries) and not _reaches(base[summaries[first].partition], since):
+                first += 1
+            chain = fingerprint("prefix", [one.key for one in summaries[first:]])
+        members = Run(summaries, first, len(summaries))
         key = prefix_key(chain, since)
-        needs.append(StateNeed(chain, key, tuple(members), since=since) if members else StateNeed())
+        needs.append(StateNeed(chain, key, members, since=since) if members else StateNeed())
         if entry.rows:
             summary = Summary(learner.summary_key(inputs[position]), position)
-            members.append(summary)
+            summaries.append(summary)
             chain = chain_key(chain, summary.key)
     return needs
 

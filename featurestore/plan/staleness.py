@@ -17,6 +17,7 @@ from featurestore.errors import DependencyCycleError, NotReadyError
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.ahead import is_settled
 from featurestore.plan.definition import Feature
+from featurestore.plan.learner_sizes import members_of
 from featurestore.plan.needs import state_needs
 from featurestore.plan.states import (
     Learner,
@@ -177,7 +178,7 @@ class Assessor:
             if isinstance(transformer, SourceTransformer):
                 needs = [one.need for one in found if one.freshness is not Freshness.FRESH]
                 rows = {position for need in needs for position in need.rows}
-                carried = {one.partition for need in needs for one in need.members}
+                carried = {one.partition for one in members_of(needs)}
                 self.require_built(
                     transformer.source_table,
                     transformer.source_inputs(files.schema),

@@ -12,17 +12,22 @@ need not be computed again: after a crash, for another split, for the partitions
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
+from featurestore.plan.run import Run
 from featurestore.plan.table_files import TableFiles
 from featurestore.schema import TableSchema
 from featurestore.storage.records import PartitionEntry
 from featurestore.times import to_steps
 from featurestore.transforms.base import Scope, SourceTransformer, Transformer
+
+_BEFORE_ALL: Final = -(2**63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +58,10 @@ class StateNeed:
         Part of the values' provenance; ``""`` for the empty state of scope ``none``.
     key : str
         Where the combined state is kept; ``""`` for the empty state.
-    members : tuple of Summary
+    members : sequence of Summary
         The summaries it is combined of, in order: of the own table, or for a source transformer of
         the other table's carry.
-    rows : tuple of int
+    rows : sequence of int
         For a source transformer: the other table's partitions that are handed over as rows.
     since : int, optional
         For a prefix state of limited reach: older rows do not matter, and may be in it or not.
@@ -68,14 +73,14 @@ class StateNeed:
 
     fingerprint: str = ""
     key: str = ""
-    members: tuple[Summary, ...] = ()
-    rows: tuple[int, ...] = ()
+    members: Sequence[Summary] = ()
+    rows: Sequence[int] = ()
     since: int | None = None
     own: Summary | None = None
     horizon: int | None = None
 
     @property
-    def summaries(self) -> tuple[Summary, ...]:
+    def summaries(self) -> Sequence[Summary]:
         """All that must be there before it is combined."""
         return self.members if self.own is None else (self.own, *self.members)
 
@@ -213,7 +218,7 @@ def require_fit_rows(feature: Feature, need: StateNeed) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SourceSummaries:
-    """Another table as a source transformer's carry sees it.
+    """Another table as a source transformer sees it: its partitions that have rows.
 
     Parameters
     ----------
@@ -221,14 +226,19 @@ class SourceSummaries:
     prints : sequence of str
         Fingerprint that the columns it reads have, or will have once built, per partition.
     summaries : sequence of Summary
+        Of each partition that has rows, in order.
     chains : sequence of str
-        ``chains[n]`` is the key of the carry of the first n partitions.
+        ``chains[n]`` is the key of the carry of the first n of them.
     """
 
     base: Sequence[PartitionEntry]
     prints: Sequence[str]
     summaries: Sequence[Summary]
     chains: Sequence[str]
+    _positions: Sequence[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_positions", [one.partition for one in self.summaries])
 
     @classmethod
     def of(
@@ -237,10 +247,32 @@ class SourceSummaries:
         summaries: list[Summary] = []
         chains = [""]
         for position, one in enumerate(base):
-            summaries.append(Summary(learner.summary_key(prints[position]), position))
-            following = chain_key(chains[-1], summaries[-1].key)
-            chains.append(following if one.rows else chains[-1])
+            if one.rows:
+                summaries.append(Summary(learner.summary_key(prints[position]), position))
+                chains.append(chain_key(chains[-1], summaries[-1].key))
         return cls(base, prints, summaries, chains)
+
+    def carried(self, lower: int | None) -> Run[Summary]:
+        """Return the leading partitions that lie wholly before a time."""
+        if lower is None:
+            return Run(self.summaries, 0, 0)
+        # Without times they are compared with nothing: all of them may lie before.
+        return Run(self.summaries, 0, bisect_left(self.summaries, lower, key=self._ends))
+
+    def rows(self, after: int, upper: int | None) -> Run[int]:
+        """Return the partitions after so many that begin by a time, as positions in the table."""
+        stop = len(self.summaries)
+        if upper is not None:
+            stop = bisect_right(self.summaries, upper, lo=after, key=self._begins)
+        return Run(self._positions, after, stop)
+
+    def _ends(self, one: Summary) -> int:
+        end = self.base[one.partition].time_max
+        return _BEFORE_ALL if end is None else end
+
+    def _begins(self, one: Summary) -> int:
+        begin = self.base[one.partition].time_min
+        return _BEFORE_ALL if begin is None else begin
 
 
 def source_need(
@@ -253,33 +285,12 @@ def source_need(
     if not entry.rows:
         return StateNeed()
     window = transformer.source_window(schema, entry.time_min, entry.time_max)
-    below = _below(source.base, window.lower)
-    rows = tuple(
-        position
-        for position, one in enumerate(source.base)
-        if position >= below and one.rows and _begins_by(one, window.upper)
-    )
-    carry = source.chains[below] if window.carry else ""
-    members = tuple(one for one in source.summaries[:below] if source.base[one.partition].rows)
+    before = source.carried(window.lower)
+    rows = source.rows(len(before), window.upper)
+    carry = source.chains[len(before)] if window.carry else ""
     return StateNeed(
         fingerprint("source", carry, [source.prints[position] for position in rows]),
         carry,
-        members if window.carry else (),
+        before if window.carry else (),
         rows,
     )
-
-
-def _below(base: Sequence[PartitionEntry], lower: int | None) -> int:
-    """Return how many leading partitions lie wholly below ``lower``."""
-    if lower is None:
-        return 0
-    count = 0
-    for position, one in enumerate(base):
-        if one.time_max is not None and one.time_max >= lower:
-            break
-        count = position + 1
-    return count
-
-
-def _begins_by(entry: PartitionEntry, upper: int | None) -> bool:
-    return upper is None or entry.time_min is None or entry.time_min <= upper
