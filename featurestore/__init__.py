@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from featurestore.dataset.dataset import Dataset
+    from featurestore.dataset.folds import HashKFold, PurgedKFold, WalkForward
     from featurestore.dataset.split import HashSplit, TimeSplit
     from featurestore.enforcement import enforced
     from featurestore.errors import FeatureStoreError
@@ -105,6 +106,7 @@ _HOMES: Final = {
     "Function": "transforms.function",
     "Hash": "transforms.hash_buckets",
     "HashCross": "transforms.hash_buckets",
+    "HashKFold": "dataset.folds",
     "HashSplit": "dataset.split",
     "GroupStats": "transforms.group_stats",
     "Impute": "transforms.impute",
@@ -117,6 +119,7 @@ _HOMES: Final = {
     "PctChange": "transforms.changes",
     "PCA": "transforms.pca",
     "Pipeline": "transforms.pipeline",
+    "PurgedKFold": "dataset.folds",
     "QuantileBin": "transforms.quantile_bin",
     "QuantileTransform": "transforms.quantile_transform",
     "Rank": "transforms.rank",
@@ -129,6 +132,7 @@ _HOMES: Final = {
     "TfIdf": "transforms.tf_idf",
     "TimeSince": "transforms.counters",
     "TimeSplit": "dataset.split",
+    "WalkForward": "dataset.folds",
     "Winsorize": "transforms.winsorize",
     "ZScore": "transforms.zscore",
     "by_dtype": "transforms.selectors",
@@ -186,6 +190,7 @@ __all__ = [
     "GroupStats",
     "Hash",
     "HashCross",
+    "HashKFold",
     "HashSplit",
     "Impute",
     "Lag",
@@ -196,6 +201,7 @@ __all__ = [
     "OneHot",
     "PctChange",
     "Pipeline",
+    "PurgedKFold",
     "QuantileBin",
     "QuantileTransform",
     "Rank",
@@ -208,6 +214,7 @@ __all__ = [
     "TfIdf",
     "TimeSince",
     "TimeSplit",
+    "WalkForward",
     "Winsorize",
     "ZScore",
     "by_dtype",

@@ -19,9 +19,10 @@ from featurestore.dataset.part import Part
 from featurestore.dataset.selection import Selection, condition
 from featurestore.dataset.split import ALL, TEST, TRAIN, VALID, Split
 from featurestore.dataset.view import TableView
-from featurestore.errors import NotFoundError
+from featurestore.errors import DefinitionError, NotFoundError
 from featurestore.fingerprint import Json
 from featurestore.schema import TableSchema
+from featurestore.transforms.expression_json import StoredExpression
 from featurestore.transforms.pipeline import FittedPipeline, Pipeline
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Dataset:
         A numeric or boolean column, or several; never null in the selected rows.
     where : narwhals.Expr, optional
         A row-wise condition; rows for which it is false or null are left out.
-    split : TimeSplit or HashSplit, optional
-        Without it all rows are in ``all``.
+    split : Split, optional
+        Without it all rows are in ``all``. One of several folds has its parts in ``folds``.
     pipeline : Pipeline, optional
         Learnt on the training part only; on ``all`` without a split.
     weight : str, optional
@@ -81,12 +82,16 @@ class Dataset:
         self._table_schema = schema
         self._columns = dataset_columns(features, label, schema, pipeline, weight)
         self._where = None if where is None else condition(where, schema)
-        self._selections = self._select(schema)
+        self._selections = _selections(split, schema, self._where)
         self._view = view(self._needed(schema))
         refuse_future(self._columns.features, self._view.snapshot, self._view.table)
         self._check_targets()
-        learnt_from = self._selections[TRAIN if TRAIN in self._selections else ALL]
-        self._learned = LearnedColumns(self._columns, self._view, learnt_from, self._name())
+        learnt_from = self._selections.get(TRAIN, self._selections.get(ALL))
+        self._lesson = (
+            None
+            if learnt_from is None
+            else LearnedColumns(self._columns, self._view, learnt_from, self._name())
+        )
         self._made: dict[str, Part] = {}
         self._lock = Lock()
 
@@ -106,13 +111,9 @@ class Dataset:
             If the split has no such part.
         """
         if name not in self._selections:
-            remedy = (
-                "pass split=fs.TimeSplit(...) or fs.HashSplit(...)"
-                if self._split is None
-                else f"give the split a boundary or a share for {name!r}"
-            )
             raise NotFoundError(
-                f"the dataset has no part {name!r}, its parts are {list(self._selections)}", remedy
+                f"the dataset has no part {name!r}, its parts are {list(self._selections)}",
+                self._remedy(name),
             )
         with self._lock:
             if name not in self._made:
@@ -142,8 +143,7 @@ class Dataset:
     @property
     def folds(self) -> tuple[Dataset, ...]:
         """One dataset for each evaluation the split consists of; itself if there is only one."""
-        folds = () if self._split is None else self._split.folds()
-        if len(folds) <= 1:
+        if self._split is None or self._selections:
             return (self,)
         features, label, where, pipeline, weight = self._arguments
         return tuple(
@@ -151,7 +151,7 @@ class Dataset:
                 self._make_view, self._table_schema, features, label,
                 where=where, split=fold, pipeline=pipeline, weight=weight,
             )
-            for fold in folds
+            for fold in self._split.folds()
         )  # fmt: skip
 
     @property
@@ -221,6 +221,22 @@ class Dataset:
 
     # --- pieces ----------------------------------------------------------------------------------------
 
+    @property
+    def _learned(self) -> LearnedColumns:
+        if self._lesson is None:
+            raise DefinitionError(
+                f"each of the {len(self.folds)} folds of this dataset learns for itself",
+                "take them one by one: for fold in dataset.folds",
+            )
+        return self._lesson
+
+    def _remedy(self, part: str) -> str:
+        if self._split is None:
+            return "pass split=fs.TimeSplit(...) or fs.HashSplit(...)"
+        if not self._selections:
+            return "take its folds one by one: for fold in dataset.folds"
+        return f"give the split a boundary or a share for {part!r}"
+
     def describe(self) -> dict[str, Json]:
         """Return what it consists of as JSON, for run folders and reports."""
         return {
@@ -244,17 +260,11 @@ class Dataset:
     def _asked_label(self) -> Json:
         return list(self.labels) if len(self.labels) > 1 else self.label
 
-    def _select(self, schema: TableSchema) -> dict[str, Selection]:
-        if self._split is None:
-            return {ALL: Selection(where=self._where)}
-        return {
-            part: self._split.rows(part, schema).with_where(self._where)
-            for part in self._split.parts()
-        }
-
     def _needed(self, schema: TableSchema) -> tuple[str, ...]:
         wanted = list(self._columns.reads)
-        for selection in self._selections.values():
+        # All folds of a split select by the same columns.
+        fold = None if self._split is None else self._split.folds()[0]
+        for selection in _selections(fold, schema, self._where).values():
             wanted += selection.columns(schema)
         return tuple(dict.fromkeys(wanted))
 
@@ -272,3 +282,12 @@ class Dataset:
                     rows += self._view.partitions[i].rows
         if nulls:
             raise unknown_value(role, name, nulls, 0, rows)
+
+
+def _selections(
+    split: Split | None, schema: TableSchema, where: StoredExpression | None
+) -> dict[str, Selection]:
+    """Return the rows of each part."""
+    if split is None:
+        return {ALL: Selection(where=where)}
+    return {part: split.rows(part, schema).with_where(where) for part in split.parts()}

@@ -59,7 +59,10 @@ class TimeRange:
 
 @dataclass(frozen=True, slots=True)
 class HashRange:
-    """Rows whose hash of ``columns`` with ``seed`` lies in ``[lower, upper)`` of the hash space."""
+    """Rows whose hash of ``columns`` with ``seed`` lies in ``[lower, upper)`` of the hash space.
+
+    With ``lower > upper`` it goes on from the end of the space at its begin: all but ``[upper, lower)``.
+    """
 
     columns: tuple[str, ...]
     seed: int
@@ -67,11 +70,27 @@ class HashRange:
     upper: int
 
     def __post_init__(self) -> None:
-        if not self.columns or not 0 <= self.lower <= self.upper <= HASH_SPACE:
+        bounds = (self.lower, self.upper)
+        if not self.columns or not 0 <= min(bounds) <= max(bounds) <= HASH_SPACE:
             raise DefinitionError(
                 f"hash range [{self.lower}, {self.upper}) over columns {list(self.columns)}",
                 f"give at least one column and bounds from 0 to {HASH_SPACE}",
             )
+
+    def complement(self) -> HashRange:
+        """Return the rows that are not in it.
+
+        Raises
+        ------
+        DefinitionError
+            If it is empty: all rows are no range.
+        """
+        if self.lower == self.upper:
+            raise DefinitionError("an empty hash range leaves all rows", "select without it")
+        if self.upper - self.lower == HASH_SPACE:
+            return dataclasses.replace(self, upper=0)
+        lower, upper = self.upper % HASH_SPACE, self.lower or HASH_SPACE
+        return dataclasses.replace(self, lower=lower, upper=upper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,4 +313,5 @@ def _meets(where: StoredExpression, partition: Partition, engine: Engine) -> Arr
 def _in_hash_range(hashed: HashRange, partition: Partition, engine: Engine) -> Array:
     hashes = hash_columns(engine, partition.frame, hashed.columns, seed=hashed.seed)
     high = hashes >> engine.xp.uint64(32)
-    return (high >= hashed.lower) & (high < hashed.upper)
+    above, below = high >= hashed.lower, high < hashed.upper
+    return above & below if hashed.lower <= hashed.upper else above | below

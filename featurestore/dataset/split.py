@@ -12,8 +12,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,8 @@ TRAIN: Final = "train"
 VALID: Final = "valid"
 TEST: Final = "test"
 ALL: Final = "all"
+Length: TypeAlias = "Duration | dt.timedelta | int | str"
+"""A length of time; an integer counts steps of an integer time column."""
 _TOO_FINE: Final = re.compile(r"[.,]\d{7,}")
 
 
@@ -94,12 +96,12 @@ class TimeSplit:
 
     valid: TimeLike
     test: TimeLike | None = None
-    embargo: Duration | int | str | None = None
+    embargo: Length | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "valid", _stored_form(self.valid))
+        object.__setattr__(self, "valid", boundary(self.valid))
         if self.test is not None:
-            object.__setattr__(self, "test", _stored_form(self.test))
+            object.__setattr__(self, "test", boundary(self.test))
             if isinstance(self.test, int) != isinstance(self.valid, int):
                 raise DefinitionError(
                     f"valid={self.valid!r} and test={self.test!r} are of different kinds",
@@ -107,10 +109,7 @@ class TimeSplit:
                 )
             if isinstance(self.test, int) and isinstance(self.valid, int):
                 _check_order(self.valid, self.test, self.valid, self.test)
-        if isinstance(self.embargo, bool) or (isinstance(self.embargo, int) and self.embargo < 0):
-            raise DefinitionError(f"embargo={self.embargo!r} is not a length of time")
-        if self.embargo is not None and not isinstance(self.embargo, int):
-            object.__setattr__(self, "embargo", Duration.parse(self.embargo))
+        object.__setattr__(self, "embargo", length(self.embargo, "embargo"))
 
     def parts(self) -> tuple[str, ...]:
         """Return ``train``, ``valid`` and, if there is a boundary for it, ``test``."""
@@ -118,12 +117,12 @@ class TimeSplit:
 
     def rows(self, part: str, schema: TableSchema) -> Selection:
         """Return the rows of a part as a range of times."""
-        _check_part(self, part)
-        valid = _steps(self.valid, schema)
-        embargo = self._embargo_steps(schema)
+        check_part(self, part)
+        valid = boundary_steps(self.valid, schema)
+        embargo = length_steps(self.embargo, schema)
         stop = None
         if self.test is not None:
-            test = _steps(self.test, schema)
+            test = boundary_steps(self.test, schema)
             _check_order(valid, test, self.valid, self.test)
             stop = test - embargo
             if stop <= valid:
@@ -141,17 +140,9 @@ class TimeSplit:
         """Return itself: it evaluates once."""
         return (self,)
 
-    def _embargo_steps(self, schema: TableSchema) -> int:
-        if self.embargo is None:
-            return 0
-        embargo = self.embargo if isinstance(self.embargo, int) else Duration.parse(self.embargo)
-        return time_steps(embargo, schema.time_unit, schema.time)
-
     def spec(self) -> dict[str, Json]:
         """Return it as JSON."""
-        embargo = str(self.embargo) if isinstance(self.embargo, Duration) else self.embargo
-        params: dict[str, Any] = {"valid": self.valid, "test": self.test, "embargo": embargo}
-        return {"kind": "TimeSplit", "params": params}
+        return {"kind": "TimeSplit", "params": spec_of(self)}
 
     @property
     def fingerprint(self) -> str:
@@ -204,15 +195,8 @@ class HashSplit:
                 f"valid={self.valid} and test={self.test} together are {self.valid + self.test}",
                 "let them sum to more than 0 and less than 1, the rest is for training",
             )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise DefinitionError(f"seed={self.seed!r} is not an integer from 0 on")
-        if self.by is not None:
-            by = (self.by,) if isinstance(self.by, str) else tuple(self.by)
-            if not by or len(set(by)) != len(by):
-                raise DefinitionError(
-                    f"by={self.by!r} does not name columns, each once", "leave it out for the key"
-                )
-            object.__setattr__(self, "by", by)
+        check_seed(self.seed)
+        object.__setattr__(self, "by", entity_names(self.by))
 
     def parts(self) -> tuple[str, ...]:
         """Return ``train`` and those of ``valid`` and ``test`` whose share is not 0."""
@@ -221,16 +205,8 @@ class HashSplit:
 
     def rows(self, part: str, schema: TableSchema) -> Selection:
         """Return the rows of a part as a range of hashes."""
-        _check_part(self, part)
-        columns = schema.key if self.by is None else tuple(self.by)
-        if not columns:
-            raise DefinitionError(
-                "HashSplit needs an entity and the table has no key",
-                "pass by= with the columns that make one",
-            )
-        for name in columns:
-            if schema[name].is_tensor:
-                raise DefinitionError(f"tensor column {name!r} cannot make an entity")
+        check_part(self, part)
+        columns = entity_columns(self.by, schema)
         first = round(self.valid * HASH_SPACE)
         second = round((self.valid + self.test) * HASH_SPACE)
         bounds = {VALID: (0, first), TEST: (first, second), TRAIN: (second, HASH_SPACE)}
@@ -242,11 +218,7 @@ class HashSplit:
 
     def spec(self) -> dict[str, Json]:
         """Return it as JSON."""
-        by = None if self.by is None else list(self.by)
-        params: dict[str, Json] = {
-            "valid": self.valid, "test": self.test, "by": by, "seed": self.seed,
-        }  # fmt: skip
-        return {"kind": "HashSplit", "params": params}
+        return {"kind": "HashSplit", "params": spec_of(self)}
 
     @property
     def fingerprint(self) -> str:
@@ -254,8 +226,28 @@ class HashSplit:
         return fingerprint("split", self.spec(), HASH_VERSION)
 
 
-def _stored_form(value: object) -> str | int:
-    """Return a boundary as it is kept: an integer or ISO 8601 text."""
+# --- what splits are made of -------------------------------------------------------------------------
+
+
+def spec_of(split: Any) -> dict[str, Json]:
+    """Return the fields of a split as JSON."""
+    return {one.name: _plain(getattr(split, one.name)) for one in fields(split)}
+
+
+def _plain(value: Any) -> Json:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Duration) else value
+
+
+def boundary(value: object) -> str | int:
+    """Return a boundary as it is kept: an integer or ISO 8601 text.
+
+    Raises
+    ------
+    DefinitionError
+        If it is no point in time.
+    """
     if (whole := as_whole(value)) is not None:
         return whole
     if isinstance(value, np.datetime64):
@@ -274,16 +266,73 @@ def _stored_form(value: object) -> str | int:
     )
 
 
-def _steps(boundary: TimeLike, schema: TableSchema) -> int:
+def boundary_steps(point: TimeLike, schema: TableSchema) -> int:
+    """Return a boundary in steps of a table's time column."""
     if schema.time is None:
         raise DefinitionError(
-            f"TimeSplit at {boundary!r} needs a time column and the table has none",
+            f"a split at {point!r} needs a time column and the table has none",
             "ingest the table with time=, or split by HashSplit",
         )
-    return to_steps(boundary, schema[schema.time].type, schema.time)
+    return to_steps(point, schema[schema.time].type, schema.time)
 
 
-def _check_part(split: Split, part: str) -> None:
+def length(value: Length | None, what: str) -> Duration | int | None:
+    """Return a length of time as it is kept; None stays None.
+
+    Raises
+    ------
+    DefinitionError, InvalidInputError
+        If it is none.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or (isinstance(value, int) and value < 0):
+        raise DefinitionError(f"{what}={value!r} is not a length of time", "give 0 or more")
+    return value if isinstance(value, int) else Duration.parse(value)
+
+
+def length_steps(value: Length | None, schema: TableSchema) -> int:
+    """Return a length in steps of a table's time column; 0 for None."""
+    if value is None:
+        return 0
+    span = value if isinstance(value, int) else Duration.parse(value)
+    return time_steps(span, schema.time_unit, schema.time)
+
+
+def entity_names(by: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the columns that make an entity as they are kept; None for the table's key."""
+    if by is None:
+        return None
+    names = (by,) if isinstance(by, str) else tuple(by)
+    if not names or len(set(names)) != len(names):
+        raise DefinitionError(
+            f"by={by!r} does not name columns, each once", "leave it out for the key"
+        )
+    return names
+
+
+def entity_columns(by: str | Sequence[str] | None, schema: TableSchema) -> tuple[str, ...]:
+    """Return the columns that make an entity in a table."""
+    columns = schema.key if by is None else tuple(by)
+    if not columns:
+        raise DefinitionError(
+            "a split by entity needs one and the table has no key",
+            "pass by= with the columns that make one",
+        )
+    for name in columns:
+        if schema[name].is_tensor:
+            raise DefinitionError(f"tensor column {name!r} cannot make an entity")
+    return columns
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what is no seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise DefinitionError(f"seed={seed!r} is not an integer from 0 on")
+
+
+def check_part(split: Split, part: str) -> None:
+    """Refuse a part that a split does not have."""
     if part not in split.parts():
         raise NotFoundError(
             f"{type(split).__name__} has no part {part!r}",

@@ -346,4 +346,6 @@ def test_hash_range_bounds() -> None:
     with pytest.raises(DefinitionError, match="hash range"):
         HashRange((), 0, 0, 1)
     with pytest.raises(DefinitionError, match="hash range"):
-        HashRange(("k",), 0, 5, 4)
+        HashRange(("k",), 0, 5, HASH_SPACE + 1)
+    with pytest.raises(DefinitionError, match="hash range"):
+        HashRange(("k",), 0, 5, -1)

@@ -105,7 +105,8 @@ def test_external_memory_trains_the_same_trees(cache: Path) -> None:
     other = in_memory(valid, whole)
     np.testing.assert_allclose(from_disk.predict(other), from_memory.predict(other), atol=1e-5)
     assert results["valid"]["logloss"][-1] < 0.6 * results["valid"]["logloss"][0]
-    assert list(train.part.reads) == [0, 1], "the pipeline ran once for all passes"  # type: ignore[attr-defined]
+    # Partitions are read side by side, in whatever order.
+    assert sorted(train.part.reads) == [0, 1], "the pipeline ran once for all passes"  # type: ignore[attr-defined]
 
 
 def _append(seen: list[Any], **given: Any) -> None:

@@ -35,8 +35,9 @@ OWN_BATCHES: Final = 2
 """The batch that is being gathered, and the one its consumer still holds."""
 _ALL: Final = 1 << 62
 """More bytes than any partition takes: it is not cut."""
-_SLACK: Final = 4 * 2**20
-"""Small things: threads' stacks, buffers of files and hashes, Python's own objects."""
+_SLACK: Final = 6 * 2**20
+"""Small things: threads' stacks, buffers of files and hashes, Python's own objects; and what the heap
+keeps between arrays of different sizes."""
 _SMALLER_PARTITIONS: Final = "ingest with a smaller partition_bytes, or name fewer features"
 
 

@@ -63,15 +63,15 @@ class StripedOrder:
         """Return the row numbers at positions ``[start, stop)``; see :meth:`EpochOrder.indices`."""
         if not 0 <= start <= stop <= self.order.rows:
             return self.order.indices(start, stop)  # which refuses it
-        pieces = [np.empty(0, dtype=np.int64)]
+        pieces: list[Rows] = []
         while start < stop:
             visit = self._visit_at(start)
             first, last = self._starts[visit : visit + 2]
             within = _stripe_order(self, visit)
-            rows = within.indices(start - first, min(stop, last) - first)
-            pieces.append(rows + self._bases[self.visited[visit]])
+            pieces.append(within.indices(start - first, min(stop, last) - first))
+            pieces[-1] += self._bases[self.visited[visit]]  # indices are arrays of their own
             start = min(stop, last)
-        return np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.int64), *pieces])
 
     def window_at(self, position: int) -> int:
         """Return the window that position ``position`` of the epoch lies in."""
