@@ -27,7 +27,8 @@ from featurestore.dataset.selection import Selection
 from featurestore.dataset.view import TableView
 from featurestore.execution.task_costs import read_extent
 from featurestore.execution.tasks import with_row_count
-from featurestore.transforms.base import Partition
+from featurestore.transforms.base import Partition, Scope
+from featurestore.transforms.extent import Extent
 from featurestore.transforms.pipeline import FittedPipeline
 
 
@@ -116,7 +117,9 @@ class LearnedColumns:
 
             needs = array_needs(view.schema, kept, calls, columns.names, schema, source.rows)
             limits = slice_limits(view.schema, extent, steps, needs, within)
-            largest = max(largest, sliced_bytes(view.schema, extent, limits, needs))
+            # What is learnt is held by then; of as many values as one partition may have.
+            learnt = sum(_state_bytes(one, extent) for one in calls)
+            largest = max(largest, learnt + sliced_bytes(view.schema, extent, limits, needs))
         return largest + PACKING_BYTES
 
     @cached_property
@@ -132,3 +135,12 @@ class LearnedColumns:
         return dataset_schema(
             columns.model, columns.labels, columns.outputs, cardinalities, columns.weight
         )
+
+
+def _state_bytes(call: StepCall, extent: Extent) -> int:
+    """Return what a step learns of a partition, as far as its recorded sizes tell."""
+    if call.transformer.scope is not Scope.FIT:
+        return 0
+    names = call.transformer.learns_from(call.before)
+    sizes = {name: extent.column_bytes.get(name, 0) for name in names}
+    return call.transformer.state_bytes(call.before, Extent(extent.rows, sizes, extent.widest_row))

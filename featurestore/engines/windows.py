@@ -31,6 +31,10 @@ CLOSED: Final = ("right", "left", "both", "none")
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
 _UINT16_VALUES: Final = 2**16
+_PORTION: Final = 2**16
+"""So many windows, and what is folded on the way, stay in a CPU's cache."""
+_WINDOWS: Final = 8
+"""How many times as long as a window a portion is at least."""
 
 Parts: TypeAlias = "tuple[Array, ...]"
 Merge: TypeAlias = "Callable[[Parts, Parts, Any, Any], Parts]"
@@ -200,21 +204,52 @@ def fold(xp: Any, leaves: Parts, end: Array, length: Array, merge: Merge) -> Par
         ``[q]`` each.
     """
     total = tuple(xp.zeros(end.shape[0], dtype=part.dtype) for part in leaves)
-    if end.shape[0] == 0:
-        return total
+    for rows, near in _portions(xp, leaves[0].shape[0], end, length):
+        _fold_into(
+            xp,
+            [part[rows] for part in total],
+            tuple(part[near] for part in leaves),
+            end[rows] - near.start,
+            length[rows],
+            merge,
+        )
+    return total
+
+
+def _portions(xp: Any, size: int, end: Array, length: Array) -> list[tuple[slice, slice]]:
+    """Return runs of windows, and of the values that theirs lie in, both few enough for a CPU's cache.
+
+    What windows of different runs have in common is folded once for each, so runs are several times as
+    long as a window; windows in no order, which have all values in common, are one run.
+    """
+    count = end.shape[0]
+    if not count or not size:
+        return []
     longest = int(length.max())
-    at = end - 1
+    found = []
+    for rows in blocks(count, xp, max(_PORTION, _WINDOWS * longest)):
+        last = int(end[rows].max())
+        found.append((rows, slice(min(last, int((end[rows] - length[rows]).min())), last)))
+    if sum(near.stop - near.start for _, near in found) > 2 * (size + count):
+        return [(slice(0, count), slice(0, size))]
+    return found
+
+
+def _fold_into(
+    xp: Any, total: list[Array], leaves: Parts, end: Array, length: Array, merge: Merge
+) -> None:
+    longest = int(length.max())
+    end -= 1
     level, size = leaves, 1
     with np.errstate(all="ignore"):  # runs across group borders are computed and never used
         while size <= longest:
             for rows in blocks(end.shape[0], xp):
                 _add_runs(
-                    xp, level, size, merge, [part[rows] for part in total], at[rows], length[rows]
+                    xp, level, size, merge, [part[rows] for part in total], end[rows], length[rows]
                 )
             if 2 * size <= longest:
                 level = _doubled(xp, level, size, merge, in_place=size > 1)
             size *= 2
-    return total
 
 
 def _add_runs(

@@ -116,8 +116,8 @@ class Rolling(Transformer):
     these are below 2**53, and within two units in the last place beyond.
 
     *State.* Time windows: the rows of the last ``window + lag``. Windows of rows: the last
-    ``window + lag`` rows of each group, for ever. *Memory.* 150 bytes per row, and
-    115 for each row of the state (``std``: 150 and 131; quantiles: 255 and 100); to summarise, 52 per
+    ``window + lag`` rows of each group, for ever. *Memory.* 135 bytes per row, and
+    100 for each row of the state (``std``: 155 and 120; quantiles: 255 and 100); to summarise, 52 per
     row, or 26 and the state.
 
     Raises
@@ -300,7 +300,7 @@ class Rolling(Transformer):
         together = extent.rows + state_rows(schema, self._state_columns(schema), extent)
         ranks = [level_of(one) is not None for one in self.stats]
         ranked = any(ranks)
-        folded = 0 if all(ranks) else 131 if "std" in self.stats else 115
+        folded = 0 if all(ranks) else 120 if "std" in self.stats else 100
         sorted_ = max(folded, 100 if ranked else 0) * together
         sorted_ = max(grouping_bytes(schema, by, together), sorted_)
         made = (120 if ranked else 35) * extent.rows + rounding_bytes(

@@ -38,6 +38,43 @@ def test_a_fold_depends_on_the_window_alone(data: st.DataObject, values: list[fl
         )
 
 
+@settings(
+    deadline=None, max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(st.data(), st.integers(1, 60), st.booleans())
+def test_windows_are_folded_in_portions(
+    monkeypatch: pytest.MonkeyPatch, data: st.DataObject, size: int, ascending: bool
+) -> None:
+    values = np.array(data.draw(st.lists(st.floats(-1e3, 1e3), min_size=size, max_size=size)))
+    ends = data.draw(st.lists(st.integers(0, size), max_size=50))
+    end = np.array(sorted(ends) if ascending else ends, np.int64)
+    longest = data.draw(st.integers(0, 5) | st.just(size))
+    length = np.array([min(longest, data.draw(st.integers(0, one))) for one in ends], np.int64)
+    length = np.minimum(length, end)
+    whole = windows.fold(np, (values,), end, length, windows.merge_sums)[0]
+    monkeypatch.setattr(windows, "_PORTION", 3)
+    monkeypatch.setattr(windows, "_WINDOWS", 1)
+    portions = windows._portions(np, size, end, length)
+    # All windows once, in order; few values at a time where windows are short and in order.
+    assert [one for rows, _ in portions for one in range(len(end))[rows]] == list(range(len(end)))
+    again = windows.fold(np, (values,), end, length, windows.merge_sums)[0]
+    assert again.tolist() == whole.tolist()
+
+
+def test_few_values_are_folded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_PORTION", 64)
+    end = np.arange(1, 1001)
+    portions = windows._portions(np, 1000, end, np.minimum(end, 4))
+    assert len(portions) == 16
+    assert max(near.stop - near.start for _, near in portions) == 67
+    # In no order, each portion would hold all values.
+    shuffled = np.random.default_rng(0).permutation(end)
+    assert windows._portions(np, 1000, shuffled, np.minimum(shuffled, 4)) == [
+        (slice(0, 1000), slice(0, 1000))
+    ]
+
+
 def test_moments_do_not_cancel_on_a_large_offset() -> None:
     values = 1e9 + np.array([0.0, 1.0, 2.0, 3.0] * 1000)
     _, squares, _ = windows.fold(
