@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from training.bundle import RunBundle, predict
     from training.config import RunConfig
     from training.loading.loader import Loader
+    from training.loading.sampling import Balanced, Stratified, Weighted
     from training.loading.sequences import Window
     from training.run import Run, fit
 
 _HOMES = {
     "Loader": "training.loading.loader",
+    "Balanced": "training.loading.sampling",
+    "Stratified": "training.loading.sampling",
+    "Weighted": "training.loading.sampling",
     "Window": "training.loading.sequences",
     "RunConfig": "training.config",
     "RunBundle": "training.bundle",
@@ -39,4 +43,15 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
 
 
-__all__ = ["Loader", "Run", "RunBundle", "RunConfig", "Window", "fit", "predict"]
+__all__ = [
+    "Balanced",
+    "Loader",
+    "Run",
+    "RunBundle",
+    "RunConfig",
+    "Stratified",
+    "Weighted",
+    "Window",
+    "fit",
+    "predict",
+]

@@ -204,6 +204,9 @@ class DatasetPart(Protocol):
     def entities(self, partition: int, by: Sequence[str] | None = None) -> HostArray:
         """Return a hash of each selected row's entity, ``uint64``: of its key, or of other columns."""
 
+    def numbers(self, partition: int, column: str) -> HostArray:
+        """Return a number of each selected row, ``float64``; NaN where there is none."""
+
     def slices(self, partition: int, within: int) -> Iterator[Batch]:
         """Yield the same rows in order, in as few slices as take at most ``within`` bytes each."""
 

@@ -26,7 +26,7 @@ from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.engines.hashing import hash_columns
 from featurestore.engines.protocol import Array
-from featurestore.errors import InvalidInputError
+from featurestore.errors import DefinitionError, InvalidInputError
 from featurestore.execution.collecting import check_kind, convert, empty_table
 from featurestore.execution.cutting import CutTask, Rows
 from featurestore.execution.cutting import slices as cut_slices
@@ -236,19 +236,64 @@ class Part:
         MemoryLimitError
             Before anything is read, if a partition does not fit the memory limit.
         """
-        piece, view = self._piece(partition), self._view
+        view = self._view
         names = view.schema.key if by is None else tuple(by)
-        for one in names:
-            view.schema[one]  # refuses what is no column
-        wanted = with_row_count((*names, *piece.selection.columns(view.schema)), view.schema)
-        source = view.partitions[piece.position]
-        need = reading_cost(source, wanted, view.schema) + _COUNTING_BYTES * source.rows
-        view.require_room(Need(f"entities of part {self._name!r}", need), "name fewer columns")
-        read = view.read(piece.position, wanted)
-        kept = keep(read, piece.selection.mask(read, view.engine), view.engine)
+        kept = self._columns(self._piece(partition), names, "entities")
         if not names:
             return np.zeros(kept.rows, dtype=np.uint64)
         return view.engine.to_host(hash_columns(view.engine, kept.frame, names))
+
+    def numbers(self, partition: int, column: str) -> HostArray:
+        """Return the values of a column of the table in each selected row, in table order.
+
+        Parameters
+        ----------
+        partition : int
+        column : str
+            A numeric one, of the features or not; as it is before the pipeline.
+
+        Returns
+        -------
+        float64 array [rows]
+            NaN where the value is null; booleans are 0 and 1.
+
+        Raises
+        ------
+        NotFoundError
+            If the table lacks the column.
+        DefinitionError
+            If it is not numeric.
+        MemoryLimitError
+            Before anything is read, if a partition does not fit the memory limit.
+        """
+        engine = self._view.engine
+        field = self._view.schema[column]
+        if not field.is_numeric:
+            raise DefinitionError(
+                f"column {column!r} is of type {field.type}, not a number",
+                "name a numeric column, or make one with fs.Expression",
+            )
+        kept = self._columns(self._piece(partition), (column,), f"column {column!r}")
+        values, valid = engine.values(kept.frame[column])
+        numbers = engine.to_host(values).astype(np.float64)
+        numbers[~engine.to_host(valid)] = np.nan
+        return numbers
+
+    def _columns(self, piece: Piece, names: Sequence[str], what: str) -> Partition:
+        """Return the selected rows of some columns as they are in the table."""
+        view = self._view
+        for one in names:
+            if view.schema[one].is_tensor:  # refuses what is no column, too
+                raise DefinitionError(
+                    f"column {one!r} holds tensors; {what} are told by scalars",
+                    "name another column",
+                )
+        wanted = with_row_count((*names, *piece.selection.columns(view.schema)), view.schema)
+        source = view.partitions[piece.position]
+        need = reading_cost(source, wanted, view.schema) + _COUNTING_BYTES * source.rows
+        view.require_room(Need(f"{what} of part {self._name!r}", need), "name fewer columns")
+        read = view.read(piece.position, wanted)
+        return keep(read, piece.selection.mask(read, view.engine), view.engine)
 
     def frame(self, partition: int) -> Partition:
         """Return all selected rows of one partition after the pipeline, as a frame and tensors.

@@ -32,6 +32,8 @@ class ArrayPart:
     weight : array, optional
     labels : mapping of str to array
         Several labels, by name.
+    others : mapping of str to array
+        Columns of the table that are not of the dataset.
     reads : list of int
         The partitions that ``arrays`` was called for, in order.
     """
@@ -46,6 +48,7 @@ class ArrayPart:
     workers: int = 2
     weight: HostArray | None = None
     labels: Mapping[str, HostArray] = field(default_factory=dict)
+    others: Mapping[str, HostArray] = field(default_factory=dict)
     reads: list[int] = field(default_factory=list)
 
     @property
@@ -63,9 +66,29 @@ class ArrayPart:
         return resident_bytes()
 
     def entities(self, partition: int, by: Sequence[str] | None = None) -> HostArray:
+        columns = [self._column(one)[self._rows_of(partition)] for one in by or ()]
+        found = np.zeros(self.partition_rows[partition], dtype=np.uint64)
+        for values in columns:  # few and small numbers: sums of unlike multiples tell them apart
+            found = found * np.uint64(1_000_003) + (values * 2).astype(np.int64).view(np.uint64)
+        return found
+
+    def numbers(self, partition: int, column: str) -> HostArray:
+        return self._column(column)[self._rows_of(partition)].astype(np.float64)
+
+    def _rows_of(self, partition: int) -> slice:
         start = sum(self.partition_rows[:partition])
-        found = self.inputs[by[0]] if by else np.zeros(self.rows)
-        return found[start : start + self.partition_rows[partition]].astype(np.uint64)
+        return slice(start, start + self.partition_rows[partition])
+
+    def _column(self, name: str) -> HostArray:
+        """Return the values of a scalar column."""
+        label, weight = self.schema.label, self.schema.weight
+        if label is not None and name == label.name and self.label is not None:
+            return self.label
+        if weight is not None and name == weight.name and self.weight is not None:
+            return self.weight
+        if name in self.schema.numeric:
+            return self.inputs["numeric"][:, self.schema.numeric.index(name)]
+        return {**self.others, **self.labels, **self.inputs}[name]
 
     def slices(self, partition: int, within: int) -> Iterator[Batch]:
         yield self.arrays(partition)
@@ -78,8 +101,7 @@ class ArrayPart:
 
     def arrays(self, partition: int) -> Batch:
         self.reads.append(partition)
-        start = sum(self.partition_rows[:partition])
-        rows = slice(start, start + self.partition_rows[partition])
+        rows = self._rows_of(partition)
         return Batch(
             {name: value[rows] for name, value in self.inputs.items()},
             None if self.label is None else self.label[rows],
@@ -103,7 +125,7 @@ def numbered_part(
     """Return a part whose first numeric column is the row number, the rest random.
 
     A second label, ``odd``, is whether the row number is; the weight ``share`` is the row number
-    halved.
+    halved. A column that is not of the dataset, ``importance``, goes from a half to two.
 
     The label is 1 where the sum of the other numeric columns and the first category's parity is
     positive, so that a model can learn it.
@@ -144,4 +166,5 @@ def numbered_part(
         f"{name}-{seed}",
         weight=(numbers / 2).astype(np.float32) if weight else None,
         labels={"late": label, "odd": (numbers % 2).astype(np.uint8)} if labels == 2 else {},
+        others={"importance": (numbers % 4 + 1) / 2},
     )

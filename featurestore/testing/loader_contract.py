@@ -169,6 +169,59 @@ class LoaderContract(ABC):
                 np.testing.assert_array_equal(batch.inputs[name], values)
 
 
+class SampledContract(LoaderContract):
+    """What changes of the contract where rows are sampled; inherit from it before another contract.
+
+    ``oracle`` says which rows an epoch has; where ``repeats``, some may come several times and others not.
+    """
+
+    sample: Any
+    repeats = True
+
+    @abstractmethod
+    def oracle(self, part: ArrayPart, seed: int, epoch: int) -> list[int]:
+        """Return the rows of an epoch in the order in which one rank gets them, the slow way."""
+
+    def loader(self, part: ArrayPart, cache: Path, **options: Any) -> Any:
+        options.pop("shuffle", None)  # what is sampled has an order of its own
+        return super().loader(part, cache, sample=self.sample, **options)  # type: ignore[safe-super]
+
+    @pytest.mark.parametrize("rows", SIZES)
+    @pytest.mark.parametrize("shuffle", [True])
+    def test_every_row_once_per_epoch(self, rows: int, shuffle: Any, cache: Path) -> None:
+        part = self.part(rows)
+        for epoch, batches in enumerate(self.epochs(self.loader(part, cache, seed=3), 3)):
+            assert flat(batches) == self.oracle(part, 3, epoch)
+            assert [len(one) for one in batches[:-1]] == [self.batch_size] * (len(batches) - 1)
+            assert self.repeats or sorted(flat(batches)) == list(range(rows))
+
+    def test_table_order_without_shuffle(self, cache: Path) -> None:
+        """There is none: each epoch has an order of its own."""
+        first, second = self.epochs(self.loader(self.part(100), cache), 2)
+        assert flat(first) != flat(second)
+
+    @pytest.mark.parametrize("rows", [20, 21, 22])
+    def test_dropping_leaves_out_what_fills_no_batch(self, rows: int, cache: Path) -> None:
+        loader = self.loader(self.part(rows), cache, last="drop")
+        for batches in self.epochs(loader, 2):
+            assert [len(one) for one in batches] == [self.batch_size] * (rows // self.batch_size)
+            seen = flat(batches)
+            assert self.repeats or len(set(seen)) == len(seen)
+
+    @pytest.mark.parametrize("world", [1, 2, 3, 7])
+    @pytest.mark.parametrize("rows", [7, 30, 100, 256])
+    @pytest.mark.parametrize("shuffle", [True])
+    def test_ranks_share_each_epoch(self, world: int, rows: int, shuffle: Any, cache: Path) -> None:
+        part = self.part(rows)
+        loader = self.loader(part, cache, seed=4)
+        seen = [self.epochs(loader.shard(rank, world), 2) for rank in range(world)]
+        for epoch in range(2):
+            assert len({len(one[epoch]) for one in seen}) == 1, "ranks have equal numbers of steps"
+            assert all(batch for one in seen for batch in one[epoch]), "no rank has an empty batch"
+            found = [row for one in seen for batch in one[epoch] for row in batch]
+            assert sorted(found) == sorted(self.oracle(part, 4, epoch))
+
+
 class HookContract(LoaderContract):
     """Properties of what a framework's training loop gets.
 
@@ -323,3 +376,22 @@ class HookContract(LoaderContract):
         list(made)
         for one, copy in zip(kept, copies, strict=True):
             np.testing.assert_array_equal(self.arrays(one)[0]["numeric"], copy)
+
+    @pytest.mark.parametrize("kind", ["Balanced", "Weighted", "Stratified"])
+    def test_sampled_rows_are_the_loaders(self, kind: str, cache: Path) -> None:
+        import training
+
+        part = self.part(40)
+        by = "importance" if kind == "Weighted" else "c0"
+        sample = getattr(training, kind)(by)
+        plain = self.loader(part, cache, sample=sample, seed=2)
+        whole = [[row_numbers(batch) for batch in plain] for _ in range(2)]
+        assert self.epochs(self.loader(part, cache, sample=sample, seed=2), 2) == whole
+        stopped = self.loader(part, cache, sample=sample, seed=2)
+        assert self._take(stopped, 2) == whole[0][:2]
+        resumed = self.loader(part, cache, sample=sample, seed=2)
+        resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+        assert self._take(resumed, 6) == [*whole[0][2:], *whole[1][:2]]
+        for rank in range(2):
+            shard, again = plain.shard(rank, 2), plain.shard(rank, 2)
+            assert self.epochs(shard, 1) == [[row_numbers(batch) for batch in again]]

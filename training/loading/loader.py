@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from featurestore.arguments import shown
 from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema
 from featurestore.errors import InvalidInputError
 from featurestore.fingerprint import Json, fingerprint
@@ -44,6 +46,7 @@ from training.loading.pack_cache import cache_directory
 from training.loading.pack_cache import cache_limit as parse_limit
 from training.loading.padding import Last
 from training.loading.position import Position
+from training.loading.sampling import Sampling, Source
 from training.loading.sequences import FOLLOWING_BYTES, SequenceIndex, SequencePack, Window
 from training.loading.steps import Rank, Steps
 
@@ -61,7 +64,7 @@ class Loader(FrameworkHooks):
         Rows per batch, and per rank.
     shuffle : bool or "global"
         True mixes the rows of ``window_blocks`` blocks at a time; ``"global"`` all rows; False keeps
-        table order.
+        table order. Left out with ``sample``, which is an order of its own.
     seed : int
         Of the shuffle; with the epoch it alone decides the order.
     last : {"keep", "drop", "pad"}
@@ -78,6 +81,9 @@ class Loader(FrameworkHooks):
     window : int or Window, optional
         Give each row with the rows of its entity before it, as ``[batch, window, ...]``; see
         :class:`training.loading.sequences.Window`. What is needed to find them is read at once.
+    sample : Sampling, optional
+        Draw rows in other proportions than they have, or make batches alike: ``Balanced()``,
+        ``Weighted("column")`` or ``Stratified()`` of ``training``. What is needed is read at once.
     memory_limit : int or str, optional
         What this process may hold while the pack is written and rows are fed; that of the store the
         part is from if not given. See :meth:`memory`.
@@ -107,11 +113,14 @@ class Loader(FrameworkHooks):
         block_rows: int = DEFAULT_BLOCK_ROWS,
         window_blocks: int | None = None,
         window: int | Window | None = None,
+        sample: Sampling | None = None,
         memory_limit: int | str | None = None,
     ) -> None:
         if isinstance(batch_size, bool) or batch_size < 1:
             raise InvalidInputError(f"batch_size={batch_size!r} must be at least 1")
+        mode = _mode(shuffle, sample)
         self.part = part
+        self.sample = sample
         self._cache = cache
         self._cache_limit = parse_limit(cache_limit)
         if window_blocks is None:
@@ -120,15 +129,16 @@ class Loader(FrameworkHooks):
         self._reserved = part.reserved_bytes - mapped_bytes()
         self._window = None if window is None else Window.of(window)
         self.array_specs()  # refuses what cannot be told apart
-        mode = Shuffle.parse(shuffle)
-        mixed = self._window is None and mode is not Shuffle.NONE
+        mixed = self._window is None and sample is None and mode is not Shuffle.NONE
         self._arrangement = arranged(part, mixed=mixed)
         self._index = self._indexed()
+        sampler = None if sample is None else sample.sampler(self._source())
         samples = part.rows if self._index is None else self._index.samples
-        order = EpochOrder(samples, block_rows, window_blocks, seed, 0, mode)
+        rows = samples if sampler is None else sampler.rows
+        order = EpochOrder(rows, block_rows, window_blocks, seed, 0, mode)
         in_stripes = mixed or (mode is Shuffle.NONE and samples == part.rows)
         stripes = tuple(one.rows for one in self._arrangement.stripes) if in_stripes else ()
-        self._steps = Steps(order, batch_size, Last.parse(last), stripes=stripes)
+        self._steps = Steps(order, batch_size, Last.parse(last), stripes=stripes, sampler=sampler)
         self.epoch_memory().require()
         self._pack: Pack | SequencePack | None = None
         self._pack_lock = threading.Lock()
@@ -142,8 +152,8 @@ class Loader(FrameworkHooks):
 
     @property
     def rows(self) -> int:
-        """Samples of an epoch, of which this rank sees its share: the rows of the part, if none is
-        left out."""
+        """Samples of an epoch, of which this rank sees its share: the rows of the part, if none is left
+        out or drawn."""
         return self._steps.order.rows
 
     @property
@@ -256,6 +266,11 @@ class Loader(FrameworkHooks):
         return SequenceIndex(
             self.part, self._window, cache_directory(self._cache), self._limit - self._reserved
         )
+
+    def _source(self) -> Source:
+        chosen = None if self._index is None else self._index.chosen
+        root = cache_directory(self._cache)
+        return Source(self.part, chosen, root, self._limit, self._reserved)
 
     def _given(self, pack: Pack) -> Pack | SequencePack:
         """Return what gives the samples of a pack."""
@@ -374,7 +389,7 @@ class Loader(FrameworkHooks):
             "version": "a state format",
             "part": "other data",
             "seed": "another seed",
-            "order": "another shuffle (shuffle, seed, block_rows or window_blocks)",
+            "order": "another shuffle (shuffle, sample, window, seed, block_rows or window_blocks)",
             "global_batch_size": "another global batch size (batch_size times ranks)",
             "last": "another treatment of the last batch",
         }
@@ -411,22 +426,9 @@ class Loader(FrameworkHooks):
                 f"a part of {self.rows} rows cannot feed {world} ranks",
                 "use fewer ranks, or last='pad' or 'drop'",
             )
-        order = self._steps.order
-        shard = Loader(
-            self.part,
-            self.batch_size,
-            str(order.shuffle),
-            order.seed,
-            str(self.last),
-            cache=self._cache,
-            cache_limit=self._cache_limit,
-            block_rows=order.block_rows,
-            window_blocks=order.window_blocks,
-            window=self._window,
-            memory_limit=self._limit,
-        )
+        shard = copy(self)
         shard._steps = replace(self._steps, ranks=ranks)
-        shard._pack = self._pack
+        shard._pack_lock = threading.Lock()
         shard._position = Position(self.epoch)
         return shard
 
@@ -434,7 +436,18 @@ class Loader(FrameworkHooks):
         """Return a loader of the same rows that does not shuffle; this one, if it does not.
 
         Rows in table order lie in a pack of their own.
+
+        Raises
+        ------
+        InvalidInputError
+            If it samples.
         """
+        if self.sample is not None:
+            raise InvalidInputError(
+                f"{self.sample} samples rows, and here each is wanted once, in table order",
+                "leave sample= out; weigh rows with weight= of the dataset, or with scale_pos_weight "
+                "of XGBoost",
+            )
         if self._steps.order.shuffle is Shuffle.NONE:
             return self
         return Loader(
@@ -445,6 +458,24 @@ class Loader(FrameworkHooks):
             window=self._window,
             memory_limit=self._limit,
         )
+
+
+def _mode(shuffle: bool | str, sample: Sampling | None) -> Shuffle:
+    """Return how the rows of an epoch are ordered; those that are sampled come from everywhere."""
+    mode = Shuffle.parse(shuffle)
+    if sample is None:
+        return mode
+    if not isinstance(sample, Sampling):
+        raise InvalidInputError(
+            f"sample={shown(sample)} does not say how to sample",
+            "give training.Balanced(), Weighted('column') or Stratified()",
+        )
+    if mode is not Shuffle.NONE:
+        raise InvalidInputError(
+            f"shuffle={shuffle!r} and sample={sample} are two orders",
+            "leave shuffle= out: what is sampled comes in random order",
+        )
+    return Shuffle.GLOBAL
 
 
 def _window_blocks(schema: DatasetSchema, block_rows: int, limit: int | str | None) -> int:

@@ -13,6 +13,7 @@ flight as if all queues were full, so that a projection holds whatever the consu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from featurestore.errors import MemoryLimitError
 from featurestore.execution.room import smallest_limit
 from featurestore.units import format_bytes
 from training.loading.arrangement import Arrangement
+from training.loading.class_index import CLASS_BYTES, PIECE_BYTES
 from training.loading.layout import pack_layout
 from training.loading.padding import PADDING_BYTES, WEIGHT_BYTES, Last
 
@@ -276,7 +278,7 @@ def epoch_terms(
     return (
         Term(f"{batches} batches of {size} rows", batches * size * sample_bytes),
         *((Term("weights, and row numbers with padding", padding),) if padded else ()),
-        Term("order" if readers == 1 else f"{readers} orders", readers * order.memory(size)),
+        Term("order" if readers == 1 else f"{readers} orders", readers * steps.memory(size)),
         Term("objects and buffers", readers * _SLACK),
     )
 
@@ -292,6 +294,17 @@ def _largest_batch(steps: Steps, sample_bytes: int, left: int, batches: int, wor
         else:
             high = middle - 1
     return low
+
+
+def index_terms(partition_rows: Iterable[int], classes: int) -> tuple[Term, ...]:
+    """Return what indexing samples by class or weight holds, while no partition is being read."""
+    largest = max(partition_rows, default=0)
+    return (
+        Term(f"a value of each of {largest} rows of the largest partition, twice", 16 * largest),
+        Term("rows that are looked at together", PIECE_BYTES),
+        *((Term(f"{classes} classes", CLASS_BYTES * classes),) if classes else ()),
+        Term("objects and buffers", _SLACK),
+    )
 
 
 def page_terms(columns: int, rows: int, others: int) -> tuple[Term, ...]:

@@ -8,13 +8,21 @@ The trade-off: of another host's processes nothing is known; what they left goes
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
 import time
 import uuid
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+
+from featurestore.errors import DiskFullError, FeatureStoreError
 
 _SCRATCH: Final = ".scratch-"
 _FORGOTTEN_SECONDS: Final = 7 * 24 * 3600
@@ -32,6 +40,85 @@ def scratch_directory(root: Path) -> Path:
     path = root / scratch_name()
     path.mkdir()
     return path
+
+
+class ScratchFiles:
+    """Arrays in files of a new scratch directory, which is removed with this object.
+
+    Pickled it is the same directory, which stays the first process' to remove.
+
+    Parameters
+    ----------
+    root : Path
+        The cache.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> cache = TemporaryDirectory()
+    >>> files = ScratchFiles(Path(cache.name))
+    >>> with files.writing("numbers") as file:
+    ...     _ = file.write(np.arange(3).tobytes())
+    >>> files.mapped("numbers", np.int64, 3).tolist()
+    [0, 1, 2]
+    >>> cache.cleanup()
+    """
+
+    def __init__(self, root: Path) -> None:
+        with _disk_errors(root):
+            self.path = scratch_directory(root)
+        self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_another_process, (self.path,)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Any]:
+        """Let a new file be written inside the block.
+
+        Raises
+        ------
+        DiskFullError
+        FeatureStoreError
+            If it cannot be written for another reason.
+        """
+        with _disk_errors(self.path.parent), (self.path / name).open("w+b") as file:
+            yield file
+
+    def mapped(self, name: str, dtype: Any, rows: int) -> np.ndarray[Any, Any]:
+        """Return a file as a read-only array."""
+        if not rows:
+            return np.empty(0, dtype=dtype)  # nothing cannot be mapped
+        return np.asarray(np.memmap(self.path / name, dtype=dtype, mode="r", shape=(rows,)))
+
+    def remove(self, name: str) -> None:
+        """Remove a file that is not needed any more."""
+        (self.path / name).unlink()
+
+
+def _of_another_process(path: Path) -> ScratchFiles:
+    made = ScratchFiles.__new__(ScratchFiles)
+    made.path = path
+    return made
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Remove a directory, unless this is a fork of the process that it belongs to."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = DiskFullError if full else FeatureStoreError
+        raise kind(
+            f"a scratch file cannot be written in {root}: {error}",
+            "free space there, or name another directory with cache= or $FEATURESTORE_CACHE",
+        ) from error
 
 
 def scratch_name() -> str:

@@ -15,9 +15,6 @@ sequence is gathered by itself, so that a batch costs what ``rows`` batches cost
 
 from __future__ import annotations
 
-import os
-import shutil
-import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,7 +30,7 @@ from featurestore.fingerprint import fingerprint
 from featurestore.units import format_bytes
 from training.loading.mixing import Rows
 from training.loading.pack import Pack
-from training.loading.scratch import scratch_directory
+from training.loading.scratch import ScratchFiles
 
 MASK: Final = "mask"
 _ENTITY_BYTES: Final = 3 * 24
@@ -146,23 +143,23 @@ class SequenceIndex:
     def __init__(self, part: DatasetPart, window: Window, root: Path, room: int) -> None:
         self.window = window
         self._rows = part.rows
-        self._folder = scratch_directory(root)
-        self._remove = weakref.finalize(self, _remove, self._folder, os.getpid())
-        self.samples = _write(part, window, self._folder, room)
+        self._files = ScratchFiles(root)
+        self.samples = _write(part, window, self._files, room)
         self._map()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a path: another process maps the same files."""
-        return _open_again, (self.window, self._rows, self.samples, self._folder)
+        return _open_again, (self.window, self._rows, self.samples, self._files)
 
     def _map(self) -> None:
-        self._previous = _mapped(self._folder / "previous", self._rows)
+        self._previous = self._files.mapped("previous", np.int64, self._rows)
         dropped = self.window.short == "drop"
-        self._chosen = _mapped(self._folder / "samples", self.samples) if dropped else None
+        self.chosen = self._files.mapped("samples", np.int64, self.samples) if dropped else None
+        """The rows that are samples, ascending; None if all are."""
 
     def rows_of(self, samples: Rows) -> Rows:
         """Return the rows of a part that samples are."""
-        return samples if self._chosen is None else np.asarray(self._chosen[samples])
+        return samples if self.chosen is None else self.chosen[samples]
 
     def follow(self, rows: Rows) -> Rows:
         """Return the rows of each row's sequence, int64 ``[n, window.rows]``; -1 before it begins."""
@@ -309,12 +306,12 @@ class _Entities:
             )
 
 
-def _write(part: DatasetPart, window: Window, folder: Path, room: int) -> int:
+def _write(part: DatasetPart, window: Window, files: ScratchFiles, room: int) -> int:
     """Write the index; return the number of samples."""
     entities, base, samples = _Entities(room), 0, 0
     with (
-        (folder / "previous").open("xb") as previous,
-        (folder / "samples").open("xb") as chosen,
+        files.writing("previous") as previous,
+        files.writing("samples") as chosen,
         step("index sequences (rows)", part.rows) as advance,
     ):
         for partition in range(len(part.partition_rows)):
@@ -329,21 +326,9 @@ def _write(part: DatasetPart, window: Window, folder: Path, room: int) -> int:
     return samples if window.short == "drop" else base
 
 
-def _mapped(path: Path, rows: int) -> Rows:
-    if not rows:
-        return np.empty(0, dtype=np.int64)
-    return np.memmap(path, dtype=np.int64, mode="r", shape=(rows,))
-
-
-def _remove(folder: Path, process: int) -> None:
-    """Remove an index, unless this is a fork of the process that it belongs to."""
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _open_again(window: Window, rows: int, samples: int, folder: Path) -> SequenceIndex:
+def _open_again(window: Window, rows: int, samples: int, files: ScratchFiles) -> SequenceIndex:
     """Return the index that another process made, which removes it."""
     made = SequenceIndex.__new__(SequenceIndex)
-    made.window, made.samples, made._rows, made._folder = window, samples, rows, folder
+    made.window, made.samples, made._rows, made._files = window, samples, rows, files
     made._map()
     return made

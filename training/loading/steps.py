@@ -42,6 +42,24 @@ class Samples(Protocol):
         """Write in the background inside the block what is missing, these stripes first."""
 
 
+class Sampler(Protocol):
+    """What says which samples an epoch has, where that is not each of them once."""
+
+    @property
+    def rows(self) -> int:
+        """Samples of an epoch, repeated ones counted as often as they come."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal samples for equal orders and steps."""
+
+    def indices(self, order: EpochOrder, steps: Steps, start: int, stop: int) -> Rows:
+        """Return the samples at positions ``[start, stop)`` of the order's epoch."""
+
+    def memory(self, count: int) -> int:
+        """Return the bytes that :meth:`indices` of ``count`` positions takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rank:
     """One of several processes that train together.
@@ -76,6 +94,8 @@ class Steps:
     stripes : tuple of int
         Rows of each stripe of the pack (``arrangement``), as they lie in it. The first epoch goes from
         one to the next if it is shuffled by windows.
+    sampler : Sampler, optional
+        What chooses the samples of an epoch; each comes once if not given.
 
     Examples
     --------
@@ -89,6 +109,7 @@ class Steps:
     last: Last = Last.KEEP
     ranks: Rank = Rank()
     stripes: tuple[int, ...] = ()
+    sampler: Sampler | None = None
 
     def __len__(self) -> int:
         """Number of steps per epoch, the same on every rank."""
@@ -119,11 +140,23 @@ class Steps:
     @property
     def digest(self) -> str:
         """Fingerprint of the order of all epochs."""
+        if self.sampler is not None:
+            return fingerprint("sampled steps", self.order.digest, self.sampler.fingerprint)
         return fingerprint("steps", self.order.digest, list(self.stripes))
 
-    def span(self, step: int) -> tuple[int, int]:
-        """Return the positions of the epoch that this rank's batch ``step`` covers, padding apart."""
-        rank, world = self.ranks.rank, self.ranks.world
+    def indices(self, epoch: int, start: int, stop: int) -> Rows:
+        """Return the samples at positions ``[start, stop)`` of an epoch."""
+        if self.sampler is None:
+            return self.order_of(epoch).indices(start, stop)
+        return self.sampler.indices(replace(self.order, epoch=epoch), self, start, stop)
+
+    def memory(self, count: int) -> int:
+        """Return the bytes that :meth:`indices` of ``count`` positions takes."""
+        return (self.order if self.sampler is None else self.sampler).memory(count)
+
+    def span(self, step: int, rank: int | None = None) -> tuple[int, int]:
+        """Return the positions of the epoch that a batch covers, padding apart; of this rank by default."""
+        rank, world = self.ranks.rank if rank is None else rank, self.ranks.world
         start = step * self.step_rows
         stop = start + self.step_rows
         if step == len(self) - 1 and self.last is not Last.DROP:
@@ -148,14 +181,15 @@ class Steps:
             return self._padded(pack, start, stop, epoch)
         if self.order.shuffle is Shuffle.NONE:
             return pack.read(start, stop)
-        return pack.gather(self.order_of(epoch).indices(start, stop))
+        return pack.gather(self.indices(epoch, start, stop))
 
     def _padded(self, pack: Samples, start: int, stop: int, epoch: int) -> Batch:
         """Return ``batch_size`` rows: those of a span, then the epoch's last row, weighing nothing."""
         if self.order.shuffle is Shuffle.NONE and stop - start == self.batch_size:
             return weighted(pack.read(start, stop), self.batch_size)
-        order, end = self.order_of(epoch), self.order.rows
-        rows = fill_up(order.indices(start, stop), order.indices(end - 1, end), self.batch_size)
+        end = self.order.rows
+        filler = self.indices(epoch, end - 1, end)
+        rows = fill_up(self.indices(epoch, start, stop), filler, self.batch_size)
         return weighted(pack.gather(rows), stop - start)
 
     def batches(self, pack: Samples, epoch: int, steps: Iterable[int]) -> Iterator[Batch]:
