@@ -195,6 +195,22 @@ class SampledContract(LoaderContract):
             assert [len(one) for one in batches[:-1]] == [self.batch_size] * (len(batches) - 1)
             assert self.repeats or sorted(flat(batches)) == list(range(rows))
 
+    @pytest.mark.parametrize("shuffle", [True])
+    def test_same_seed_same_order(self, shuffle: Any, cache: Path) -> None:
+        super().test_same_seed_same_order(shuffle, cache)
+
+    @pytest.mark.parametrize("shuffle", [True])
+    @pytest.mark.parametrize("rows", [1, 40])
+    def test_stop_and_resume_at_every_step(self, rows: int, shuffle: Any, cache: Path) -> None:
+        super().test_stop_and_resume_at_every_step(rows, shuffle, cache)
+
+    @pytest.mark.parametrize("rows", [1, 20, 21])
+    @pytest.mark.parametrize("shuffle", [True])
+    def test_padding_changes_nothing_but_the_size(
+        self, rows: int, shuffle: Any, cache: Path
+    ) -> None:
+        super().test_padding_changes_nothing_but_the_size(rows, shuffle, cache)
+
     def test_table_order_without_shuffle(self, cache: Path) -> None:
         """There is none: each epoch has an order of its own."""
         first, second = self.epochs(self.loader(self.part(100), cache), 2)

@@ -492,6 +492,7 @@ def stored(tmp_path: Path) -> tuple[Any, pl.DataFrame]:
             "often": pl.Series(number % 3, dtype=pl.UInt8),
             "hole": pl.Series([None if one == 5 else 1.0 for one in number]),
             "y": number % 10 == 0,
+            "v": pl.Series(np.zeros((600, 2)), dtype=pl.Array(pl.Float32, 2)),
         }
     )
     store = fs.FeatureStore.create(tmp_path / "store")
@@ -524,6 +525,8 @@ def test_columns_of_the_table_that_are_no_features(tmp_path: Path) -> None:
         Loader(data.train, 64, cache=cache, sample=Weighted("hole"))
     with pytest.raises(DefinitionError, match=r"'sector' is of type .*not a number"):
         Loader(data.train, 64, cache=cache, sample=Weighted("sector"))
+    with pytest.raises(DefinitionError, match="'v' holds tensors"):
+        Loader(data.train, 64, cache=cache, sample=Stratified("v"))
     for sample in (Balanced("none"), Weighted("none"), Stratified("none")):
         with pytest.raises((NotFoundError, InvalidInputError), match="none"):
             Loader(data.train, 64, cache=cache, sample=sample)

@@ -94,12 +94,10 @@ class ClassIndex:
 
     def _sort(self) -> None:
         """Write the samples of each class to where it begins."""
-        ids, ends = self._files.mapped("classes", np.int32, self.rows), self.counts.cumsum()
-        nexts = ends - self.counts
+        nexts, start = self.counts.cumsum() - self.counts, 0
         with self._files.writing("samples") as file:
             file.truncate(8 * self.rows)
-            for start in range(0, self.rows, PIECE_ROWS):
-                piece = ids[start : start + PIECE_ROWS]
+            for piece in self._files.pieces("classes", np.int32, PIECE_ROWS):
                 order = np.argsort(piece, kind="stable")
                 ordered = piece[order]
                 samples = order + start
@@ -111,6 +109,7 @@ class ClassIndex:
                 ):
                     _write(file.fileno(), samples[first : first + length], 8 * at)
                 nexts[found] += lengths
+                start += len(piece)
         self._files.remove("classes")
 
 

@@ -27,6 +27,7 @@ from training.loading.arrangement import Arrangement
 from training.loading.class_index import CLASS_BYTES, PIECE_BYTES
 from training.loading.layout import pack_layout
 from training.loading.padding import PADDING_BYTES, WEIGHT_BYTES, Last
+from training.loading.weight_index import WEIGHT_PIECE_BYTES
 
 if TYPE_CHECKING:
     from training.loading.steps import Steps
@@ -301,7 +302,7 @@ def index_terms(partition_rows: Iterable[int], classes: int) -> tuple[Term, ...]
     largest = max(partition_rows, default=0)
     return (
         Term(f"a value of each of {largest} rows of the largest partition, twice", 16 * largest),
-        Term("rows that are looked at together", PIECE_BYTES),
+        Term("rows that are looked at together", PIECE_BYTES if classes else WEIGHT_PIECE_BYTES),
         *((Term(f"{classes} classes", CLASS_BYTES * classes),) if classes else ()),
         Term("objects and buffers", _SLACK),
     )

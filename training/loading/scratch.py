@@ -85,6 +85,12 @@ class ScratchFiles:
         with _disk_errors(self.path.parent), (self.path / name).open("w+b") as file:
             yield file
 
+    def pieces(self, name: str, dtype: Any, rows: int) -> Iterator[np.ndarray[Any, Any]]:
+        """Yield a file as arrays of ``rows`` rows, read one after the other; the last may have fewer."""
+        with (self.path / name).open("rb") as file:
+            while len(piece := np.fromfile(file, dtype, rows)):
+                yield piece
+
     def mapped(self, name: str, dtype: Any, rows: int) -> np.ndarray[Any, Any]:
         """Return a file as a read-only array."""
         if not rows:

@@ -17,7 +17,7 @@ many samples there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -29,6 +29,8 @@ from training.loading.class_index import PIECE_ROWS
 from training.loading.mixing import Rows
 from training.loading.scratch import ScratchFiles
 
+WEIGHT_PIECE_BYTES: Final = PIECE_ROWS * 48
+"""What weights that are looked at together take: as whole numbers, their sums, and copies of them."""
 _SUM_BITS: Final = 61
 
 Weights: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
@@ -67,7 +69,8 @@ class WeightIndex:
         content, total, self.rows = xxhash.xxh3_128(), 0.0, 0
         with self._files.writing("weights") as file:
             for many in weights:
-                for piece in _pieces(many):
+                for start in range(0, len(many), PIECE_ROWS):
+                    piece = many[start : start + PIECE_ROWS]
                     _require(piece, what)
                     content.update(piece.tobytes())
                     file.write(piece.tobytes())
@@ -121,7 +124,7 @@ class WeightIndex:
         """Write the sums of the weights as whole numbers; return the last."""
         total = 0
         with self._files.writing("sums") as file:
-            for piece in _pieces(self._files.mapped("weights", np.float64, self.rows)):
+            for piece in self._files.pieces("weights", np.float64, PIECE_ROWS):
                 whole = np.rint(np.ldexp(piece, exponent)).astype(np.int64)
                 sums = np.cumsum(whole) + total
                 file.write(sums.tobytes())
@@ -133,7 +136,7 @@ class WeightIndex:
         """Write for each bucket the sample on which its first number falls, and the last one."""
         bucket, base, last = 0, 0, max(0, self.rows - 1)
         with self._files.writing("cuts") as file:
-            for sums in _pieces(self._files.mapped("sums", np.int64, self.rows)):
+            for sums in self._files.pieces("sums", np.int64, PIECE_ROWS):
                 ends = -(-int(sums[-1]) >> self._shift)  # buckets that begin before the last sum
                 for start in range(bucket, ends, PIECE_ROWS):
                     begins = np.arange(start, min(ends, start + PIECE_ROWS)) << self._shift
@@ -145,11 +148,6 @@ class WeightIndex:
     def _map(self) -> None:
         self._sums: Rows = self._files.mapped("sums", np.int64, self.rows)
         self._cuts: Rows = self._files.mapped("cuts", np.int64, self._buckets + 1)
-
-
-def _pieces(values: Any) -> Iterator[Any]:
-    for start in range(0, len(values), PIECE_ROWS):
-        yield values[start : start + PIECE_ROWS]
 
 
 def _require(weights: Weights, what: str) -> None:
