@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from training.bundle import RunBundle, predict
     from training.config import RunConfig
     from training.loading.loader import Loader
+    from training.loading.mixture import Mixture
     from training.loading.sampling import Balanced, Stratified, Weighted
     from training.loading.sequences import Window
     from training.run import Run, fit
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Loader": "training.loading.loader",
     "Balanced": "training.loading.sampling",
+    "Mixture": "training.loading.mixture",
     "Stratified": "training.loading.sampling",
     "Weighted": "training.loading.sampling",
     "Window": "training.loading.sequences",
@@ -46,6 +48,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "Balanced",
     "Loader",
+    "Mixture",
     "Run",
     "RunBundle",
     "RunConfig",

@@ -411,3 +411,24 @@ class HookContract(LoaderContract):
         for rank in range(2):
             shard, again = plain.shard(rank, 2), plain.shard(rank, 2)
             assert self.epochs(shard, 1) == [[row_numbers(batch) for batch in again]]
+
+    def test_mixed_rows_are_the_loaders(self, cache: Path) -> None:
+        import training
+
+        few = numbered_part(12, name="few", seed=1)
+        few.inputs["numeric"][:, 0] += 100
+
+        def mixture() -> Any:
+            loaders = [self.loader(self.part(40), cache, shuffle=True, seed=3)]
+            return training.Mixture([*loaders, self.loader(few, cache, seed=4)], [2, 1])
+
+        plain = mixture()
+        whole = [[row_numbers(batch) for batch in plain] for _ in range(2)]
+        assert self.epochs(mixture(), 2) == whole
+        stopped, resumed = mixture(), mixture()
+        assert self._take(stopped, 2) == whole[0][:2]
+        resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+        assert self._take(resumed, 5) == [*whole[0][2:], *whole[1]][:5]
+        for rank in range(2):
+            shard, again = plain.shard(rank, 2), plain.shard(rank, 2)
+            assert self.epochs(shard, 1) == [[row_numbers(batch) for batch in again]]

@@ -7,31 +7,25 @@
 
 Always true: batch ``i`` of epoch ``e`` is a pure function of ``(seed, e, i)`` and the part; arrays
 handed out are never written again. The first epoch begins while the pack is being written, in threads
-that end with the iteration; no thread runs otherwise. An epoch counts once its last batch was handed out; an iterator left before that
-does not count, and the next one begins the same epoch again.
+that end with the iteration; no thread runs otherwise.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from copy import copy
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
 
 from featurestore.arguments import shown
-from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema
+from featurestore.dataset.batch import DatasetPart, DatasetSchema
 from featurestore.errors import InvalidInputError
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.units import parse_bytes
-from training.loading.framework_hooks import FrameworkHooks
+from training.loading.batches import Batches
 from training.loading.memory import (
     OWN_BATCHES,
     LoaderMemory,
     Projection,
     Writing,
-    project_epoch,
     row_bytes,
     writing_memory,
 )
@@ -45,15 +39,12 @@ from training.loading.pack import Pack, arranged, mapped_bytes
 from training.loading.pack_cache import cache_directory
 from training.loading.pack_cache import cache_limit as parse_limit
 from training.loading.padding import Last
-from training.loading.position import Position
 from training.loading.sampling import Sampling, Source
 from training.loading.sequences import FOLLOWING_BYTES, SequenceIndex, SequencePack, Window
-from training.loading.steps import Rank, Steps
-
-STATE_VERSION: Final = 1
+from training.loading.steps import Steps
 
 
-class Loader(FrameworkHooks):
+class Loader(Batches):
     """Batches of a dataset part.
 
     Parameters
@@ -138,23 +129,17 @@ class Loader(FrameworkHooks):
         order = EpochOrder(rows, block_rows, window_blocks, seed, 0, mode)
         in_stripes = mixed or (mode is Shuffle.NONE and samples == part.rows)
         stripes = tuple(one.rows for one in self._arrangement.stripes) if in_stripes else ()
-        self._steps = Steps(order, batch_size, Last.parse(last), stripes=stripes, sampler=sampler)
-        self.epoch_memory().require()
+        steps = Steps(order, batch_size, Last.parse(last), stripes=stripes, sampler=sampler)
+        super().__init__(steps, self._limit, self._reserved)
         self._pack: Pack | SequencePack | None = None
         self._pack_lock = threading.Lock()
-        self._position = Position()
 
     # --- what it holds -----------------------------------------------------------------------------
 
     @property
     def schema(self) -> DatasetSchema:
+        """The columns of the part."""
         return self.part.schema
-
-    @property
-    def rows(self) -> int:
-        """Samples of an epoch, of which this rank sees its share: the rows of the part, if none is left
-        out or drawn."""
-        return self._steps.order.rows
 
     @property
     def window(self) -> Window | None:
@@ -175,50 +160,6 @@ class Loader(FrameworkHooks):
         if self._window is None:
             return row_bytes(self.schema)
         return self._window.rows * (row_bytes(self.schema) + FOLLOWING_BYTES)
-
-    @property
-    def batch_size(self) -> int:
-        """Rows per batch, and per rank."""
-        return self._steps.batch_size
-
-    @property
-    def last(self) -> Last:
-        """What becomes of the rows that do not fill a last batch."""
-        return self._steps.last
-
-    @property
-    def weighted(self) -> bool:
-        """Whether batches have weights."""
-        return self.last is Last.PAD or self.schema.weight is not None
-
-    @property
-    def steps(self) -> Steps:
-        """Which rows each batch of an epoch has: all that another process needs beside the pack."""
-        return self._steps
-
-    @property
-    def memory_limit(self) -> int:
-        """Bytes that this process may hold while it feeds."""
-        return self._limit
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Bytes that this process held when the loader was made, mapped packs not counted."""
-        return self._reserved
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the next iterator begins or continues, and that ``[i]`` means."""
-        return self._position.start[0]
-
-    @property
-    def steps_left(self) -> int:
-        """Batches that the next iterator gives: all of an epoch, or the rest of a resumed one."""
-        return len(self) - self._position.start[1]
-
-    def __len__(self) -> int:
-        """Number of batches per epoch, the same on every rank."""
-        return len(self._steps)
 
     @property
     def pack(self) -> Pack | SequencePack:
@@ -306,131 +247,16 @@ class Loader(FrameworkHooks):
         """Return what writing the pack takes where no epoch reads it meanwhile."""
         return self._writing().projection
 
-    def epoch_memory(self, batches: int = OWN_BATCHES, workers: int = 0) -> Projection:
-        """Return what an epoch takes while so many batches exist at once, as in a framework's queue.
-
-        With ``workers``, each of so many processes computes the order for itself.
-        """
-        return project_epoch(
-            self._steps,
-            self.sample_bytes,
-            self._limit,
-            self._reserved,
-            batches,
-            workers,
-        )
-
-    # --- batches -------------------------------------------------------------------------------------
-
-    def batch(self, step: int, epoch: int) -> Batch:
-        """Return batch ``step`` of any epoch; safe from several threads.
-
-        Raises
-        ------
-        IndexError
-            If there is no such batch.
-        """
-        return self._steps.read(self.begin(), step, epoch)
-
-    def __getitem__(self, step: int) -> Batch:
-        """Return batch ``step`` of the current epoch; negative counts from the end."""
-        return self.batch(step + len(self) if step < 0 else step, self.epoch)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the current epoch (the rest of it after ``load_state_dict``)."""
-        yield from self._steps.follow(self.begin(), self._position)
-
-    # --- position ------------------------------------------------------------------------------------
-
-    @property
-    def position(self) -> Position:
-        """Where it is, for hooks that hand out batches themselves."""
-        return self._position
-
-    def set_epoch(self, epoch: int) -> None:
-        """Let the next iterator begin ``epoch`` from its first batch."""
-        self._steps.order_of(epoch)  # refuses what is no epoch
-        self._position.move(epoch)
-
-    def state_dict(self) -> dict[str, Json]:
-        """Return where the newest iterator is, as small JSON; the next batch is the one it names."""
-        epoch, step = self._position.next
-        order = self._steps.order
+    def _identity(self) -> dict[str, Json]:
+        order = self._steps.digest
+        if self._window is not None:
+            order = fingerprint("sequences", order, self._window.fingerprint)
         return {
-            "version": STATE_VERSION,
-            "seed": order.seed,
-            "epoch": epoch,
-            "step": step,
-            "global_batch_size": self._steps.step_rows,
-            "last": str(self.last),
+            "seed": self._steps.order.seed,
             "snapshot": self.part.snapshot_id,
             "part": self.part.digest,
-            "order": self._order_digest,
+            "order": order,
         }
-
-    @property
-    def _order_digest(self) -> str:
-        if self._window is None:
-            return self._steps.digest
-        return fingerprint("sequences", self._steps.digest, self._window.fingerprint)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue at the batch after the last one that was handed out when the state was taken.
-
-        The number of ranks may differ if ``world * batch_size`` is the same.
-
-        Raises
-        ------
-        InvalidInputError
-            If the state is of other data, another order or another batch size.
-        """
-        now = self.state_dict()
-        meanings = {
-            "version": "a state format",
-            "part": "other data",
-            "seed": "another seed",
-            "order": "another shuffle (shuffle, sample, window, seed, block_rows or window_blocks)",
-            "global_batch_size": "another global batch size (batch_size times ranks)",
-            "last": "another treatment of the last batch",
-        }
-        for name, meaning in meanings.items():
-            if state.get(name) != now[name]:
-                raise InvalidInputError(
-                    f"the loader's state is of {meaning}: {name} is {state.get(name)!r} there and "
-                    f"{now[name]!r} here (snapshot {state.get('snapshot')!r} there, "
-                    f"{now['snapshot']!r} here)",
-                    "make the loader as it was when the state was taken, or start a new run",
-                )
-        epoch, step = state["epoch"], state["step"]
-        if not (isinstance(epoch, int) and isinstance(step, int) and 0 <= step <= len(self)):
-            raise InvalidInputError(f"step {step!r} of epoch {epoch!r} is no place in this loader")
-        self._steps.order_of(epoch)
-        self._position.move(*((epoch, step) if step < len(self) else (epoch + 1, 0)))
-
-    def shard(self, rank: int, world: int) -> Loader:
-        """Return the loader of one of ``world`` ranks; together they see each row once.
-
-        All ranks have the same number of steps. The rows left after the last full step (``world *
-        batch_size`` rows) are divided evenly, to the row, into one more step; fewer of them than
-        ranks join the last full step, whose first ranks then get one row more than ``batch_size``.
-        ``last="drop"`` leaves them out; ``last="pad"`` fills up each rank's share, even one of no rows.
-
-        Raises
-        ------
-        InvalidInputError
-            If the part has fewer rows than there are ranks and ``last="keep"``.
-        """
-        ranks = Rank(rank, world)
-        if self.last is Last.KEEP and 0 < self.rows < world:
-            raise InvalidInputError(
-                f"a part of {self.rows} rows cannot feed {world} ranks",
-                "use fewer ranks, or last='pad' or 'drop'",
-            )
-        shard = copy(self)
-        shard._steps = replace(self._steps, ranks=ranks)
-        shard._pack_lock = threading.Lock()
-        shard._position = Position(self.epoch)
-        return shard
 
     def in_table_order(self) -> Loader:
         """Return a loader of the same rows that does not shuffle; this one, if it does not.
