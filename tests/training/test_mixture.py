@@ -144,7 +144,7 @@ def test_a_place_far_away_is_computed() -> None:
 # --- rows --------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3),
     weights=st.lists(st.integers(1, 5), min_size=3, max_size=3),

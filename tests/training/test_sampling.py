@@ -35,6 +35,7 @@ from training import Balanced, Loader, Stratified, Weighted, Window
 from training.loading import class_index
 from training.loading.class_index import ClassIndex
 from training.loading.mixing import MASK, below, bijections, key_of, permutation, words
+from training.loading.pack import mapped_bytes
 from training.loading.padding import Last
 from training.loading.weight_index import WeightIndex
 
@@ -570,6 +571,14 @@ def test_steps_can_be_handed_to_a_process_and_files_go_with_the_loader(cache: Pa
 def _second_batch(held: bytes) -> list[int]:
     steps, pack = pickle.loads(held)
     return row_numbers(steps.read(pack, 2, 0))
+
+
+def test_mapped_indices_are_not_what_the_process_holds(cache: Path) -> None:
+    loader = Loader(numbered_part(300_000, numeric=1), 10, cache=cache, sample=Balanced("c0"))
+    before = mapped_bytes()
+    sampler: Any = loader.steps.sampler
+    sampler.index.samples.sum()
+    assert mapped_bytes() - before >= 8 * 290_000
 
 
 def test_shards_share_what_was_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ machine; whoever stores what follows from one names its construction by a versio
 .. [1] G. L. Steele, D. Lea, C. H. Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
 .. [2] D. Lemire, "Fast Random Integer Generation in an Interval", 2019; without the rejection that
    makes it exact: no number's chance is off by more than 2**-64.
+.. [3] J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, the generalised Feistel network.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def below(drawn: Words, limits: Words) -> Words:
 def bijections(positions: Words, counts: Words, tweaks: Words, key: int) -> Words:
     """Return permutations of many ranges, each at one position.
 
-    As :func:`bijection`, with a range and keys for each element; at least four values are permuted, so
-    that both halves have bits.
+    As :func:`bijection`, with a range and keys for each element; halves are digits that count up to about
+    the range's root, which are added to and not xored [3]_, so that few values fall outside the range.
 
     Parameters
     ----------
@@ -126,33 +127,35 @@ def bijections(positions: Words, counts: Words, tweaks: Words, key: int) -> Word
     tweaks : uint64 array [n]
         Elements of equal tweaks and counts are of one permutation.
     key : int
+
+    Notes
+    -----
+    Of ranges of five and six, pairs of values deviate from equal chances by a tenth; larger ones by less.
     """
-    bits = np.maximum(_bit_lengths(counts - np.uint64(1)), np.uint64(2))
+    high = np.ceil(np.sqrt(counts.astype(np.float64))).astype(np.uint64)
+    low = (counts + high - np.uint64(1)) // high
     keys = _mix(tweaks * np.uint64(_GOLDEN) + np.uint64(key))
-    values = _feistels(positions, bits, keys)
+    values = _added(positions, high, low, keys)
     outside = np.flatnonzero(values >= counts)
     while outside.size:
-        values[outside] = _feistels(values[outside], bits[outside], keys[outside])
+        values[outside] = _added(values[outside], high[outside], low[outside], keys[outside])
         outside = outside[values[outside] >= counts[outside]]
     return values
 
 
-def _bit_lengths(values: Words) -> Words:
-    """Return the bit length of each value below 2**52, exactly: the exponent of its float64."""
-    return np.frexp(values.astype(np.float64))[1].astype(np.uint64)
-
-
-def _feistels(values: Words, bits: Words, keys: Words) -> Words:
-    width = bits >> np.uint64(1)
-    left, right = values >> width, values & ((np.uint64(1) << width) - np.uint64(1))
-    left_shift, right_shift = np.uint64(64) - (bits - width), np.uint64(64) - width
+def _added(values: Words, high: Words, low: Words, keys: Words) -> Words:
+    half = np.uint64(32)
+    left = values // low
+    right = values - left * low
     for number in range(_ROUNDS):
         key = keys + np.uint64(key_of(number))
         if number % 2 == 0:
-            left ^= _round(right, key) >> left_shift
+            left += (_round(right, key) >> half) * high >> half
+            left -= high * (left >= high)
         else:
-            right ^= _round(left, key) >> right_shift
-    found: Words = (left << width) | right
+            right += (_round(left, key) >> half) * low >> half
+            right -= low * (right >= low)
+    found: Words = left * low + right
     return found
 
 

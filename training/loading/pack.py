@@ -43,6 +43,7 @@ from training.loading.memory import Writing, row_bytes, writing_memory
 from training.loading.mixing import Rows
 from training.loading.pack_cache import cache_directory, hold, set_aside
 from training.loading.pack_files import file_checksum
+from training.loading.scratch import mapped_files
 
 _trusted: Final[set[Path]] = set()
 """Packs that this process wrote or has compared with their checksums."""
@@ -348,13 +349,14 @@ def arranged(part: DatasetPart, mixed: bool = False) -> Arrangement:
 
 
 def mapped_bytes() -> int:
-    """Return how many bytes of packs are resident in this process because they are mapped.
+    """Return how many bytes of packs and indices are resident in this process as they are mapped.
 
     The kernel takes them back when memory is short, so they are not what the process holds.
     """
-    if not _open or not _SMAPS.exists():
+    paths = [*(one for pack in _open for one in pack._files()), *mapped_files()]
+    if not paths or not _SMAPS.exists():
         return 0
-    files = {str(one).encode() for pack in _open for one in pack._files()}
+    files = {str(one).encode() for one in paths}
     resident, mapped = 0, False
     for line in _SMAPS.read_bytes().splitlines():
         first = line.split(maxsplit=1)[0]

@@ -68,6 +68,11 @@ class ScratchFiles:
         with _disk_errors(root):
             self.path = scratch_directory(root)
         self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
+        self._open()
+
+    def _open(self) -> None:
+        self._mapped: set[Path] = set()
+        _open.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _of_another_process, (self.path,)
@@ -95,6 +100,7 @@ class ScratchFiles:
         """Return a file as a read-only array."""
         if not rows:
             return np.empty(0, dtype=dtype)  # nothing cannot be mapped
+        self._mapped.add(self.path / name)
         return np.asarray(np.memmap(self.path / name, dtype=dtype, mode="r", shape=(rows,)))
 
     def remove(self, name: str) -> None:
@@ -102,9 +108,18 @@ class ScratchFiles:
         (self.path / name).unlink()
 
 
+def mapped_files() -> set[Path]:
+    """Return the scratch files that this process has mapped, whose pages are the kernel's to take."""
+    return {path for files in list(_open) for path in files._mapped}
+
+
+_open: Final[weakref.WeakSet[ScratchFiles]] = weakref.WeakSet()
+
+
 def _of_another_process(path: Path) -> ScratchFiles:
     made = ScratchFiles.__new__(ScratchFiles)
     made.path = path
+    made._open()
     return made
 
 
