@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,11 @@ from training import Balanced, Loader, Stratified, Weighted, Window
 from training.loading import class_index
 from training.loading.class_index import ClassIndex
 from training.loading.mixing import MASK, below, bijections, key_of, permutation, words
+from training.loading.order import EpochOrder
 from training.loading.pack import mapped_bytes
 from training.loading.padding import Last
+from training.loading.samplers import StratifiedSampler
+from training.loading.steps import Steps
 from training.loading.weight_index import WeightIndex
 
 # --- the slow way ------------------------------------------------------------------------------------
@@ -522,6 +526,10 @@ def test_columns_of_the_table_that_are_no_features(tmp_path: Path) -> None:
     made = Loader(data.train, 64, cache=cache, sample=Weighted("often"), seed=4)
     found = [int(one) for batch in made for one in batch.inputs["numeric"][:, 0]]
     assert found == weighted(frame["often"].to_list()[:400], 400, 4, 0)
+    made = Loader(data.train, 64, cache=cache, sample=Weighted("y"))
+    found = [int(one) for batch in made for one in batch.inputs["numeric"][:, 0]]
+    assert len(found) == 400
+    assert {one % 10 for one in found} == {0}
     with pytest.raises(InvalidInputError, match="'hole' is null or NaN"):
         Loader(data.train, 64, cache=cache, sample=Weighted("hole"))
     with pytest.raises(DefinitionError, match=r"'sector' is of type .*not a number"):
@@ -585,6 +593,13 @@ def test_shards_share_what_was_read(cache: Path, monkeypatch: pytest.MonkeyPatch
     loader = Loader(numbered_part(100), 10, cache=cache, sample=Balanced("c0"))
     monkeypatch.setattr(ArrayPart, "entities", None)
     assert loader.shard(1, 2).steps.sampler is loader.steps.sampler
+
+
+def test_more_rows_than_whole_numbers_reach_are_refused() -> None:
+    index: Any = SimpleNamespace(rows=1 << 40)
+    steps = Steps(EpochOrder((1 << 40) - 1), 1 << 23, sampler=StratifiedSampler(index))
+    with pytest.raises(InvalidInputError, match=r"(?s)cannot be stratified.*smaller batch_size"):
+        steps.indices(0, 0, 1)
 
 
 @pytest.mark.parametrize(
