@@ -7,7 +7,6 @@ runs no code from them.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from featurestore.errors import (
 from featurestore.fingerprint import digest
 from featurestore.report.progress import progress_bars
 from training.config import RunConfig
+from training.durable import read_json
 from training.model_kinds import Model, model_class
 from training.run_folder import RUN_VERSION
 from training.source import open_table
@@ -79,8 +79,8 @@ class RunBundle:
         info = _info(path)
         for name, expected in info["files"].items():
             _check_file(path, name, expected)
-        config = RunConfig.from_mapping(_read_json(path / "config.json"), str(path / "config.json"))
-        metrics = _read_json(path / "metrics.json")
+        config = RunConfig.from_mapping(read_json(path / "config.json"), str(path / "config.json"))
+        metrics = read_json(path / "metrics.json")
         pipeline = load_pipeline(path)
         model = model_class(config.model.kind).load(path, pipeline.model_schema)
         return cls(path, config, info, metrics, metrics["task"], pipeline, model)
@@ -204,7 +204,7 @@ def _info(path: Path) -> dict[str, Any]:
             f"{path} is no run folder: it has no run.json",
             "give the folder that 'python -m training fit' made",
         )
-    info = _read_json(path / "run.json")
+    info = read_json(path / "run.json")
     version = info.get("version")
     if not isinstance(version, int) or version > RUN_VERSION:
         raise FormatError(
@@ -226,14 +226,6 @@ def _check_file(path: Path, name: str, expected: str) -> None:
             f"file {name} of run {path} has checksum {seen} instead of {expected}",
             "it was changed after the run; train again, or restore it",
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptionError(f"{path} cannot be read: {error}") from error
-    return content
 
 
 def _check_output(path: Path) -> Path:

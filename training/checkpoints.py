@@ -14,7 +14,6 @@ Trade-off: one process writes a folder; two would remove each other's unfinished
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import uuid
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from featurestore.errors import CorruptionError, FormatError, InvalidInputError
+from training.durable import flush
 
 STATE: Final = "state.json"
 STATE_VERSION: Final = 1
@@ -91,11 +91,11 @@ class Checkpoints:
         try:
             write(building)
             for one in (*building.iterdir(), building):
-                _flush(one)
+                flush(one)
             building.rename(target)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        _flush(self.folder)
+        flush(self.folder)
         for old in self.all()[: -self.keep]:
             # Renamed first: what is half removed must not look complete.
             gone = self.folder / f".removing-{old.name}"
@@ -142,11 +142,3 @@ def damaged(checkpoint: Path, why: object) -> CorruptionError:
         f"checkpoint {checkpoint} cannot be read: {why}",
         "delete that folder: training goes on from the checkpoint before it, or begins anew",
     )
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

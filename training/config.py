@@ -126,7 +126,10 @@ class TrainConfig:
     tensorboard: str | None = _key(optional(TEXT), default=None)
 
 
-_KERAS_ONLY: Final = ("class_weight", "mixed_precision", "steps_per_execution", "tensorboard")
+_KERAS_ONLY: Final = (
+    "class_weight", "drop_last", "mixed_precision", "shuffle", "steps_per_execution", "tensorboard",
+)  # fmt: skip
+"""XGBoost trains on all rows, in the order of the table."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,11 @@ Always true: a run folder appears complete or not at all, and never replaces ano
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -31,10 +30,12 @@ from featurestore.execution.events import FRAMEWORK, step
 from featurestore.fingerprint import Json
 from featurestore.report.progress import progress_bars
 from training.config import RunConfig
+from training.durable import read_json, write_json
 from training.loading.loader import Loader
 from training.metrics import evaluate, require_labels
 from training.model_kinds import Model, model_class
 from training.run_folder import (
+    RUNS,
     draw_curves,
     environment,
     finite,
@@ -42,15 +43,15 @@ from training.run_folder import (
     seal,
     target_of,
     write_history,
-    write_json,
 )
 from training.run_memory import JUDGED_BATCHES, RunMemory, judging
 from training.source import open_dataset, open_table, task_of
 from training.stored_pipeline import save_pipeline
 from training.unfinished import Unfinished, different_keys
 
-RUNS: Final = Path("runs")
-_CHECKED_ROWS: Final = 1 << 16
+if TYPE_CHECKING:
+    from featurestore.dataset.dataset import Dataset
+
 _FACTS: Final = ("run", "config", "metrics")
 
 
@@ -146,8 +147,11 @@ def finished(config: RunConfig, path: Path) -> Run:
     ------
     NameTakenError
         If it is of another.
+    CorruptionError
+        If its files cannot be read.
     """
-    done = {name: json.loads((path / f"{name}.json").read_text("utf-8")) for name in _FACTS}
+    remedy = f"delete {path}, or name another output"
+    done = {name: read_json(path / f"{name}.json", remedy) for name in _FACTS}
     different = different_keys(done["config"], config.to_json())
     if different:
         raise NameTakenError(
@@ -162,20 +166,22 @@ def _make(
     """Train and fill the run's folder; return snapshot and metrics."""
     started = time.perf_counter()
     # A run goes on with the rows that it began with, whatever was appended since.
-    known = work.begun().get("snapshot", config.data.snapshot)
+    begun = work.begun()
+    known = begun.get("snapshot", config.data.snapshot)
     table = open_table(replace(config, data=replace(config.data, snapshot=known)))
     dataset = open_dataset(config, table)
     task = task_of(config, dataset.schema)
-    loaders = _loaders(config, dataset)
+    # The grain of the shuffle follows the memory limit, which may be another one now.
+    loaders = _loaders(config, dataset, begun.get("window_blocks"))
     train = loaders["train"].part
-    work.note(snapshot=train.snapshot_id)
+    blocks = loaders["train"].steps.order.window_blocks
+    work.note(snapshot=train.snapshot_id, window_blocks=blocks)
     judged = [judging(one, task, config.model.classes) for one in loaders.values()]
     for one in judged:
         one.require()  # hours of training would be lost with what cannot be judged
     memory = RunMemory(loaders.values(), judged)
-    training_started = time.perf_counter()
-    model = _train(config, task, loaders, memory, work, say)
-    training_seconds = time.perf_counter() - training_started
+    resumed = work.has_checkpoints
+    model, training_seconds = _train(config, task, loaders, memory, work, say)
     with step("judge model", 0, kind=FRAMEWORK):
         parts = {name: _judge(model, task, one) for name, one in loaders.items()}
     metrics = {
@@ -183,9 +189,11 @@ def _make(
         "parts": parts,
         "epochs": len(model.history),
         "training_seconds": training_seconds,
-        "training_rows_per_second": loaders["train"].rows * len(model.history) / training_seconds,
         "seconds": time.perf_counter() - started,
     }
+    if not resumed:  # how long what came before a restart took is not known
+        rows = loaders["train"].rows * len(model.history)
+        metrics["training_rows_per_second"] = rows / training_seconds
     model.save(folder)
     save_pipeline(folder, dataset.pipeline, table.schema, config.data.features, dataset.schema)
     write_json(folder / "config.json", config.to_json())
@@ -204,8 +212,8 @@ def _make(
     return train.snapshot_id, metrics
 
 
-def _loaders(config: RunConfig, dataset: Any) -> dict[str, Loader]:
-    """Return a loader per part; only training is shuffled."""
+def _loaders(config: RunConfig, dataset: Dataset, window_blocks: int | None) -> dict[str, Loader]:
+    """Return a loader per part; only training is shuffled, by so many blocks if the run began so."""
     settings = config.train
     parts = {"train": dataset.train, "valid": dataset.valid}
     split = config.split
@@ -233,6 +241,7 @@ def _loaders(config: RunConfig, dataset: Any) -> dict[str, Loader]:
         settings.shuffle and config.model.kind != "xgboost",  # which learns in table order
         settings.seed,
         "drop" if settings.drop_last else "keep",
+        window_blocks=window_blocks,
         **common,
     )
     return loaders
@@ -245,15 +254,21 @@ def _train(
     memory: RunMemory,
     work: Unfinished,
     say: Callable[[str], None] | None,
-) -> Model:
-    for part, loader in loaders.items():
-        for start in range(0, loader.rows, _CHECKED_ROWS):
-            label = loader.pack.read(start, min(start + _CHECKED_ROWS, loader.rows)).label
-            require_labels(task, label, config.model.classes, f"the {part} part")
+) -> tuple[Model, float]:
+    """Return the trained model and the seconds that training took."""
+    for name, loader in loaders.items():
+        # Of the label alone: the pack is written while the first epoch reads it.
+        for partition in range(len(loader.part.partition_rows)):
+            label = loader.part.numbers(partition, config.data.label)
+            if loader.schema.label is not None and not np.isnan(label).any():
+                label = label.astype(loader.schema.label.dtype)
+            require_labels(task, label, config.model.classes, f"the {name} part")
     with memory.importing("xgboost" if config.model.kind == "xgboost" else "tensorflow"):
         chosen = model_class(config.model.kind)
+    started = time.perf_counter()
     with memory.fitting():
-        return chosen.fit(config, task, loaders["train"], loaders["valid"], work, say)  # type: ignore[no-any-return]
+        model = chosen.fit(config, task, loaders["train"], loaders["valid"], work, say)
+    return model, time.perf_counter() - started
 
 
 def _judge(model: Model, task: str, loader: Loader) -> dict[str, float]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import errno
 import importlib.metadata
 import importlib.util
-import json
 import math
 import os
 import platform
@@ -20,11 +20,15 @@ from typing import Any, Final
 from featurestore.errors import NameTakenError
 from featurestore.fingerprint import Json, digest
 from training.config import RunConfig
+from training.durable import flush, write_json
 
 RUN_VERSION: Final = 1
+RUNS: Final = Path("runs")
+"""Where runs go that are not told where."""
+_TAKEN: Final = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 _PACKAGES: Final = (
     "featurestore", "numpy", "polars", "pyarrow", "narwhals", "zarr", "dask", "keras",
-    "tensorflow", "tensorflow-cpu", "xgboost", "xgboost-cpu",
+    "tensorflow", "tensorflow-cpu", "jax", "torch", "xgboost", "xgboost-cpu",
 )  # fmt: skip
 
 
@@ -39,7 +43,7 @@ def target_of(config: RunConfig, output: str | Path | None) -> Path:
     if output is None:
         now = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S")
         kind = config.model.kind.replace(":", "-")
-        output = Path("runs") / f"{now}-{config.data.table}-{kind}-{uuid.uuid4().hex[:4]}"
+        output = RUNS / f"{now}-{config.data.table}-{kind}-{uuid.uuid4().hex[:4]}"
     target = Path(output).expanduser()
     if target.exists():
         raise NameTakenError(f"{target} exists already", "name another output, or delete it")
@@ -56,9 +60,12 @@ def folder_of(target: Path) -> Iterator[Path]:
         try:
             building.rename(target)
         except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
             raise NameTakenError(
                 f"{target} was made by another process meanwhile", "name another output"
             ) from error
+        flush(target.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -73,19 +80,8 @@ def seal(folder: Path, facts: Mapping[str, Json]) -> None:
         "files": files,
     }
     write_json(folder / "run.json", content)
-    for one in folder.iterdir():
-        handle = os.open(one, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people to read too."""
-    path.write_text(
-        json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-    )
+    for one in (*folder.iterdir(), folder):
+        flush(one)
 
 
 def finite(value: Any) -> Any:
@@ -103,10 +99,10 @@ def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
         writer.writerows(history)
 
 
-def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> bool:
-    """Draw training and validation loss over epochs; False if matplotlib is not installed."""
+def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Draw training and validation loss over epochs, if matplotlib is installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        return False
+        return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -124,7 +120,6 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> bool:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
-    return True
 
 
 def environment() -> dict[str, Json]:

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
-from featurestore.dataset.batch import DatasetPart, DatasetSchema
+from featurestore.dataset.batch import DatasetSchema
 from featurestore.errors import DefinitionError, InvalidInputError
 from featurestore.schema import TableSchema
 from training.config import PipelineConfig, RunConfig, SplitConfig
 
-
-class DatasetLike(Protocol):
-    """What a run needs of a dataset."""
-
-    @property
-    def schema(self) -> DatasetSchema: ...
-
-    @property
-    def train(self) -> DatasetPart: ...
-
-    @property
-    def valid(self) -> DatasetPart: ...
-
-    @property
-    def test(self) -> DatasetPart: ...
-
-    @property
-    def pipeline(self) -> Any: ...
-
-    @property
-    def lineage(self) -> Mapping[str, str]: ...
+if TYPE_CHECKING:
+    from featurestore.dataset.dataset import Dataset
+    from featurestore.dataset.split import Split
+    from featurestore.table import Table
+    from featurestore.transforms.pipeline import Pipeline
 
 
-def open_table(config: RunConfig, store: str | None = None) -> Any:
+def open_table(config: RunConfig, store: str | None = None) -> Table:
     """Return the table a run trains on, at its snapshot if it names one."""
     from featurestore.store import FeatureStore
 
@@ -44,7 +28,7 @@ def open_table(config: RunConfig, store: str | None = None) -> Any:
     return opened.table(config.data.table)
 
 
-def open_dataset(config: RunConfig, table: Any) -> DatasetLike:
+def open_dataset(config: RunConfig, table: Table) -> Dataset:
     """Return the dataset a run trains on; nothing is read yet.
 
     Raises
@@ -55,7 +39,7 @@ def open_dataset(config: RunConfig, table: Any) -> DatasetLike:
         If values are missing or stale.
     """
     schema: TableSchema = table.schema
-    dataset: DatasetLike = table.dataset(
+    return table.dataset(
         features=list(config.data.features),
         label=config.data.label,
         where=_rows(config),
@@ -67,7 +51,6 @@ def open_dataset(config: RunConfig, table: Any) -> DatasetLike:
             stored=table.cardinalities(*config.data.features),
         ),
     )
-    return dataset
 
 
 def _rows(config: RunConfig) -> Any:
@@ -81,7 +64,7 @@ def _rows(config: RunConfig) -> Any:
     return labelled if chosen is None else chosen & labelled
 
 
-def split_of(config: SplitConfig) -> Any:
+def split_of(config: SplitConfig) -> Split:
     """Return the split that ``[split]`` describes."""
     from featurestore.dataset.split import HashSplit, TimeSplit
 
@@ -96,7 +79,7 @@ def pipeline_of(
     schema: TableSchema,
     features: Sequence[str],
     stored: Collection[str] = (),
-) -> Any:
+) -> Pipeline:
     """Return the pipeline that ``[pipeline]`` describes: categories, then imputing, then scaling.
 
     ``true`` means every feature that fits: strings are categorified; numbers are imputed and

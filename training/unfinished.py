@@ -12,8 +12,8 @@ Trade-off: one process works on a run; a second one that resumes it meanwhile is
 
 from __future__ import annotations
 
-import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from typing import Any, Final
 from featurestore.errors import CorruptionError, InvalidInputError, NameTakenError
 from training.checkpoints import Checkpoints
 from training.config import RunConfig
-from training.run_folder import write_json
+from training.durable import read_json, write_json
 
 _SUFFIX: Final = ".unfinished"
 FREE: Final = {
@@ -60,8 +60,11 @@ class Unfinished:
             if (one / "config.json").exists()
         ]
         for _, one in sorted(found, key=lambda pair: pair[0], reverse=True):
-            if not one.differences(config):
-                return one
+            try:
+                if not one.differences(config):
+                    return one
+            except CorruptionError as error:
+                warnings.warn(f"left alone: {error}", stacklevel=2)
         return None
 
     @property
@@ -75,18 +78,16 @@ class Unfinished:
 
     def differences(self, config: RunConfig) -> list[str]:
         """Return the keys, as ``train.seed``, in which a configuration is not this run's."""
-        return different_keys(_read(self.path / "config.json"), config.to_json())
+        return different_keys(self._read(self.path / "config.json"), config.to_json())
 
     def begun(self) -> dict[str, Any]:
         """Return what was found out when the run began: see :meth:`note`."""
         path = self.path / "begun.json"
-        return _read(path) if path.exists() else {}
+        return self._read(path) if path.exists() else {}
 
     def note(self, **facts: Any) -> None:
         """Remember facts that the run is to go on with."""
-        building = self.path / ".begun.json"
-        write_json(building, {**self.begun(), **facts})
-        building.replace(self.path / "begun.json")
+        write_json(self.path / "begun.json", {**self.begun(), **facts})
 
     def check(self, config: RunConfig, *, resume: bool) -> None:
         """Refuse to go on with what is there, if it is another run or was not asked for.
@@ -124,6 +125,9 @@ class Unfinished:
             raise
         shutil.rmtree(self.path)
 
+    def _read(self, path: Path) -> dict[str, Any]:
+        return read_json(path, f"delete {self.path} to begin anew")
+
 
 def different_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Return the keys in which two resolved configurations differ, free ones left out."""
@@ -134,13 +138,3 @@ def different_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
         if key not in FREE.get(section, set())
         and one.get(section, {}).get(key) != other.get(section, {}).get(key)
     ]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptionError(
-            f"{path} cannot be read: {error}", f"delete {path.parent} to begin anew"
-        ) from error
-    return content

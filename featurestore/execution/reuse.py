@@ -84,7 +84,7 @@ class StoredValues:
         for group in self.files.groups_of(feature.inputs):
             unchanged = (
                 group == BASE_GROUP  # rows never change under a partition's id
-                or self.assessments[group][position].freshness is Freshness.FRESH
+                or self.assessments[group][position].is_fresh
                 or (group, partition) in reused
             )
             if not unchanged:

@@ -30,7 +30,7 @@ from featurestore.execution.tasks import (
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
 from featurestore.plan.projection import Projection
-from featurestore.plan.staleness import Assessment, Freshness
+from featurestore.plan.staleness import Assessment
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.journal import Journal
 from featurestore.storage.records import PartitionEntry
@@ -152,7 +152,7 @@ class Build:
 
     def _not_fresh(self, feature: Feature) -> list[int]:
         found = enumerate(self._assessments[feature.group])
-        return [position for position, one in found if one.freshness is not Freshness.FRESH]
+        return [position for position, one in found if not one.is_fresh]
 
     def _remaining(self, feature: Feature) -> list[int]:
         """Return the partitions that neither this build nor an interrupted one has finished."""

@@ -18,8 +18,8 @@ from typing import Final
 import pyarrow as pa
 
 from featurestore.fingerprint import fingerprint
-from featurestore.plan.run import Run
 from featurestore.plan.states import Learner, StateNeed, Summary
+from featurestore.plan.stretch import Stretch
 from featurestore.storage.provenance import Provenance
 from featurestore.storage.records import PartitionEntry
 
@@ -57,7 +57,7 @@ def _needs_of_all(summaries: Sequence[Summary | None]) -> list[StateNeed]:
     filled = [one for one in summaries if one is not None]
     chain = ""
     for at, own in reversed(list(enumerate(filled))):
-        later = Run(filled, at + 1, len(filled))
+        later = Stretch(filled, at + 1, len(filled))
         if later:
             key = fingerprint("ahead", own.key, chain)
             needs[own.partition] = StateNeed(key, key, later, own=own)

@@ -15,7 +15,7 @@ from functools import partial
 from featurestore.plan.definition import Feature
 from featurestore.plan.learner_sizes import LearnerSizes, members_of
 from featurestore.plan.slicing import Work, is_one_time
-from featurestore.plan.staleness import Assessment, Freshness
+from featurestore.plan.staleness import Assessment
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.states import StateStore
 from featurestore.transforms.base import SourceTransformer, row_width
@@ -56,7 +56,7 @@ class Extents:
     def _keys(self) -> set[str]:
         keys: set[str] = set()
         for found in self._assessments.values():
-            needs = [one.need for one in found if one.freshness is not Freshness.FRESH]
+            needs = [one.need for one in found if not one.is_fresh]
             keys.update(need.key for need in needs)
             keys.update(member.key for member in members_of(needs))
         return keys - {""}
@@ -85,7 +85,7 @@ class Extents:
         if maker is None:
             return None
         found = self._assessments.get(maker.group, ())
-        unfinished = bool(found) and found[position].freshness is not Freshness.FRESH
+        unfinished = bool(found) and not found[position].is_fresh
         return maker if unfinished else None
 
     def _outputs(self, feature: Feature, position: int) -> Mapping[str, int]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.ahead import suffix_needs
 from featurestore.plan.definition import Feature
-from featurestore.plan.run import Run
 from featurestore.plan.states import (
     Learner,
     SourceSummaries,
@@ -21,6 +20,7 @@ from featurestore.plan.states import (
     prefix_key,
     source_need,
 )
+from featurestore.plan.stretch import Stretch
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import PartitionEntry
 from featurestore.transforms.base import Scope, SourceTransformer
@@ -72,7 +72,7 @@ def _prefix_needs(
             while first < len(summaries) and not _reaches(base[summaries[first].partition], since):
                 first += 1
             chain = fingerprint("prefix", [one.key for one in summaries[first:]])
-        members = Run(summaries, first, len(summaries))
+        members = Stretch(summaries, first, len(summaries))
         key = prefix_key(chain, since)
         needs.append(StateNeed(chain, key, members, since=since) if members else StateNeed())
         if entry.rows:

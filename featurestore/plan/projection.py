@@ -22,7 +22,7 @@ from featurestore.plan.extents import Extents
 from featurestore.plan.learner_sizes import members_of
 from featurestore.plan.packing import loads
 from featurestore.plan.slicing import Work
-from featurestore.plan.staleness import Assessment, Freshness
+from featurestore.plan.staleness import Assessment
 from featurestore.plan.states import StateNeed, Summary
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.states import StateStore
@@ -188,9 +188,7 @@ def project(
 
 
 def _unfinished(assessments: Sequence[Assessment]) -> list[int]:
-    return [
-        position for position, one in enumerate(assessments) if one.freshness is not Freshness.FRESH
-    ]
+    return [position for position, one in enumerate(assessments) if not one.is_fresh]
 
 
 @dataclass(frozen=True, slots=True)

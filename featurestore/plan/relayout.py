@@ -14,7 +14,7 @@ from featurestore.errors import ConflictError
 from featurestore.plan.ahead import seen_by
 from featurestore.plan.compaction import CompactionPlan, Merged
 from featurestore.plan.layout import with_replaced
-from featurestore.plan.staleness import Assessor, Freshness, Standing
+from featurestore.plan.staleness import Assessor, Standing
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.records import BASE_GROUP, PartitionEntry
 from featurestore.transforms.base import UnknownTransformer
@@ -165,7 +165,7 @@ def _stamped(
                     continue
                 one = assessed[position]
                 if isinstance(feature.transformer, UnknownTransformer):
-                    if one.freshness is not Freshness.FRESH:
+                    if not one.is_fresh:
                         raise feature.transformer.problem
                     continue
                 until = _until(before, name, feature.group, origin)

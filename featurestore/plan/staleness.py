@@ -54,7 +54,7 @@ class Assessment:
     reason : str
         Why it is stale: ``"input"``, ``"fit scope"``, ``"earlier rows"``, ``"later rows"``,
         ``"other table"``, ``"parameter"``, ``"code"``; else ``""``. Missing values whose function changed have
-        ``"code"`` too.
+        ``"code"`` too, those of a definition that is unknown here ``"unknown here"``.
     provenance : Provenance
         What its values will be computed from.
     need : StateNeed
@@ -64,6 +64,10 @@ class Assessment:
     reason: str
     provenance: Provenance
     need: StateNeed
+
+    @property
+    def is_fresh(self) -> bool:
+        return self.freshness is Freshness.FRESH
 
 
 class Assessor:
@@ -137,7 +141,7 @@ class Assessor:
                 continue
             found = self.group(table, group)
             for position in positions:
-                if found[position].freshness is not Freshness.FRESH:
+                if not found[position].is_fresh:
                     raise NotReadyError(
                         f"columns {list(files.groups[group].names)} of table {table!r} are not "
                         f"built in partition {files.base[position].partition} "
@@ -158,7 +162,7 @@ class Assessor:
             feature = self._features[table, group]
             found = self.group(table, group)
             if isinstance(feature.transformer, UnknownTransformer) and any(
-                one.freshness is not Freshness.FRESH for one in found
+                not one.is_fresh for one in found
             ):
                 raise feature.transformer.problem
             if any(one.reason == CODE for one in found):
@@ -168,15 +172,15 @@ class Assessor:
                     "define it again with replace=True",
                 )
             for one in found:
-                if one.freshness is not Freshness.FRESH:
+                if not one.is_fresh:
                     require_fit_rows(feature, one.need)
             transformer = feature.transformer
-            if any(one.freshness is not Freshness.FRESH for one in found):
+            if any(not one.is_fresh for one in found):
                 unknown = transformer.unknown_code()
                 if unknown is not None:
                     raise unknown
             if isinstance(transformer, SourceTransformer):
-                needs = [one.need for one in found if one.freshness is not Freshness.FRESH]
+                needs = [one.need for one in found if not one.is_fresh]
                 rows = {position for need in needs for position in need.rows}
                 carried = {one.partition for one in members_of(needs)}
                 self.require_built(
@@ -260,7 +264,7 @@ class Standing:
     def is_fresh(self, table: str, group: str, positions: Sequence[int]) -> bool:
         """Whether a feature's values are fresh in all of some partitions."""
         found = self.assessor.group(table, group)
-        return all(found[one].freshness is Freshness.FRESH for one in positions)
+        return all(found[one].is_fresh for one in positions)
 
     def readers(self, table: str) -> tuple[str, ...]:
         """Return a table and all whose features read it, directly or not."""

@@ -20,7 +20,7 @@ from typing import Final
 from featurestore.errors import DefinitionError
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
-from featurestore.plan.run import Run
+from featurestore.plan.stretch import Stretch
 from featurestore.plan.table_files import TableFiles
 from featurestore.schema import TableSchema
 from featurestore.storage.records import PartitionEntry
@@ -252,19 +252,19 @@ class SourceSummaries:
                 chains.append(chain_key(chains[-1], summaries[-1].key))
         return cls(base, prints, summaries, chains)
 
-    def carried(self, lower: int | None) -> Run[Summary]:
+    def carried(self, lower: int | None) -> Stretch[Summary]:
         """Return the leading partitions that lie wholly before a time."""
         if lower is None:
-            return Run(self.summaries, 0, 0)
+            return Stretch(self.summaries, 0, 0)
         # Without times they are compared with nothing: all of them may lie before.
-        return Run(self.summaries, 0, bisect_left(self.summaries, lower, key=self._ends))
+        return Stretch(self.summaries, 0, bisect_left(self.summaries, lower, key=self._ends))
 
-    def rows(self, after: int, upper: int | None) -> Run[int]:
+    def rows(self, after: int, upper: int | None) -> Stretch[int]:
         """Return the partitions after so many that begin by a time, as positions in the table."""
         stop = len(self.summaries)
         if upper is not None:
             stop = bisect_right(self.summaries, upper, lo=after, key=self._begins)
-        return Run(self._positions, after, stop)
+        return Stretch(self._positions, after, stop)
 
     def _ends(self, one: Summary) -> int:
         end = self.base[one.partition].time_max

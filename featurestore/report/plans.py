@@ -9,7 +9,7 @@ from typing import ClassVar
 from featurestore.execution.dask import Executor
 from featurestore.execution.feasibility import StepPeak, step_peaks, what_would_do
 from featurestore.plan.projection import Projection
-from featurestore.plan.staleness import Assessment, Freshness
+from featurestore.plan.staleness import Assessment
 from featurestore.report.tables import html_table, text_table
 from featurestore.storage.scratch import Scratch
 from featurestore.units import format_bytes
@@ -189,9 +189,7 @@ def _plan_step(peak: StepPeak, assessments: Mapping[str, Sequence[Assessment]]) 
 def reasons(assessments: Sequence[Assessment]) -> tuple[str, ...]:
     """Return why values are not fresh, each reason once."""
     found = dict.fromkeys(
-        one.reason or str(one.freshness)
-        for one in assessments
-        if one.freshness is not Freshness.FRESH
+        one.reason or str(one.freshness) for one in assessments if not one.is_fresh
     )
     return tuple(found)
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import featurestore as fs
 from featurestore.plan.ahead import suffix_needs
 from featurestore.plan.needs import _prefix_needs
-from featurestore.plan.run import Run
 from featurestore.plan.states import Learner, SourceSummaries
+from featurestore.plan.stretch import Stretch
 from featurestore.schema import Field, TableSchema
 from featurestore.storage.provenance import Provenance
 from featurestore.storage.records import PartitionEntry
@@ -128,7 +128,7 @@ def test_what_needs_take_grows_with_the_partitions() -> None:
 def test_runs_are_sequences(elements: list[int], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(elements)))
     stop = data.draw(st.integers(start, len(elements)))
-    run, plain = Run(elements, start, stop), tuple(elements[start:stop])
+    run, plain = Stretch(elements, start, stop), tuple(elements[start:stop])
     assert tuple(run) == plain
     assert tuple(reversed(run)) == plain[::-1]
     assert len(run) == len(plain)
@@ -140,4 +140,4 @@ def test_runs_are_sequences(elements: list[int], data: st.DataObject) -> None:
     assert again == run
     assert hash(again) == hash(run)
     assert len(again.of) == len(plain)
-    assert (run == Run((*plain, 1), 0, len(plain) + 1)) is False
+    assert (run == Stretch((*plain, 1), 0, len(plain) + 1)) is False

@@ -149,11 +149,19 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
 
     @property
     def has_partial_batch(self) -> bool:
-        return self.loader.last == "keep" and self.loader.rows % self.loader.batch_size != 0
+        return self._last_rows != self.loader.batch_size
 
     @property
     def partial_batch_size(self) -> int | None:
-        return self.loader.rows % self.loader.batch_size if self.has_partial_batch else None
+        return self._last_rows if self.has_partial_batch else None
+
+    @property
+    def _last_rows(self) -> int:
+        """Rows of an epoch's last batch, on this rank."""
+        if self.loader.last != "keep":
+            return self.loader.batch_size
+        start, stop = self.loader.steps.span(len(self.loader) - 1)
+        return stop - start
 
     # --- elements --------------------------------------------------------------------------------
 

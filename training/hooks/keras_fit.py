@@ -6,13 +6,13 @@ Always true: the same configuration and data give the same weights on a CPU, sto
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.dataset.batch import NUMERIC, DatasetSchema
+from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema
 from featurestore.errors import InvalidInputError
 from featurestore.execution.events import FRAMEWORK, step
 from training.config import RunConfig
@@ -28,8 +28,6 @@ from training.unfinished import Unfinished
 if TYPE_CHECKING:
     from training.loading.loader import Loader
 
-_CHECKED_ROWS = 1 << 16
-
 
 def trained(
     config: RunConfig,
@@ -41,9 +39,8 @@ def trained(
 ) -> tuple[Any, list[dict[str, float]]]:
     """Return the trained model and one line of history per epoch; see ``KerasModel.fit``."""
     settings = config.train
-    if config.model.kind == "tabular":
-        _require_finite(train)
-    batches = train.keras(_class_weight(config, task, train))
+    kind = _FiniteBatches if config.model.kind == "tabular" else KerasBatches
+    batches = kind(train, _class_weight(config, task, train))
     with step("build model", 1, kind=FRAMEWORK):
         steps_per_execution = _steps_per_execution(config, task, batches, work)
         model = compiled(config, task, train.schema, steps_per_execution)
@@ -140,10 +137,8 @@ def _class_weight(config: RunConfig, task: str, loader: Loader) -> dict[int, flo
     if asked is None or not isinstance(asked, str):
         return None if asked is None else {int(key): float(v) for key, v in asked.items()}
     counts: dict[int, int] = {}
-    for start in range(0, loader.rows, _CHECKED_ROWS):
-        label = loader.pack.read(start, min(start + _CHECKED_ROWS, loader.rows)).label
-        if label is None:
-            continue
+    for partition in range(len(loader.part.partition_rows)):
+        label = loader.part.numbers(partition, config.data.label)
         for one, count in zip(*np.unique(label, return_counts=True), strict=True):
             counts[int(one)] = counts.get(int(one), 0) + int(count)
     return {one: loader.rows / (len(counts) * count) for one, count in counts.items()}
@@ -186,7 +181,8 @@ class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
         loss = (logs or {}).get("loss", 0.0)
         if math.isfinite(loss):
             return
-        columns = _not_finite(self._loader)
+        steps = range(len(self._loader))
+        columns = _not_finite(self._loader, (self._loader.batch(one, epoch) for one in steps))
         raise InvalidInputError(
             f"the loss of epoch {epoch} is {loss}"
             + (f"; columns {columns} hold NaN or infinity after the pipeline" if columns else ""),
@@ -196,22 +192,38 @@ class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
         )
 
 
-def _require_finite(loader: Loader) -> None:
-    """Refuse NaN and infinity before training: some losses clip them to a number and go on."""
-    columns = _not_finite(loader)
-    if columns:
-        raise InvalidInputError(
-            f"columns {columns} hold NaN or infinity after the pipeline, which the built-in network "
-            "cannot learn from",
-            "set impute = true, clip or drop infinite values, or use kind = 'xgboost'",
-        )
+class _FiniteBatches(KerasBatches):
+    """Batches of which the first epoch's are looked at: some losses clip NaN to a number and go on.
+
+    In the epoch itself, not in a pass before it, which would read all rows before training begins.
+    """
+
+    def __init__(self, loader: Loader, class_weight: dict[int, float] | None) -> None:
+        super().__init__(loader, class_weight)
+        self._first = loader.epoch
+
+    def element(self, batch: Batch) -> Any:
+        if self.loader.epoch == self._first:
+            columns = _not_finite(self.loader, [batch])
+            if columns:
+                raise InvalidInputError(
+                    f"columns {columns} hold NaN or infinity after the pipeline, which the built-in "
+                    "network cannot learn from",
+                    "set impute = true, clip or drop infinite values, or use kind = 'xgboost'",
+                )
+        return super().element(batch)
 
 
-def _not_finite(loader: Loader) -> list[str]:
+def _not_finite(loader: Loader, batches: Iterable[Batch]) -> list[str]:
+    """Return the numeric columns in which some row holds NaN or an infinity."""
     names = loader.schema.numeric
     bad = np.zeros(len(names), dtype=bool)
-    for start in range(0, loader.rows, 65536):
-        values = loader.pack.read(start, min(start + 65536, loader.rows)).inputs.get(NUMERIC)
-        if values is not None:
+    for one in batches:
+        values = one.inputs.get(NUMERIC)
+        if values is None:
+            continue
+        with np.errstate(all="ignore"):
+            total = values.sum()
+        if not np.isfinite(total):
             bad |= ~np.isfinite(values).all(axis=0)
     return [name for name, is_bad in zip(names, bad, strict=True) if is_bad]

@@ -1,6 +1,6 @@
 """What a loader takes in memory: said before it runs, from the schema and what was recorded.
 
-Three activities, one after the other: writing the pack, an epoch, and handing pages to XGBoost. Each is
+Three activities: writing the pack, an epoch (together where both fit), and handing pages to XGBoost. Each is
 a :class:`Projection`: what this process held already, and the terms on top, whose sum stays within the
 memory limit or the activity is refused before it begins.
 

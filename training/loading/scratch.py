@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import socket
 import time
@@ -25,6 +26,7 @@ import numpy as np
 from featurestore.errors import DiskFullError, FeatureStoreError
 
 _SCRATCH: Final = ".scratch-"
+_NAME: Final = re.compile(rf"{re.escape(_SCRATCH)}(?P<host>.*)-(?P<pid>[0-9]{{1,9}})-[^-]+")
 _FORGOTTEN_SECONDS: Final = 7 * 24 * 3600
 
 
@@ -149,9 +151,11 @@ def scratch_name() -> str:
 
 def _abandoned(path: Path) -> bool:
     """Whether its process is gone; on another host's, whether it was not touched for a week."""
-    host, pid, _ = path.name.removeprefix(_SCRATCH).rsplit("-", 2)
-    if host == socket.gethostname():
-        return not _runs(int(pid))
+    named = _NAME.fullmatch(path.name)
+    if named is None:
+        return False  # nobody here made it
+    if named["host"] == socket.gethostname():
+        return not _runs(int(named["pid"]))
     try:
         return time.time() - path.stat().st_mtime > _FORGOTTEN_SECONDS
     except FileNotFoundError:

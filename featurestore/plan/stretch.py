@@ -1,7 +1,7 @@
-"""A run of elements of a longer sequence, by reference.
+"""A stretch of a longer sequence, by reference.
 
 Each partition of a table may need the states of all earlier ones. Named one by one that is half a
-million names for a thousand partitions; as runs of one sequence it is a thousand pairs of numbers.
+million names for a thousand partitions; as stretches of one sequence it is a thousand pairs of numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run(Sequence[T_co], Generic[T_co]):
+class Stretch(Sequence[T_co], Generic[T_co]):
     """The elements ``start <= position < stop`` of a sequence.
 
     Parameters
@@ -26,10 +26,10 @@ class Run(Sequence[T_co], Generic[T_co]):
 
     Examples
     --------
-    >>> run = Run("abcdef", 2, 5)
-    >>> list(run), run[-1], list(run[1:]), len(run)
+    >>> some = Stretch("abcdef", 2, 5)
+    >>> list(some), some[-1], list(some[1:]), len(some)
     (['c', 'd', 'e'], 'e', ['d', 'e'], 3)
-    >>> run == Run("cde", 0, 3)
+    >>> some == Stretch("cde", 0, 3)
     True
     """
 
@@ -58,11 +58,11 @@ class Run(Sequence[T_co], Generic[T_co]):
         if isinstance(positions, int):
             return self.of[positions]
         if positions.step == 1:
-            return Run(self.of, positions.start, max(positions.start, positions.stop))
+            return Stretch(self.of, positions.start, max(positions.start, positions.stop))
         return tuple(self.of[position] for position in positions)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Run):
+        if not isinstance(other, Stretch):
             return NotImplemented
         if self.of is other.of and (self.start, self.stop) == (other.start, other.stop):
             return True
@@ -73,4 +73,4 @@ class Run(Sequence[T_co], Generic[T_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Alone, not with all it is a part of.
-        return Run, (tuple(self), 0, len(self))
+        return Stretch, (tuple(self), 0, len(self))
