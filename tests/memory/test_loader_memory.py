@@ -198,6 +198,60 @@ def test_an_epoch_of_ten_times_the_rows_takes_the_same(tmp_path: Path, mode: str
     assert ten <= 1.05 * one + 4 * MIB
 
 
+UNPACKED = """
+import json, sys
+import featurestore as fs
+from featurestore.allocators import release_freed
+from featurestore.watermark import watermark
+from training import Loader
+from training.loading import arrangement
+
+folder, shuffle, options = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+arrangement.STRIPE_BYTES = 2**24
+store = fs.FeatureStore.open(folder, memory_limit="4GiB", workers=1)
+
+def loader(name):
+    table = store.table(name)
+    features = [one for one in table.schema.names if one not in ("t", "k", "y")]
+    split = fs.HashSplit(valid=0.1, by=["k"])
+    data = table.dataset(features, "y", split=split, pipeline=fs.Pipeline(fs.Impute(fs.numeric())))
+    return Loader(data.train, 4096, shuffle, **options)
+
+def epochs(one):
+    for _ in range(2):
+        assert sum(batch.rows for batch in one) == one.rows
+
+epochs(loader("warm"))
+one = loader("rows")
+said = one.memory()
+release_freed()
+with watermark() as mark:
+    epochs(one)
+print(json.dumps([max(each.added for each in said.activities), mark.added_bytes]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "partitions", "shuffle"),
+    [
+        ("tensor", 100_000, 40, True),  # five stripes
+        pytest.param("tensor", 60_000, 4, False, marks=pytest.mark.slow),
+        pytest.param("narrow", 4_000_000, 24, True, marks=pytest.mark.slow),  # three
+    ],
+)
+@pytest.mark.parametrize("options", [{"pack": False}, {"hold": "memory"}])
+def test_an_epoch_without_a_pack_takes_what_is_said(
+    tmp_path: Path, kind: str, rows: int, partitions: int, shuffle: bool, options: dict[str, Any]
+) -> None:
+    store = fs.FeatureStore.create(tmp_path / "golden")
+    values = table(kind, rows)
+    size = values.nbytes // partitions
+    store.ingest("rows", values, key="k", time="t", partition_bytes=size)
+    store.ingest("warm", values[:1000], key="k", time="t", partition_bytes=size)
+    args = json.dumps(shuffle), json.dumps(options)
+    holds(f"{kind} {options}", *fresh(UNPACKED, tmp_path / "golden", *args))
+
+
 DRAINED = """
 import json, sys
 from featurestore.allocators import release_freed

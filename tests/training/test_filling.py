@@ -9,79 +9,28 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from featurestore.dataset.batch import Batch
 from featurestore.errors import CorruptionError, DiskFullError, MemoryLimitError
 from featurestore.limits import resident_bytes
-from featurestore.testing.datasets import ArrayPart, numbered_part
+from featurestore.testing.datasets import ArrayPart
 from featurestore.testing.loader_contract import LoaderContract, flat, row_numbers
+from featurestore.testing.sliced_parts import SlicedPart, sliced
 from training import Loader
-from training.loading import arrangement as arrangement_module
 from training.loading import filling as filling_module
 from training.loading.pack import Pack, arranged
 from training.loading.pack_cache import list_packs
 
-
-@pytest.fixture(autouse=True)
-def small_stripes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stripes of two partitions, chunks of five rows, beds of eight."""
-    monkeypatch.setattr(arrangement_module, "STRIPE_PARTITIONS", 2)
-    monkeypatch.setattr(arrangement_module, "STRIPE_ROWS", 1)
-    monkeypatch.setattr(arrangement_module, "_CHUNK_ROWS", 5)
-    monkeypatch.setattr(arrangement_module, "_BED_ROWS", 8)
-    arrangement_module._deal.cache_clear()
-    yield
-    arrangement_module._deal.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    for _ in range(100):
-        if set(threading.enumerate()) > before:
-            time.sleep(0.01)
-    assert set(threading.enumerate()) <= before
+pytestmark = pytest.mark.usefixtures("small_stripes", "no_thread_is_left")
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "packs"
-
-
-class SlicedPart(ArrayPart):
-    """A part whose partitions come in slices of uneven sizes, and that can be told to wait or fail."""
-
-    gate: threading.Event | None = None
-    fails: int | None = None
-    behind: tuple[int, ...] = ()
-
-    def slices(self, partition: int, within: int) -> Iterator[Batch]:
-        if partition in self.behind and self.gate is not None:
-            assert self.gate.wait(30)
-        batch = self.arrays(partition)
-        start = 0
-        for size in itertools.cycle((1, 7, 3)):
-            if start >= batch.rows:
-                return
-            if partition == self.fails and start:
-                raise CorruptionError("a partition is damaged")
-            rows = slice(start, start + size)
-            yield Batch({n: one[rows] for n, one in batch.inputs.items()}, batch.label[rows])  # type: ignore[index]
-            start += size
-
-
-def sliced(rows: int, partitions: int, **options: Any) -> SlicedPart:
-    sizes = tuple(len(one) for one in np.array_split(np.arange(rows), partitions) if len(one))
-    made = numbered_part(rows, partitions=sizes, **options)
-    return SlicedPart(made.schema, made.inputs, made.label, made.partition_rows, made.name)
 
 
 def small(part: ArrayPart, cache: Path, **options: Any) -> Loader:
@@ -296,7 +245,7 @@ def test_an_epoch_that_does_not_fit_beside_the_writing_comes_after_it(cache: Pat
     loader = small(part, cache, shuffle=True)
     together, epoch = loader.memory().activities
     assert "while the pack is written" in together.activity
-    one_writer = max(loader._writing().partitions)
+    one_writer = max(loader._row_source.writing().partitions)
     limit = resident_bytes() + one_writer + epoch.added // 2
     tight = small(part, cache, shuffle=True, memory_limit=limit)
     assert tight.memory().activities[0].activity == "writing the pack"

@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from featurestore.dataset.batch import Batch
-from featurestore.errors import InvalidInputError
+from featurestore.errors import InvalidInputError, UnsupportedError
 from training.hooks.elements import element
 from training.loading.memory import OWN_BATCHES, Projection, project_epoch
 from training.loading.order import Shuffle
@@ -50,9 +50,10 @@ class _Feed:
     def __init__(self, loader: Loader) -> None:
         super().__init__()
         self._steps = loader.steps
-        self._pack = loader.pack  # built here, if it is not yet; workers only map it
+        self._pack = loader.samples  # a pack is built here, if it is not yet; workers only map it
         self._sample_bytes = loader.sample_bytes
         self._limits = (loader.memory_limit, loader.reserved_bytes)
+        self._alone = loader.epoch_memory()
         self._board = _Board(loader.epoch)
 
     def __len__(self) -> int:
@@ -65,6 +66,8 @@ class _Feed:
         Counted are the batches that wait, one that each worker makes, and the workers' orders;
         not what Python and PyTorch take in each worker, which depends on how it is started.
         """
+        if not num_workers:
+            return self._alone
         waiting = num_workers * (prefetch_factor + 1)
         return project_epoch(
             self._steps,
@@ -171,6 +174,8 @@ class TorchLoader(DataLoader):  # type: ignore[misc]
     ------
     InvalidInputError
         If an option would change which batches come.
+    UnsupportedError
+        If workers cannot read the loader's rows: only a pack is shared.
     MemoryLimitError
         If the batches in flight do not fit the loader's memory limit.
 
@@ -199,6 +204,13 @@ class TorchLoader(DataLoader):  # type: ignore[misc]
             )
         if num_workers:
             options.setdefault("multiprocessing_context", "spawn")
+        if num_workers and not batches._pack.shared:
+            raise UnsupportedError(
+                f"num_workers={num_workers} are processes of their own; rows that are held in memory, "
+                "or streamed without a pack, are this one's",
+                "use num_workers=0 (threads of this process read ahead), or keep a pack: leave "
+                "pack=False and hold= out",
+            )
         prefetch = options.get("prefetch_factor")
         batches.memory(num_workers, DEFAULT_PREFETCH if prefetch is None else prefetch).require()
         super().__init__(batches, batch_size=None, num_workers=num_workers, **options)

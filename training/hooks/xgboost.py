@@ -28,7 +28,9 @@ import xgboost
 from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray, Role
 from featurestore.errors import DefinitionError, InvalidInputError
 from featurestore.units import parse_bytes
+from training.loading.held import HeldRows
 from training.loading.memory import Projection, page_terms
+from training.loading.pack import Pack
 from training.loading.scratch import scratch_directory
 from training.loading.sequences import SequencePack
 
@@ -134,7 +136,7 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
     Raises
     ------
     InvalidInputError
-        If the part has no rows.
+        If the part has no rows, or they are not kept: ``pack=False``.
     MemoryLimitError
         If pages of this size do not fit the loader's memory limit; see ``memory``.
     """
@@ -144,13 +146,19 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         if loader.rows == 0:
             raise InvalidInputError("a dataset part without rows cannot train a model")
         self._loader = loader = loader.in_table_order()
-        pack = loader.pack
-        if isinstance(pack, SequencePack):
+        rows = loader.samples
+        if isinstance(rows, SequencePack):
             raise InvalidInputError(
-                f"XGBoost learns from rows, not from sequences of {pack.index.window.rows}",
+                f"XGBoost learns from rows, not from sequences of {rows.index.window.rows}",
                 "leave window= out, and add Lag or Rolling features",
             )
-        self._pack = pack
+        if not isinstance(rows, Pack | HeldRows):
+            raise InvalidInputError(
+                "XGBoost passes over the rows several times; without a pack each pass would read and "
+                "transform them again",
+                "leave pack=False out, or use hold='memory' if the part fits",
+            )
+        self._rows = rows
         self._names, self._types = feature_columns(loader.schema)
         half = max(0, loader.memory_limit - loader.reserved_bytes) // 2
         size = min(DEFAULT_PAGE_BYTES, half) if page_bytes is None else parse_bytes(page_bytes)
@@ -158,7 +166,7 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         self.memory.require()
         self._next_row = 0
         _remove_empty()
-        self.cache_directory = scratch_directory(pack.path.parent)
+        self.cache_directory = scratch_directory(loader.cache_directory)
         _LEFT[self.cache_directory] = weakref.ref(self)
         self.cache_prefix = str(self.cache_directory / "cache")
 
@@ -183,7 +191,7 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
             return False
         stop = min(start + self._page_rows, self._loader.rows)
         # Not copied first: a page is the only copy of its rows.
-        batch = self._pack.view(start, stop)
+        batch = self._rows.view(start, stop)
         told = {} if batch.weight is None else {"weight": np.ascontiguousarray(batch.weight)}
         if batch.label is not None:
             told["label"] = _label(batch.label)

@@ -68,6 +68,11 @@ class Batches(FrameworkHooks, ABC):
         """Return what samples are read from, for an epoch in which so many batches exist at once."""
 
     @property
+    @abstractmethod
+    def samples(self) -> Samples:
+        """What samples are read from; all of it there, if they are kept."""
+
+    @property
     def rows(self) -> int:
         """Samples of an epoch, of which this rank sees its share: the rows of the part, unless some are
         left out, or they are drawn or mixed."""

@@ -12,8 +12,8 @@ that end with the iteration; no thread runs otherwise.
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
+from typing import Any
 
 from featurestore.arguments import shown
 from featurestore.dataset.batch import DatasetPart, DatasetSchema
@@ -25,9 +25,7 @@ from training.loading.memory import (
     OWN_BATCHES,
     LoaderMemory,
     Projection,
-    Writing,
     row_bytes,
-    writing_memory,
 )
 from training.loading.order import (
     DEFAULT_BLOCK_ROWS,
@@ -41,7 +39,8 @@ from training.loading.pack_cache import cache_limit as parse_limit
 from training.loading.padding import Last
 from training.loading.sampling import Sampling, Source
 from training.loading.sequences import FOLLOWING_BYTES, SequenceIndex, SequencePack, Window
-from training.loading.steps import Steps
+from training.loading.source import Keeping, Setting, source_of
+from training.loading.steps import Samples, Steps
 
 
 class Loader(Batches):
@@ -53,14 +52,19 @@ class Loader(Batches):
         ``data.train`` or a sibling.
     batch_size : int
         Rows per batch, and per rank.
-    shuffle : bool or "global"
+    shuffle : bool, "global" or "stripes"
         True mixes the rows of ``window_blocks`` blocks at a time; ``"global"`` all rows; False keeps
-        table order. Left out with ``sample``, which is an order of its own.
+        table order. ``"stripes"`` is True with all epochs in the way of the first one, stripe by stripe. Left out with ``sample``, which is an order of its own.
     seed : int
         Of the shuffle; with the epoch it alone decides the order.
     last : {"keep", "drop", "pad"}
         What becomes of the rows that do not fill a last batch. ``"pad"`` fills it up with repetitions of
         the epoch's last row that weigh 0, and gives every batch weights.
+    pack : bool
+        False streams every epoch from the table and writes nothing: a few stripes are in memory at a
+        time, and ``shuffle=True`` means ``"stripes"``. ``[i]`` reads the stripe that batch lies in.
+    hold : {"memory"}, optional
+        Hold all rows in memory in place of a pack, read by the first epoch: same order, same batches.
     cache : path, optional
         Where packs lie; ``$FEATURESTORE_CACHE`` or a directory under ``~/.cache`` if not given.
     cache_limit : int or str, optional
@@ -99,6 +103,8 @@ class Loader(Batches):
         seed: int = 0,
         last: str = "keep",
         *,
+        pack: bool = True,
+        hold: str | None = None,
         cache: str | Path | None = None,
         cache_limit: int | str | None = None,
         block_rows: int = DEFAULT_BLOCK_ROWS,
@@ -120,6 +126,11 @@ class Loader(Batches):
         self._reserved = part.reserved_bytes - mapped_bytes()
         self._window = None if window is None else Window.of(window)
         self.array_specs()  # refuses what cannot be told apart
+        self._keeping = Keeping.parse(pack, hold)
+        at_once = mode is Shuffle.GLOBAL
+        self._keeping.require(at_once=at_once, sequences=window is not None)
+        if self._keeping is Keeping.NOWHERE and mode is Shuffle.WINDOW:
+            mode = Shuffle.STRIPES  # windows of all stripes would read the part again for each
         mixed = self._window is None and sample is None and mode is not Shuffle.NONE
         self._arrangement = arranged(part, mixed=mixed)
         self._index = self._indexed()
@@ -130,9 +141,20 @@ class Loader(Batches):
         in_stripes = mixed or (mode is Shuffle.NONE and samples == part.rows)
         stripes = tuple(one.rows for one in self._arrangement.stripes) if in_stripes else ()
         steps = Steps(order, batch_size, Last.parse(last), stripes=stripes, sampler=sampler)
+        self._row_source = source_of(
+            self._keeping,
+            Setting(
+                part,
+                self._arrangement,
+                self._index,
+                self._limit,
+                self._reserved,
+                at_once,
+                cache,
+                self._cache_limit,
+            ),
+        )
         super().__init__(steps, self._limit, self._reserved)
-        self._pack: Pack | SequencePack | None = None
-        self._pack_lock = threading.Lock()
 
     # --- what it holds -----------------------------------------------------------------------------
 
@@ -162,65 +184,49 @@ class Loader(Batches):
         return self._window.rows * (row_bytes(self.schema) + FOLLOWING_BYTES)
 
     @property
-    def pack(self) -> Pack | SequencePack:
-        """The pack rows come from, whole; written or opened at the first access."""
-        with self._pack_lock:
-            if self._pack is None:
-                self._pack = self._given(
-                    Pack.for_part(
-                        self.part,
-                        self._cache,
-                        self._writing(),
-                        self._arrangement,
-                        self._cache_limit,
-                    )
-                )
-            return self._pack.complete()
-
-    def begin(self, batches: int = OWN_BATCHES) -> Pack | SequencePack:
-        """Return the pack, which may still be written while its rows are read.
-
-        Where writing it and an epoch in which so many batches exist at once do not fit the memory limit
-        together, it is whole.
-        """
-        with self._pack_lock:
-            if self._pack is None and self._streams:
-                writing = self._writing(batches)
-                if writing.projection.fits:
-                    self._pack = self._given(
-                        Pack.begin(
-                            self.part, self._arrangement, self._cache, writing, self._cache_limit
-                        )
-                    )
-            if self._pack is not None:
-                return self._pack
-        return self.pack
+    def cache_directory(self) -> Path:
+        """Where packs lie, and what belongs to a process."""
+        return cache_directory(self._cache)
 
     @property
-    def _streams(self) -> bool:
-        """Whether the epoch begins with some of the pack's rows: a global order wants all at once."""
-        return self._steps.order.shuffle is not Shuffle.GLOBAL
+    def keeps_pack(self) -> bool:
+        """Whether its rows come from a pack."""
+        return self._keeping is Keeping.PACK
+
+    @property
+    def pack(self) -> Pack | SequencePack:
+        """The pack rows come from, whole; written or opened at the first access.
+
+        Raises
+        ------
+        InvalidInputError
+            If rows are kept elsewhere, or nowhere.
+        """
+        return self._row_source.pack
+
+    @property
+    def samples(self) -> Samples:
+        """What batches are read from; all of it there, if rows are kept: the pack, or rows in memory."""
+        return self._row_source.whole(super().epoch_memory().terms)
+
+    def begin(self, batches: int = OWN_BATCHES) -> Samples:
+        """Return what batches are read from, which may still be written while its rows are read.
+
+        Where writing a pack and an epoch in which so many batches exist at once do not fit the memory
+        limit together, it is whole.
+        """
+        return self._row_source.begin(super().epoch_memory(batches).terms)
 
     def _indexed(self) -> SequenceIndex | None:
         if self._window is None:
             return None
         return SequenceIndex(
-            self.part, self._window, cache_directory(self._cache), self._limit - self._reserved
+            self.part, self._window, self.cache_directory, self._limit - self._reserved
         )
 
     def _source(self) -> Source:
         chosen = None if self._index is None else self._index.chosen
-        root = cache_directory(self._cache)
-        return Source(self.part, chosen, root, self._limit, self._reserved)
-
-    def _given(self, pack: Pack) -> Pack | SequencePack:
-        """Return what gives the samples of a pack."""
-        return pack if self._index is None else SequencePack(pack, self._index)
-
-    def _writing(self, batches: int = 0) -> Writing:
-        """Return what writing the pack takes, beside an epoch with so many batches if there is one."""
-        beside = self.epoch_memory(batches).terms if batches else ()
-        return writing_memory(self.part, self._arrangement, self._limit, self._reserved, beside)
+        return Source(self.part, chosen, self.cache_directory, self._limit, self._reserved)
 
     def memory(self) -> LoaderMemory:
         """Return what this loader is projected to take, said before anything runs.
@@ -236,16 +242,19 @@ class Loader(Batches):
             Prints as a table: what this process held when the loader was made, each term, their sum,
             and the limit.
         """
-        epoch = self.epoch_memory()
-        if self._pack is not None:
-            return LoaderMemory((epoch,))
-        together = self._writing(OWN_BATCHES).projection
-        writing = together if together.fits and self._streams else self.writing_memory()
-        return LoaderMemory((writing, epoch))
+        return self._row_source.memory(super().epoch_memory())
 
     def writing_memory(self) -> Projection:
         """Return what writing the pack takes where no epoch reads it meanwhile."""
-        return self._writing().projection
+        return self._row_source.writing().projection
+
+    def epoch_memory(self, batches: int = OWN_BATCHES, workers: int = 0) -> Projection:
+        """Return what an epoch takes while so many batches exist at once, as in a framework's queue.
+
+        With ``workers``, each of so many processes computes the order for itself. Without a pack,
+        the rows that are in memory meanwhile are counted.
+        """
+        return self._row_source.epoch(super().epoch_memory(batches, workers))
 
     def _identity(self) -> dict[str, Json]:
         order = self._steps.digest
@@ -283,7 +292,16 @@ class Loader(Batches):
             cache_limit=self._cache_limit,
             window=self._window,
             memory_limit=self._limit,
+            **self._kept,
         )
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        """The options that say where rows are kept."""
+        return {
+            "pack": self._keeping is Keeping.PACK,
+            "hold": "memory" if self._keeping is Keeping.MEMORY else None,
+        }
 
 
 def _mode(shuffle: bool | str, sample: Sampling | None) -> Shuffle:

@@ -41,6 +41,9 @@ _ALL: Final = 1 << 62
 _SLACK: Final = 6 * 2**20
 """Small things: threads' stacks, buffers of files and hashes, Python's own objects; and what the heap
 keeps between arrays of different sizes."""
+AHEAD_STRIPES: Final = 1
+"""Stripes that are read ahead where there is no pack, if they fit."""
+_NOT_HELD: Final = "leave hold= out: a pack lies on a disk"
 _SMALLER_PARTITIONS: Final = "ingest with a smaller partition_bytes, or name fewer features"
 
 
@@ -198,6 +201,7 @@ def writing_memory(
     limit: int | None = None,
     reserved: int | None = None,
     beside: tuple[Term, ...] = (),
+    activity: str = "",
 ) -> Writing:
     """Return what writing a part's pack takes.
 
@@ -211,6 +215,8 @@ def writing_memory(
         What this process holds now, with all loaded that reading needs, if not given.
     beside : tuple of Term
         What is held at the same time, as by an epoch that reads what is written.
+    activity : str, optional
+        What it is called, if not writing a pack.
     """
     limit = part.memory_limit if limit is None else limit
     reserved = part.reserved_bytes if reserved is None else reserved
@@ -227,7 +233,8 @@ def writing_memory(
         Term(f"{several}: read, transformed, as arrays", sum(largest[:workers])),
         Term("files, hashes, and pages that come back late", workers * PACKING_BYTES),
     )
-    activity = "a first epoch, while the pack is written" if beside else "writing the pack"
+    if not activity:
+        activity = "a first epoch, while the pack is written" if beside else "writing the pack"
     projection = Projection(activity, limit, reserved, (*terms, *beside), _SMALLER_PARTITIONS)
     return Writing(projection, within, tuple(one + PACKING_BYTES for one in needs), workers)
 
@@ -240,6 +247,74 @@ def _writing_bytes(part: DatasetPart, arrangement: Arrangement, partition: int, 
     # All at once: when its rows are dealt, nothing is left of what they were made of.
     arrays = arrangement.partition_rows[partition] * arrangement.row_bytes
     return max(need, arrays + arrangement.dealing_bytes(sliced=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """What streaming a part's rows without a pack may hold.
+
+    Parameters
+    ----------
+    writing : Writing
+        With the stripes, and the epoch that reads them.
+    stripes : int
+        How many are in memory at a time.
+    """
+
+    writing: Writing
+    stripes: int
+
+
+def streaming_memory(
+    part: DatasetPart,
+    arrangement: Arrangement,
+    limit: int,
+    reserved: int,
+    beside: tuple[Term, ...],
+) -> Streaming:
+    """Return what an epoch without a pack takes: two stripes if they fit, else one.
+
+    ``beside`` is what the epoch holds apart from that. The buffers are as large as the largest stripe.
+    """
+    rows = max((one.rows for one in arrangement.stripes), default=0)
+    for stripes in range(min(AHEAD_STRIPES + 1, max(1, len(arrangement.stripes))), 0, -1):
+        several = f"{stripes} stripes" if stripes > 1 else "a stripe"
+        held = Term(f"{several} of {rows} rows", stripes * rows * arrangement.row_bytes)
+        writing = writing_memory(
+            part, arrangement, limit, reserved, (held, *beside), "an epoch without a pack"
+        )
+        if writing.projection.fits:
+            break
+    remedy = f"{_SMALLER_PARTITIONS}, or leave pack=False out"
+    return Streaming(
+        replace(writing, projection=replace(writing.projection, remedy=remedy)), stripes
+    )
+
+
+def holding_memory(
+    part: DatasetPart,
+    arrangement: Arrangement,
+    limit: int,
+    reserved: int,
+    beside: tuple[Term, ...],
+) -> Writing:
+    """Return what the first epoch of a part held in memory takes, while its rows are read."""
+    held = (held_term(arrangement), *beside)
+    activity = "a first epoch, while rows are read into memory"
+    writing = writing_memory(part, arrangement, limit, reserved, held, activity)
+    return replace(writing, projection=replace(writing.projection, remedy=_NOT_HELD))
+
+
+def held_epoch(epoch: Projection, arrangement: Arrangement) -> Projection:
+    """Return what an epoch takes whose rows are held in memory."""
+    return replace(epoch, terms=(held_term(arrangement), *epoch.terms), remedy=_NOT_HELD)
+
+
+def held_term(arrangement: Arrangement) -> Term:
+    """Return what holding all rows takes."""
+    return Term(
+        f"all {arrangement.rows} rows, held in memory", arrangement.rows * arrangement.row_bytes
+    )
 
 
 def project_epoch(

@@ -66,7 +66,7 @@ class Mixture(Batches):
     Raises
     ------
     InvalidInputError
-        If arrays differ, a loader has no rows or is a shard, or an argument is not acceptable.
+        If arrays differ, a loader has no rows, no pack or is a shard, or an argument is not acceptable.
     MemoryLimitError
         If an epoch is projected to exceed the smallest of the loaders' memory limits.
 
@@ -143,6 +143,11 @@ class Mixture(Batches):
 
     def begin(self, batches: int = OWN_BATCHES) -> MixedPack:
         """Return the packs, which are whole however many batches exist."""
+        return self.pack
+
+    @property
+    def samples(self) -> MixedPack:
+        """The packs."""
         return self.pack
 
     def memory(self) -> LoaderMemory:
@@ -236,6 +241,7 @@ class MixedPack:
         self.schema: DatasetSchema = packs[0].schema
         self._stops = np.cumsum([one.rows for one in packs])
         self.rows = int(self._stops[-1])
+        self.shared = True
 
     def gather(self, rows: Rows) -> Batch:
         """Return some samples in the order given; raises InvalidInputError if one is outside."""
@@ -294,6 +300,11 @@ def _checked(loaders: Sequence[Loader]) -> tuple[Loader, ...]:
         if one.steps.ranks != Rank():
             raise InvalidInputError(
                 f"loader {number} is one rank's share", "mix whole loaders, and shard the mixture"
+            )
+        if not one.keeps_pack:
+            raise InvalidInputError(
+                f"loader {number} has no pack, and a mixture reads packs",
+                "make it without pack=False and hold=",
             )
         if not one.rows:
             raise InvalidInputError(f"loader {number} has no rows", "leave it out")

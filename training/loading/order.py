@@ -45,11 +45,12 @@ class Shuffle(StrEnum):
 
     NONE = "none"
     WINDOW = "window"
+    STRIPES = "stripes"
     GLOBAL = "global"
 
     @classmethod
     def parse(cls, value: bool | str) -> Shuffle:
-        """Return the mode of ``False``, ``True``, ``"window"`` or ``"global"``.
+        """Return the mode of ``False``, ``True``, ``"window"``, ``"stripes"`` or ``"global"``.
 
         Raises
         ------
@@ -58,10 +59,11 @@ class Shuffle(StrEnum):
         """
         if isinstance(value, bool):
             return cls.WINDOW if value else cls.NONE
-        if value in ("none", "window", "global"):
+        if value in tuple(cls):
             return cls(value)
         raise InvalidInputError(
-            f"shuffle={value!r} is not an order", "use True (windows of blocks), False or 'global'"
+            f"shuffle={value!r} is not an order",
+            "use True (windows of blocks), 'stripes', 'global' or False",
         )
 
 

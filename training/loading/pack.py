@@ -27,10 +27,10 @@ from weakref import WeakSet
 import numpy as np
 
 from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema, HostArray
-from featurestore.errors import CorruptionError, InvalidInputError
+from featurestore.errors import CorruptionError
 from training.loading.arrangement import Arrangement
-from training.loading.buffers import aligned_empty
 from training.loading.filling import Filling
+from training.loading.gathering import check_range, checked_bounds, copied, taken
 from training.loading.layout import (
     MANIFEST,
     ArrayLayout,
@@ -177,6 +177,11 @@ class Pack:
         self.complete()
         return _open_again, (self.path, self.schema, self._manifest)
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes can read the rows too: once they are all there."""
+        return True
+
     # --- being written -----------------------------------------------------------------------------
 
     @property
@@ -234,21 +239,17 @@ class Pack:
 
         The rows that follow are asked for, as they are likely to be next.
         """
-        self._check_range(start, stop)
+        check_range(start, stop, self.rows)
         self._require(start, stop - 1)
         self._ask_for(start, 2 * stop - start)
-        arrays = {}
-        for key, source in self._arrays.items():
-            arrays[key] = _new(stop - start, source)
-            np.copyto(arrays[key], source[start:stop])
-        return batch_of(arrays, self.schema)
+        return batch_of(copied(self._arrays, start, stop), self.schema)
 
     def view(self, start: int, stop: int) -> Batch:
         """Return rows ``[start, stop)`` in table order as the mapped arrays themselves, not copied.
 
         They are read-only, and each keeps the pack's files mapped as long as it is used.
         """
-        self._check_range(start, stop)
+        check_range(start, stop, self.rows)
         self._require(start, stop - 1)
         self._ask_for(start, stop)
         arrays = {key: source[start:stop] for key, source in self._arrays.items()}
@@ -267,19 +268,10 @@ class Pack:
         InvalidInputError
             If one is outside.
         """
-        if rows.size:
-            first, last = int(rows.min()), int(rows.max())
-            if first < 0 or last >= self.rows:
-                raise InvalidInputError(
-                    f"rows {first} to {last} lie outside a pack of {self.rows} rows"
-                )
-            self._require(first, last)
-        arrays = {}
-        for key, source in self._arrays.items():
-            arrays[key] = _new(rows.size, source)
-            # The numbers were checked above; with "raise" NumPy would fill a second buffer first.
-            np.take(source, rows, axis=0, out=arrays[key], mode="clip")
-        return batch_of(arrays, self.schema)
+        bounds = checked_bounds(rows, self.rows)
+        if bounds is not None:
+            self._require(*bounds)
+        return batch_of(taken(self._arrays, rows), self.schema)
 
     def prefetch(self, starts: Rows, count: int) -> None:
         """Ask the kernel to read runs of ``count`` rows ahead; returns at once.
@@ -327,10 +319,6 @@ class Pack:
     def _ask_for(self, start: int, stop: int) -> None:
         """Let the kernel read rows in one go, those beyond the last left out."""
         self.prefetch(np.array([start], dtype=np.int64), min(stop, self.rows) - start)
-
-    def _check_range(self, start: int, stop: int) -> None:
-        if not 0 <= start <= stop <= self.rows:
-            raise InvalidInputError(f"rows {start} to {stop} lie outside a pack of {self.rows}")
 
     def _files(self) -> list[Path]:
         filling = self._filling
@@ -386,10 +374,6 @@ def _map(path: Path, layout: ArrayLayout) -> HostArray:
     if handle is not None and hasattr(mmap, "MADV_RANDOM"):
         handle.madvise(mmap.MADV_RANDOM)
     return mapped
-
-
-def _new(rows: int, like: HostArray) -> HostArray:
-    return aligned_empty((rows, *like.shape[1:]), like.dtype)
 
 
 def _open_again(path: Path, schema: DatasetSchema, manifest: Mapping[str, Any]) -> Pack:

@@ -1,4 +1,4 @@
-"""Writing one partition of a dataset part to where its rows lie in a pack.
+"""Writing one partition of a dataset part to where its rows lie, in a pack's files or in memory.
 
 Always true: memory holds one partition, or one slice of it where it does not fit, and beside it one
 chunk that is being dealt; what is written of a partition is the same whichever slices it comes in.
@@ -7,7 +7,7 @@ chunk that is being dealt; what is written of a partition is the same whichever 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,9 +16,18 @@ from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema, HostAr
 from featurestore.errors import SchemaError
 from training.loading.arrangement import Arrangement, Chunk, Stripe
 from training.loading.layout import ArrayLayout, arrays_of
-from training.loading.pack_files import PackFiles
 
 Arrays = Mapping[str, HostArray]
+
+
+class RowTarget(Protocol):
+    """Where rows of a part go, numbered as they lie in its pack; safe from several threads."""
+
+    def write(self, start: int, arrays: Arrays) -> None:
+        """Take rows of all arrays, the first of them as row ``start``."""
+
+    def deal(self, chunk: Chunk, arrays: Arrays) -> None:
+        """Take a chunk's rows, which are in the order in which it deals them."""
 
 
 class PartitionWriter:
@@ -29,7 +38,7 @@ class PartitionWriter:
     part : DatasetPart
     arrangement : Arrangement
     layout : mapping of str to ArrayLayout
-    files : PackFiles
+    target : RowTarget
     within : int
         Bytes that a slice of a partition may take.
     """
@@ -39,13 +48,13 @@ class PartitionWriter:
         part: DatasetPart,
         arrangement: Arrangement,
         layout: Mapping[str, ArrayLayout],
-        files: PackFiles,
+        target: RowTarget,
         within: int,
     ) -> None:
         self._part = part
         self._arrangement = arrangement
         self._layout = layout
-        self._files = files
+        self._target = target
         self._within = within
 
     def write(
@@ -73,7 +82,7 @@ class PartitionWriter:
             arrays, rows = _checked(batch, self._part.schema, self._layout), batch.rows
             if done + rows <= expected:
                 if place is None:
-                    self._files.write(stripe.start + done, arrays)
+                    self._target.write(stripe.start + done, arrays)
                 else:
                     place.add(arrays, rows)
             done += rows
@@ -88,16 +97,16 @@ class PartitionWriter:
         return True
 
     def _dealer(self, stripe: Stripe, partition: int) -> _Dealer:
-        return _Dealer(self._files, self._arrangement.chunks(stripe, partition), self._layout)
+        return _Dealer(self._target, self._arrangement.chunks(stripe, partition), self._layout)
 
 
 class _Dealer:
     """Collects rows until they are a chunk, which is then dealt."""
 
     def __init__(
-        self, files: PackFiles, chunks: Iterator[Chunk], layout: Mapping[str, ArrayLayout]
+        self, target: RowTarget, chunks: Iterator[Chunk], layout: Mapping[str, ArrayLayout]
     ) -> None:
-        self._files = files
+        self._target = target
         self._chunks = chunks
         self._layout = layout
         self._chunk: Chunk | None = None
@@ -133,7 +142,7 @@ class _Dealer:
         for key, dealt in self._dealt.items():
             # Its numbers are right; with "raise" NumPy would fill a second buffer first.
             np.take(arrays[key][: chunk.rows], chunk.order, 0, dealt[: chunk.rows], mode="clip")
-        self._files.deal(chunk, self._dealt)
+        self._target.deal(chunk, self._dealt)
         self._chunk, self._count = None, 0
 
     def _buffers(self, rows: int) -> dict[str, HostArray]:

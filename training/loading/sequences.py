@@ -29,8 +29,8 @@ from featurestore.execution.events import step
 from featurestore.fingerprint import fingerprint
 from featurestore.units import format_bytes
 from training.loading.mixing import Rows
-from training.loading.pack import Pack
 from training.loading.scratch import ScratchFiles
+from training.loading.steps import KeptSamples
 
 MASK: Final = "mask"
 _ENTITY_BYTES: Final = 3 * 24
@@ -177,17 +177,17 @@ class SequencePack:
 
     Parameters
     ----------
-    pack : Pack
-        In table order.
+    pack : KeptSamples
+        Rows in table order: a pack, or rows in memory.
     index : SequenceIndex
     """
 
-    def __init__(self, pack: Pack, index: SequenceIndex) -> None:
+    def __init__(self, pack: KeptSamples, index: SequenceIndex) -> None:
         self.pack = pack
         self.index = index
         self.rows = index.samples
         self.schema = pack.schema
-        self.path = pack.path
+        self.shared = pack.shared
 
     def read(self, start: int, stop: int) -> Batch:
         """Return samples ``[start, stop)`` in table order."""

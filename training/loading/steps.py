@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Protocol
 
-from featurestore.dataset.batch import Batch
+from featurestore.dataset.batch import Batch, DatasetSchema
 from featurestore.errors import InvalidInputError
 from featurestore.fingerprint import fingerprint
 from training.loading.mixing import Rows
@@ -29,6 +29,12 @@ from training.loading.striped_order import StripedOrder, striped
 class Samples(Protocol):
     """What batches are read from: a pack, or what makes samples of one."""
 
+    schema: DatasetSchema
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes can read them too."""
+
     def read(self, start: int, stop: int) -> Batch:
         """Return samples ``[start, stop)`` in table order."""
 
@@ -40,6 +46,13 @@ class Samples(Protocol):
 
     def ahead(self, stripes: Iterable[int]) -> AbstractContextManager[None]:
         """Write in the background inside the block what is missing, these stripes first."""
+
+
+class KeptSamples(Samples, Protocol):
+    """Samples that are all kept, on a disk or in memory, once they have been read."""
+
+    def complete(self) -> KeptSamples:
+        """Return them when all are there."""
 
 
 class Sampler(Protocol):
@@ -93,7 +106,7 @@ class Steps:
     ranks : Rank
     stripes : tuple of int
         Rows of each stripe of the pack (``arrangement``), as they lie in it. The first epoch goes from
-        one to the next if it is shuffled by windows.
+        one to the next if it is shuffled by windows, all epochs if by stripes.
     sampler : Sampler, optional
         What chooses the samples of an epoch; each comes once if not given.
 
@@ -133,9 +146,10 @@ class Steps:
     def order_of(self, epoch: int) -> EpochOrder | StripedOrder:
         """Return the order of an epoch."""
         order = replace(self.order, epoch=epoch)
-        if epoch == 0 and order.shuffle is Shuffle.WINDOW and len(self.stripes) > 1:
-            return striped(order, self.stripes)
-        return order
+        by_stripes = order.shuffle is Shuffle.STRIPES or (
+            epoch == 0 and order.shuffle is Shuffle.WINDOW
+        )
+        return striped(order, self.stripes) if by_stripes and len(self.stripes) > 1 else order
 
     @property
     def digest(self) -> str:
@@ -232,7 +246,7 @@ class _ReadAhead:
 
     def advise(self, step: int) -> None:
         order = self._order
-        if self._steps.order.shuffle is not Shuffle.WINDOW:
+        if self._steps.order.shuffle in (Shuffle.NONE, Shuffle.GLOBAL):
             return  # table order is read ahead by the kernel; a global shuffle has no locality
         window = order.window_at(self._steps.begins(step))
         while self._asked < min(window + 1, order.windows - 1):

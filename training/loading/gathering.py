@@ -1,0 +1,66 @@
+"""Copying rows out of row-major arrays: what batches are made by, wherever the arrays lie.
+
+Arrays of a batch are new, aligned, and its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from featurestore.dataset.batch import HostArray
+from featurestore.errors import InvalidInputError
+from training.loading.buffers import aligned_empty
+from training.loading.mixing import Rows
+
+
+def copied(arrays: Mapping[str, HostArray], start: int, stop: int) -> dict[str, HostArray]:
+    """Return rows ``[start, stop)`` of each array."""
+    found = {}
+    for key, source in arrays.items():
+        found[key] = new_rows(stop - start, source)
+        np.copyto(found[key], source[start:stop])
+    return found
+
+
+def taken(arrays: Mapping[str, HostArray], rows: Rows) -> dict[str, HostArray]:
+    """Return some rows of each array in the order given; numbers have been checked."""
+    found = {}
+    for key, source in arrays.items():
+        found[key] = new_rows(rows.size, source)
+        take_into(found[key], source, rows)
+    return found
+
+
+def take_into(out: HostArray, source: HostArray, rows: Rows) -> None:
+    """Copy some rows of an array; their numbers have been checked."""
+    # With "raise" NumPy would fill a second buffer first.
+    np.take(source, rows, axis=0, out=out, mode="clip")
+
+
+def new_rows(rows: int, like: HostArray) -> HostArray:
+    """Return an uninitialised array for so many rows of another."""
+    return aligned_empty((rows, *like.shape[1:]), like.dtype)
+
+
+def check_range(start: int, stop: int, rows: int) -> None:
+    """Refuse rows ``[start, stop)`` that are not all among ``rows``; raises InvalidInputError."""
+    if not 0 <= start <= stop <= rows:
+        raise InvalidInputError(f"rows {start} to {stop} lie outside a pack of {rows}")
+
+
+def checked_bounds(numbers: Rows, rows: int) -> tuple[int, int] | None:
+    """Return the smallest and the largest of some row numbers; None if there are none.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is outside ``[0, rows)``.
+    """
+    if not numbers.size:
+        return None
+    first, last = int(numbers.min()), int(numbers.max())
+    if first < 0 or last >= rows:
+        raise InvalidInputError(f"rows {first} to {last} lie outside a pack of {rows} rows")
+    return first, last
