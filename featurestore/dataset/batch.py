@@ -41,7 +41,8 @@ class Input:
     name : str
     role : Role
     dtype : str
-        NumPy name of its elements in a batch: ``float32`` for numeric, ``int32`` for categorical.
+        NumPy name of its elements in a batch: ``float32`` for numeric (``float16`` for all of them
+        where a loader was asked for that), ``int32`` for categorical.
     shape : tuple of int
         Shape of one row's value: ``()`` for scalars.
     cardinality : int, optional
@@ -120,7 +121,7 @@ class DatasetSchema:
         """Return ``{array name: (dtype, shape of one row)}`` of the inputs."""
         specs: dict[str, tuple[str, tuple[int, ...]]] = {}
         if self.numeric:
-            specs[NUMERIC] = ("float32", (len(self.numeric),))
+            specs[NUMERIC] = (self.of_role(Role.NUMERIC)[0].dtype, (len(self.numeric),))
         for one in self.columns:
             if one.role in (Role.CATEGORICAL, Role.TENSOR):
                 specs[one.name] = (one.dtype, one.shape)

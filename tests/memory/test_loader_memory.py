@@ -56,8 +56,9 @@ def measured(work):
         work()
     return mark.added_bytes, mark.start_bytes
 
+dtype = "float16" if what == "half" else "float32"
 warm = dataset("warm_" + kind)
-Loader(warm.train, 64, what == "mixed", cache=cache).pack
+Loader(warm.train, 64, what == "mixed", cache=cache, dtype=dtype).pack
 data = dataset(kind)
 data.train.rows
 if what == "fit":
@@ -66,7 +67,7 @@ if what == "fit":
         measured, start = measured(lambda: data.schema)
     found = [max(one.projected_bytes for one in steps) - start if steps else 0, measured]
 else:
-    loader = Loader(data.train, 4096, what == "mixed", cache=cache)
+    loader = Loader(data.train, 4096, what == "mixed", cache=cache, dtype=dtype)
     said = loader.writing_memory()
     found = [said.added, measured(lambda: loader.pack)[0]]
 print(json.dumps(found))
@@ -127,6 +128,9 @@ def test_learning_and_packing_take_what_is_said(tmp_path: Path, kind: str) -> No
     holds("packing", *found)
     found = fresh(READING, tmp_path / "golden", kind, tmp_path / "packs", "mixed")
     holds("packing mixed", *found)
+    if kind in ("narrow", "tensor"):
+        found = fresh(READING, tmp_path / "golden", kind, tmp_path / "packs", "half")
+        holds("packing as float16", *found)
 
 
 EPOCHS = """

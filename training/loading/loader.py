@@ -21,6 +21,7 @@ from featurestore.errors import InvalidInputError
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.units import parse_bytes
 from training.loading.batches import Batches
+from training.loading.half_precision import in_dtype
 from training.loading.memory import (
     OWN_BATCHES,
     LoaderMemory,
@@ -65,6 +66,9 @@ class Loader(Batches):
         time, and ``shuffle=True`` means ``"stripes"``. ``[i]`` reads the stripe that batch lies in.
     hold : {"memory"}, optional
         Hold all rows in memory in place of a pack, read by the first epoch: same order, same batches.
+    dtype : {"float32", "float16"}
+        Of ``numeric``, and with ``"float16"`` of tensors of floating-point numbers, in the pack and in
+        batches. Values that float16 cannot hold are refused when they are read, not made infinite.
     cache : path, optional
         Where packs lie; ``$FEATURESTORE_CACHE`` or a directory under ``~/.cache`` if not given.
     cache_limit : int or str, optional
@@ -105,6 +109,7 @@ class Loader(Batches):
         *,
         pack: bool = True,
         hold: str | None = None,
+        dtype: str = "float32",
         cache: str | Path | None = None,
         cache_limit: int | str | None = None,
         block_rows: int = DEFAULT_BLOCK_ROWS,
@@ -116,7 +121,7 @@ class Loader(Batches):
         if isinstance(batch_size, bool) or batch_size < 1:
             raise InvalidInputError(f"batch_size={batch_size!r} must be at least 1")
         mode = _mode(shuffle, sample)
-        self.part = part
+        self.part = part = in_dtype(part, dtype)
         self.sample = sample
         self._cache = cache
         self._cache_limit = parse_limit(cache_limit)
