@@ -75,7 +75,7 @@ HOMES = {
     "tensorflow": {"hooks/tf_data.py", "hooks/tensorboard.py"},
     "keras": {"hooks/keras.py", "hooks/keras_model.py", "hooks/keras_state.py", "models.py"},
     "xgboost": {"hooks/xgboost.py", "hooks/xgboost_model.py"},
-    "torch": {"hooks/torch.py"},
+    "torch": {"hooks/torch.py", "hooks/torch_device.py"},
     "jax": {"hooks/jax.py"},
 }
 

@@ -19,17 +19,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from featurestore.dataset.batch import Batch, HostArray
-from featurestore.errors import InvalidInputError
+from featurestore.errors import InvalidInputError, UnsupportedError
+from training.hooks.device_rows import DeviceRows
 from training.hooks.elements import element
 from training.loading.memory import OWN_BATCHES, Projection
+from training.loading.mixing import Rows
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
 
-__all__ = ["JaxBatches", "jax"]
+__all__ = ["JaxBatches", "JaxDeviceRows", "jax"]
 
 Element: TypeAlias = "tuple[Any, ...]"
 
@@ -103,15 +106,88 @@ class JaxBatches:
             yield now
 
     def _on_device(self, batch: Batch) -> Element:
-        inputs, *others = element(batch)
-        # One label has no name of its own here; several are a dict.
-        several = others[0] if others and isinstance(others[0], dict) else {}
-        for name, one in {**inputs, **several}.items():
-            _require_kept(name, one)
-        if batch.label is not None:
-            _require_kept("label", others[0])
-        found: Element = jax.device_put((inputs, *others), self._device)
+        found: Element = jax.device_put(_kept(batch), self._device)
         return found
+
+
+class JaxDeviceRows(DeviceRows):
+    """A loader's rows on a device, put there once; each batch is gathered there.
+
+    Elements are those of :class:`JaxBatches`. No batch is ahead: JAX returns before it is gathered.
+
+    Parameters
+    ----------
+    loader : Loader
+        Its pack is built or opened at once, and put on the device.
+    device : jax.Device, optional
+        JAX's default device if not given.
+
+    Raises
+    ------
+    MemoryLimitError
+        If the rows do not fit what is left of the device's memory; on a CPU, the memory limit.
+    UnsupportedError
+        If JAX cannot tell so many rows apart.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from featurestore.testing.datasets import numbered_part
+    >>> from training import Loader
+    >>> cache = TemporaryDirectory()
+    >>> loader = Loader(numbered_part(10), 4, cache=cache.name, hold="device")
+    >>> for inputs, label in loader.jax():
+    ...     print(inputs["numeric"].shape, label.dtype)
+    (4, 3) float32
+    (4, 3) float32
+    (2, 3) float32
+    >>> cache.cleanup()
+    """
+
+    def __init__(self, loader: Loader, device: Any = None) -> None:
+        super().__init__(loader)
+        if loader.rows > np.iinfo(np.int32).max:
+            raise UnsupportedError(
+                f"{loader.rows} rows are more than the int32 numbers that JAX gathers by",
+                "leave hold='device' out",
+            )
+        self.device = jax.devices()[0] if device is None else device
+        stats = self.device.memory_stats()
+        free = None if stats is None else stats["bytes_limit"] - stats["bytes_in_use"]
+        self._require(free, self.device, narrow=True)
+        # One array after the other, from the mapped files.
+        self._held = jax.tree.map(self._put, _kept(self._pack.view(0, self._pack.rows)))
+
+    def _put(self, values: HostArray) -> Any:
+        return jax.device_put(values, self.device, may_alias=False)
+
+    def _gathered(self, rows: Rows, real: int) -> Element:
+        found: Element = _taken(self._held, jax.device_put(rows.astype(np.int32), self.device))
+        if not self._loader.weighted or len(found) == 1:
+            return found
+        counts = jax.device_put((np.arange(len(rows)) < real).astype(np.float32), self.device)
+        return (*found[:2], found[2] * counts if len(found) == 3 else counts)
+
+
+def _rows_taken(arrays: Any, rows: Any) -> Any:
+    """Return some rows of arrays, where these are; numbers are right."""
+    return jax.tree.map(lambda one: jnp.take(one, rows, axis=0, mode="clip"), arrays)
+
+
+_taken: Final = jax.jit(_rows_taken)
+
+
+def _kept(batch: Batch) -> Element:
+    """Return a batch as an element whose values JAX keeps as they are."""
+    found = element(batch)
+    inputs, *others = found
+    # One label has no name of its own here; several are a dict.
+    several = others[0] if others and isinstance(others[0], dict) else {}
+    for name, one in {**inputs, **several}.items():
+        _require_kept(name, one)
+    if batch.label is not None:
+        _require_kept("label", others[0])
+    return found
 
 
 def _require_kept(name: str, values: HostArray) -> None:

@@ -73,6 +73,11 @@ class Batches(FrameworkHooks, ABC):
         """What samples are read from; all of it there, if they are kept."""
 
     @property
+    def on_device(self) -> bool:
+        """Whether hooks that can hold rows on a device do."""
+        return False
+
+    @property
     def rows(self) -> int:
         """Samples of an epoch, of which this rank sees its share: the rows of the part, unless some are
         left out, or they are drawn or mixed."""

@@ -26,6 +26,7 @@ from training.loading.memory import (
     OWN_BATCHES,
     LoaderMemory,
     Projection,
+    held_epoch,
     row_bytes,
 )
 from training.loading.order import (
@@ -40,7 +41,7 @@ from training.loading.pack_cache import cache_limit as parse_limit
 from training.loading.padding import Last
 from training.loading.sampling import Sampling, Source
 from training.loading.sequences import FOLLOWING_BYTES, SequenceIndex, SequencePack, Window
-from training.loading.source import Keeping, Setting, source_of
+from training.loading.source import DEVICE, Keeping, Setting, source_of
 from training.loading.steps import Samples, Steps
 
 
@@ -64,8 +65,10 @@ class Loader(Batches):
     pack : bool
         False streams every epoch from the table and writes nothing: a few stripes are in memory at a
         time, and ``shuffle=True`` means ``"stripes"``. ``[i]`` reads the stripe that batch lies in.
-    hold : {"memory"}, optional
+    hold : {"memory", "device"}, optional
         Hold all rows in memory in place of a pack, read by the first epoch: same order, same batches.
+        With ``"device"``, ``torch()`` and ``jax()`` put the pack's rows on a device once and gather
+        batches there.
     dtype : {"float32", "float16"}
         Of ``numeric``, and with ``"float16"`` of tensors of floating-point numbers, in the pack and in
         batches. Values that float16 cannot hold are refused when they are read, not made infinite.
@@ -131,7 +134,7 @@ class Loader(Batches):
         self._reserved = part.reserved_bytes - mapped_bytes()
         self._window = None if window is None else Window.of(window)
         self.array_specs()  # refuses what cannot be told apart
-        self._keeping = Keeping.parse(pack, hold)
+        self._hold, self._keeping = hold, Keeping.parse(pack, hold)
         at_once = mode is Shuffle.GLOBAL
         self._keeping.require(at_once=at_once, sequences=window is not None)
         if self._keeping is Keeping.NOWHERE and mode is Shuffle.WINDOW:
@@ -192,6 +195,11 @@ class Loader(Batches):
     def cache_directory(self) -> Path:
         """Where packs lie, and what belongs to a process."""
         return cache_directory(self._cache)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether hooks that can hold rows on a device do."""
+        return self._hold == DEVICE
 
     @property
     def keeps_pack(self) -> bool:
@@ -261,6 +269,10 @@ class Loader(Batches):
         """
         return self._row_source.epoch(super().epoch_memory(batches, workers))
 
+    def held_memory(self) -> Projection:
+        """Return what an epoch takes while all rows are held in this process."""
+        return held_epoch(self.epoch_memory(), self._arrangement)
+
     def _identity(self) -> dict[str, Json]:
         order = self._steps.digest
         if self._window is not None:
@@ -304,8 +316,8 @@ class Loader(Batches):
     def _kept(self) -> dict[str, Any]:
         """The options that say where rows are kept."""
         return {
-            "pack": self._keeping is Keeping.PACK,
-            "hold": "memory" if self._keeping is Keeping.MEMORY else None,
+            "pack": self._keeping is not Keeping.NOWHERE,
+            "hold": self._hold,
         }
 
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from featurestore.dataset.batch import DatasetPart
 from featurestore.errors import InvalidInputError
@@ -33,6 +33,7 @@ from training.loading.steps import Samples
 from training.loading.streaming import StreamedRows
 
 Terms: TypeAlias = tuple[Term, ...]
+DEVICE: Final = "device"
 
 
 class Keeping(StrEnum):
@@ -56,11 +57,17 @@ class Keeping(StrEnum):
                 f"pack={pack!r} does not say whether a pack is kept",
                 "use True or False; where packs lie is cache=",
             )
-        if hold not in (None, "memory"):
+        if hold not in (None, "memory", DEVICE):
             raise InvalidInputError(
-                f"hold={hold!r} is no place to hold rows in", "use 'memory', or leave it out"
+                f"hold={hold!r} is no place to hold rows in",
+                "use 'memory' or 'device', or leave it out",
             )
-        if hold is not None:
+        if hold == DEVICE and not pack:
+            raise InvalidInputError(
+                "rows are put on a device from a pack, and this loader has none",
+                "leave pack=False out, or use hold='memory'",
+            )
+        if hold == "memory":
             return cls.MEMORY
         return cls.PACK if pack else cls.NOWHERE
 

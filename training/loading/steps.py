@@ -197,6 +197,14 @@ class Steps:
             return pack.read(start, stop)
         return pack.gather(self.indices(epoch, start, stop))
 
+    def rows_of(self, step: int, epoch: int) -> tuple[Rows, int]:
+        """Return the rows of batch ``step``, padding last, and how many are not padding."""
+        (start, stop), end = self.span(step), self.order.rows
+        rows = self.indices(epoch, start, stop)
+        if self.last is Last.PAD:
+            rows = fill_up(rows, self.indices(epoch, end - 1, end), self.batch_size)
+        return rows, stop - start
+
     def _padded(self, pack: Samples, start: int, stop: int, epoch: int) -> Batch:
         """Return ``batch_size`` rows: those of a span, then the epoch's last row, weighing nothing."""
         if self.order.shuffle is Shuffle.NONE and stop - start == self.batch_size:
