@@ -90,6 +90,7 @@ def test_batches_are_those_of_a_pack(shuffle: Any, cache: Path, tmp_path: Path) 
     without = streamed(part, cache, shuffle=shuffle, seed=3)
     with_pack = packed(part, tmp_path / "kept", shuffle=shuffle and "stripes", seed=3)
     first = packed(part, tmp_path / "kept", shuffle=bool(shuffle), seed=3)
+    assert without.state_dict() == with_pack.state_dict()
     for epoch in range(3):
         for one, other in itertools.zip_longest(without, with_pack):
             equal(one, other, part)
