@@ -354,16 +354,11 @@ class Table:
         replace: bool = False,
         **options: Any,
     ) -> Any:
-        """Define a feature by a plain function of a frame; ``build`` computes it.
+        """Define a feature by a plain function of a frame, returned unchanged; ``build`` computes it.
 
         Used as ``@table.feature(inputs=["dep_delay"], output="late")``. Options are those of
         :class:`~featurestore.Function`: ``inputs``, ``output``, ``frame``, ``dtypes``, ``shape``,
         ``lookback``, ``params``.
-
-        Returns
-        -------
-        callable
-            The function, unchanged.
         """
 
         def define(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -455,6 +450,8 @@ class Table:
         split: Split | None = None,
         pipeline: Pipeline | None = None,
         weight: str | None = None,
+        group: str | None = None,
+        base_margin: str | None = None,
     ) -> Dataset:
         """Select features, labels, rows and splits at the current snapshot; reads no values yet.
 
@@ -468,8 +465,9 @@ class Table:
             Without it all rows are in ``dataset.all``.
         pipeline : Pipeline, optional
             Learnt on the training part only.
-        weight : str, optional
-            A numeric column, never negative: how much each row counts when a model learns.
+        weight, group, base_margin : str, optional
+            How much each row counts when a model learns, the query of a ranking that it belongs to, and
+            what raw predictions begin from; see :class:`Dataset`.
 
         Raises
         ------
@@ -480,7 +478,8 @@ class Table:
         files = self._session.files(self._name, snapshot)
         return Dataset(
             partial(self._features.view, files, lease=lease), files.schema, features, label,
-            where=where, split=split, pipeline=pipeline, weight=weight,
+            where=where, split=split, pipeline=pipeline, weight=weight, group=group,
+            base_margin=base_margin,
         )  # fmt: skip
 
     # --- pieces --------------------------------------------------------------------------------

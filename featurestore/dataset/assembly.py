@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray, Input, Role
+from featurestore.dataset.targets import Targets, numpy_name
 from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError
 from featurestore.schema import Field, TableSchema
@@ -29,10 +30,9 @@ ASSEMBLY_VERSION: Final = 1
 
 def dataset_schema(
     features: Sequence[str],
-    labels: Sequence[str],
+    targets: Targets,
     schema: TableSchema,
     cardinalities: Mapping[str, int],
-    weight: str | None = None,
 ) -> DatasetSchema:
     """Return how a model sees columns.
 
@@ -40,12 +40,11 @@ def dataset_schema(
     ----------
     features : sequence of str
         Columns after the pipeline, in the order asked for.
-    labels : sequence of str
+    targets : Targets
     schema : TableSchema
         With the columns after the pipeline.
     cardinalities : mapping of str to int
         The number of codes of each categorical column.
-    weight : str, optional
 
     Raises
     ------
@@ -53,15 +52,12 @@ def dataset_schema(
         If a column has no form that a model understands: the message names the remedy.
     """
     columns = [_input(schema[name], cardinalities.get(name)) for name in features]
-    columns += [_label(schema[name]) for name in labels]
-    if weight is not None:
-        columns.append(_weight(schema[weight]))
-    return DatasetSchema(tuple(columns))
+    return DatasetSchema((*columns, *targets.inputs(schema)))
 
 
 def _input(one: Field, cardinality: int | None) -> Input:
     if one.shape is not None:
-        return Input(one.name, Role.TENSOR, _numpy_name(one.type), one.shape)
+        return Input(one.name, Role.TENSOR, numpy_name(one.type), one.shape)
     if cardinality is not None:
         return Input(one.name, Role.CATEGORICAL, "int32", cardinality=cardinality)
     if one.is_numeric:
@@ -81,37 +77,6 @@ def _remedy(one: Field) -> str:
     return "turn it into numbers with a Function, or leave it out"
 
 
-def _label(one: Field) -> Input:
-    if not one.is_numeric:
-        what = f"a tensor of shape {one.shape}" if one.is_tensor else f"of type {one.type}"
-        raise DefinitionError(
-            f"label {one.name!r} is {what}; a label is a number or a boolean",
-            f"make a numeric one, like fs.Expression(target=nw.col({one.name!r}) == 'yes')"
-            if one.is_string
-            else "make a numeric one with fs.Expression",
-        )
-    return Input(one.name, Role.LABEL, _label_dtype(one.type))
-
-
-def _weight(one: Field) -> Input:
-    if not one.is_numeric:
-        raise DefinitionError(
-            f"weight {one.name!r} is of type {one.type}; a weight is a number, 0 or more",
-            "make a numeric one with fs.Expression",
-        )
-    return Input(one.name, Role.WEIGHT, "float32")
-
-
-def _label_dtype(type_: pa.DataType) -> str:
-    if pa.types.is_boolean(type_):
-        return "uint8"
-    return "float64" if pa.types.is_decimal(type_) else _numpy_name(type_)
-
-
-def _numpy_name(type_: pa.DataType) -> str:
-    return str(np.dtype(type_.to_pandas_dtype()).name)
-
-
 def to_batch(
     partition: Partition, schema: DatasetSchema, engine: Engine, *, label: bool = True
 ) -> Batch:
@@ -125,20 +90,21 @@ def to_batch(
     engine : Engine
         Whose frame the partition is.
     label : bool
-        False where there is neither label nor weight, as in rows to predict for.
+        False where there are neither labels nor weights and the like, as in rows to predict for.
 
     Returns
     -------
     Batch
         ``numeric`` float32 ``[rows, n]`` with nulls as NaN and values beyond float32 as infinity;
         categorical int32 ``[rows]``; tensors ``[rows, ...]``; labels with their own dtypes, booleans
-        as uint8; the weight float32 ``[rows]``. All C-contiguous.
+        as uint8; the weight float32 ``[rows]``; the group as integers, dates and times as int64; the
+        base margin float32 ``[rows]`` or ``[rows, classes]``. All C-contiguous.
 
     Raises
     ------
     DefinitionError
-        If a categorical column, a label or the weight has nulls; NaN in the last two counts. If a
-        weight is negative or infinite.
+        If a categorical column or what a model is told has nulls; NaN in the latter counts. If a
+        weight is negative or infinite, or a base margin infinite.
     """
     inputs: dict[str, HostArray] = {}
     if schema.numeric:
@@ -153,9 +119,11 @@ def to_batch(
         return Batch(inputs, None)
     labels = {one.name: _known_values(partition, one, engine) for one in schema.labels}
     weight = None if schema.weight is None else _weights(partition, schema.weight, engine)
+    group = None if schema.group is None else _known_values(partition, schema.group, engine)
+    margin = None if schema.base_margin is None else _margins(partition, schema.base_margin, engine)
     if schema.label is not None:
-        return Batch(inputs, labels[schema.label.name], weight)
-    return Batch(inputs, None, weight, labels)
+        return Batch(inputs, labels[schema.label.name], weight, {}, group, margin)
+    return Batch(inputs, None, weight, labels, group, margin)
 
 
 def _numeric(partition: Partition, names: Sequence[str], engine: Engine) -> HostArray:
@@ -195,7 +163,7 @@ def _codes(partition: Partition, name: str, engine: Engine) -> HostArray:
 
 
 def _known_values(partition: Partition, one: Input, engine: Engine) -> HostArray:
-    """Return the values of a label or weight, which none may lack."""
+    """Return the values of what a model is told, which none may lack."""
     values, valid = _host(partition, one.name, engine)
     nulls = int((~valid).sum())
     nans = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
@@ -217,8 +185,25 @@ def _weights(partition: Partition, one: Input, engine: Engine) -> HostArray:
     return values
 
 
+def _margins(partition: Partition, one: Input, engine: Engine) -> HostArray:
+    if one.shape:
+        with np.errstate(over="ignore"):
+            host = engine.to_host(partition.tensors[one.name])
+            values = np.ascontiguousarray(host, dtype=one.dtype)
+    else:
+        values = _known_values(partition, one, engine)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise DefinitionError(
+            f"base_margin {one.name!r} is {values[bad][0]} in one of {int(bad.sum())} selected values "
+            "that no prediction can begin from",
+            "leave these rows out with where=, or clip them with fs.Expression",
+        )
+    return values
+
+
 def unknown_value(role: Role, name: str, nulls: int, nans: int, rows: int) -> DefinitionError:
-    """Return the error for selected rows whose label or weight is unknown."""
+    """Return the error for selected rows of which something that a model is told is unknown."""
     seen = [f"{nulls} nulls"] * (nulls > 0) + [f"{nans} NaN"] * (nans > 0)
     known = [f"~nw.col({name!r}).is_null()"] * (nulls > 0) + [f"~nw.col({name!r}).is_nan()"] * (
         nans > 0

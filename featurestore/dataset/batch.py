@@ -2,8 +2,8 @@
 
 Numeric scalar features are one ``float32 [rows, n]`` array named ``numeric``, in the order asked
 for; each categorical one is ``int32 [rows]`` under its own name; each tensor ``[rows, ...]`` under
-its own name; the label is an array of its own, several are one each under their names, and so is the
-weight of rows.
+its own name; the label is an array of its own, several are one each under their names, and so are the weight of
+rows, the query that each belongs to, and its base margin.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ class Role(StrEnum):
     TENSOR = "tensor"
     LABEL = "label"
     WEIGHT = "weight"
+    GROUP = "group"
+    BASE_MARGIN = "base_margin"
+
+
+TARGETS: Final = frozenset([Role.LABEL, Role.WEIGHT, Role.GROUP, Role.BASE_MARGIN])
+"""What a model is told beside what it is fed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSchema:
-    """The columns of a dataset in the order asked for, labels after the inputs, the weight last."""
+    """The columns of a dataset in the order asked for: inputs, labels, weight, group, base margin."""
 
     columns: tuple[Input, ...]
 
@@ -100,8 +106,8 @@ class DatasetSchema:
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """The columns that a model is fed: neither labels nor the weight."""
-        return tuple(one for one in self.columns if one.role not in (Role.LABEL, Role.WEIGHT))
+        """The columns that a model is fed: neither labels nor what else it is told."""
+        return tuple(one for one in self.columns if one.role not in TARGETS)
 
     @property
     def labels(self) -> tuple[Input, ...]:
@@ -116,6 +122,16 @@ class DatasetSchema:
     def weight(self) -> Input | None:
         """What says how much each row counts."""
         return next(iter(self.of_role(Role.WEIGHT)), None)
+
+    @property
+    def group(self) -> Input | None:
+        """What says which query each row belongs to."""
+        return next(iter(self.of_role(Role.GROUP)), None)
+
+    @property
+    def base_margin(self) -> Input | None:
+        """What a model's raw predictions begin from."""
+        return next(iter(self.of_role(Role.BASE_MARGIN)), None)
 
     def array_specs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return ``{array name: (dtype, shape of one row)}`` of the inputs."""
@@ -150,12 +166,19 @@ class Batch:
         only fill up a batch weigh 0.
     labels : mapping of str to array
         Several labels by name, ``[rows]`` each; empty when there is one or none.
+    group : array, optional
+        Integers ``[rows]``, equal where rows belong to one query of a ranking; dates and times as
+        int64. Shuffled batches have rows of many queries.
+    base_margin : array, optional
+        float32 ``[rows]`` or ``[rows, classes]``: what a model's raw predictions begin from.
     """
 
     inputs: Mapping[str, HostArray]
     label: HostArray | None
     weight: HostArray | None = None
     labels: Mapping[str, HostArray] = field(default_factory=dict)
+    group: HostArray | None = None
+    base_margin: HostArray | None = None
 
     @property
     def rows(self) -> int:

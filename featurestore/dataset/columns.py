@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featurestore.dataset.assembly import dataset_schema
+from featurestore.dataset.batch import Role
+from featurestore.dataset.targets import Targets
 from featurestore.errors import DefinitionError, MissingColumnError
 from featurestore.plan.definition import parsed
 from featurestore.schema import Field, TableSchema
@@ -28,15 +30,14 @@ class DatasetColumns:
     ----------
     features : tuple of str
         Columns of the table, in the order asked for.
-    labels : tuple of str
-    weight : str, optional
-        Of rows.
+    targets : Targets
+        What a model is told beside them: labels, weight, group, base margin.
     pipeline : Pipeline
         Without steps if none was given.
     inputs : TableSchema
         What the pipeline sees.
     outputs : TableSchema
-        What there is after the pipeline, labels and weight included.
+        What there is after the pipeline, targets included.
     model : tuple of str
         The columns a model is fed, in order: the features, then what the pipeline added. Features
         that have no form a model understands and that the pipeline turned into new columns (a time
@@ -46,8 +47,7 @@ class DatasetColumns:
     """
 
     features: tuple[str, ...]
-    labels: tuple[str, ...]
-    weight: str | None
+    targets: Targets
     pipeline: Pipeline
     inputs: TableSchema
     outputs: TableSchema
@@ -58,8 +58,12 @@ class DatasetColumns:
     def __post_init__(self) -> None:
         in_pipeline = self.pipeline.reads(self.inputs)
         wanted = [*self.features, *(name for one in in_pipeline for name in one)]
-        wanted += self.targets
+        wanted += self.targets.names
         object.__setattr__(self, "reads", tuple(dict.fromkeys(wanted)))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.targets.labels
 
     @property
     def label(self) -> str | None:
@@ -67,14 +71,9 @@ class DatasetColumns:
         return self.labels[0] if len(self.labels) == 1 else None
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        """The labels and the weight: what a model is told only to learn."""
-        return self.labels if self.weight is None else (*self.labels, self.weight)
-
-    @property
     def names(self) -> tuple[str, ...]:
-        """The columns that arrays are made of: the model's, then labels and weight."""
-        return (*self.model, *self.targets)
+        """The columns that arrays are made of: the model's, then the targets."""
+        return (*self.model, *self.targets.names)
 
     @property
     def row_bytes(self) -> int:
@@ -88,19 +87,17 @@ def _width(one: Field) -> int:
     return bits // 8 * math.prod(one.shape or ())
 
 
-def resolve_features(
-    features: object, labels: Sequence[str], schema: TableSchema, weight: str | None = None
-) -> tuple[str, ...]:
+def resolve_features(features: object, targets: Targets, schema: TableSchema) -> tuple[str, ...]:
     """Return feature names for names, selectors, and sequences of both.
 
-    Selectors leave out labels, weight, key and time; names are taken as given.
+    Selectors leave out targets, key and time; names are taken as given.
 
     Raises
     ------
     SchemaError
         If a column does not exist or is named twice.
     DefinitionError
-        If a label or the weight is among the names, or nothing is selected.
+        If a target is among the names, or nothing is selected.
     """
     given = [features] if isinstance(features, str | Selector) else features
     if not isinstance(given, Sequence):
@@ -108,7 +105,7 @@ def resolve_features(
             f"features={features!r} does not select columns",
             "give a name, a list of names, or a selector like fs.numeric()",
         )
-    kept_out = {*labels, weight, schema.time, *schema.key}
+    kept_out = {*targets.names, schema.time, *schema.key}
     names: list[str] = []
     for one in given:
         if isinstance(one, Selector):
@@ -120,53 +117,21 @@ def resolve_features(
             raise DefinitionError(
                 f"{one!r} does not name a feature", "give names or selectors like fs.numeric()"
             )
-    for label in labels:
-        if label in names:
+    for one, role in targets.roles.items():
+        if one in names:
             raise DefinitionError(
-                f"label {label!r} is among the features", "leave it out: the model would be told"
+                f"{role} {one!r} is among the features",
+                "leave it out: the model would be told"
+                if role is Role.LABEL
+                else "leave it out, or give the model a copy made with fs.Expression",
             )
-    if weight is not None and weight in names:
-        raise DefinitionError(
-            f"weight {weight!r} is among the features",
-            "leave it out, or give the model a copy made with fs.Expression",
-        )
     if not names:
         raise DefinitionError(f"features={features!r} selects no column", "name at least one")
     return tuple(names)
 
 
-def resolve_labels(label: object, weight: str | None, schema: TableSchema) -> tuple[str, ...]:
-    """Return the names of labels for ``None``, a name, or a sequence of names.
-
-    Raises
-    ------
-    SchemaError
-        If a label or the weight does not exist.
-    DefinitionError
-        If one is named twice.
-    """
-    given = [label] if isinstance(label, str) else [] if label is None else label
-    if not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
-        raise DefinitionError(
-            f"label={label!r} does not name labels", "give a name, or a list of names"
-        )
-    names: tuple[str, ...] = tuple(given)
-    told = names if weight is None else (*names, weight)
-    for name in told:
-        schema[name]  # raises if there is none
-    if len(set(told)) != len(told):
-        raise DefinitionError(
-            f"label={label!r} and weight={weight!r} name a column twice", "name each once"
-        )
-    return names
-
-
 def dataset_columns(
-    features: object,
-    label: object,
-    schema: TableSchema,
-    pipeline: Pipeline | None,
-    weight: str | None = None,
+    features: object, targets: Targets, schema: TableSchema, pipeline: Pipeline | None
 ) -> DatasetColumns:
     """Return a dataset's columns, checked as far as that goes without data.
 
@@ -175,10 +140,9 @@ def dataset_columns(
     SchemaError, DefinitionError
         If columns do not exist, or have no form that a model understands after the pipeline.
     """
-    labels = resolve_labels(label, weight, schema)
-    told = labels if weight is None else (*labels, weight)
-    names = resolve_features(features, labels, schema, weight)
-    seen = {*names, *schema.key, *([] if schema.time is None else [schema.time])} - {*told}
+    told = targets.hidden(schema)
+    names = resolve_features(features, targets, schema)
+    seen = {*names, *schema.key, *([] if schema.time is None else [schema.time])} - told
     # A key that was asked for as a feature is one: selectors in the pipeline shall pick it.
     key = tuple(name for name in schema.key if name in seen and name not in names)
     time = schema.time if schema.time in seen else None
@@ -186,15 +150,20 @@ def dataset_columns(
     pipeline = Pipeline() if pipeline is None else pipeline
     schemas = _schemas(pipeline, inputs, schema)
     outputs = schemas[-1]
-    _refuse_unknown_teachers(pipeline, inputs, labels)
-    for one in told:
-        if one in outputs:
-            what = "the weight's" if one == weight else "the label's"
+    _refuse_unknown_teachers(pipeline, inputs, targets.labels)
+    made = {
+        one.name
+        for step, before in zip(pipeline.steps, schemas[:-1], strict=True)
+        for one in step.outputs(before)
+    }
+    for name, role in targets.roles.items():
+        if name in made:
             raise DefinitionError(
-                f"the pipeline makes a column called {one!r}, which is {what} name",
+                f"the pipeline makes a column called {name!r}, which is the {role}'s name",
                 "rename that output",
             )
-        outputs = outputs.with_fields((schema[one],))
+        if name in told:
+            outputs = outputs.with_fields((schema[name],))
     added = [one.name for one in outputs if one.name not in inputs and one.name not in told]
     new = set(added)
     consumed = {
@@ -206,8 +175,8 @@ def dataset_columns(
     model = tuple(
         name for name in names if name not in consumed or _feedable(name, outputs)
     ) + tuple(added)
-    dataset_schema(model, labels, outputs, {}, weight)  # raises for what no model can be fed
-    return DatasetColumns(names, labels, weight, pipeline, inputs, outputs, model)
+    dataset_schema(model, targets, outputs, {})  # raises for what no model can be fed
+    return DatasetColumns(names, targets, pipeline, inputs, outputs, model)
 
 
 def _feedable(name: str, schema: TableSchema) -> bool:

@@ -18,6 +18,7 @@ from featurestore.dataset.learned import LearnedColumns
 from featurestore.dataset.part import Part
 from featurestore.dataset.selection import Selection, condition
 from featurestore.dataset.split import ALL, TEST, TRAIN, VALID, Split
+from featurestore.dataset.targets import Targets, resolve_targets
 from featurestore.dataset.view import TableView
 from featurestore.errors import DefinitionError, NotFoundError
 from featurestore.fingerprint import Json
@@ -41,7 +42,7 @@ class Dataset:
     schema : TableSchema
         Of the whole table.
     features : str, selector, or sequence of both
-        In the order models get them. Selectors leave out labels, weight, key and time.
+        In the order models get them. Selectors leave out key, time and what is named below.
     label : str or sequence of str, optional
         A numeric or boolean column, or several; never null in the selected rows.
     where : narwhals.Expr, optional
@@ -52,14 +53,21 @@ class Dataset:
         Learnt on the training part only; on ``all`` without a split.
     weight : str, optional
         A numeric column, finite and not negative: how much each row counts.
+    group : str, optional
+        A column of integers, dates or times, the key and the time included: rows with equal values
+        belong to one query of a ranking.
+    base_margin : str, optional
+        A numeric column, or a tensor with one number for each class, finite: what the raw predictions
+        of a model begin from.
 
     Raises
     ------
     SchemaError
         If a column does not exist.
     DefinitionError
-        If a feature has no form that a model understands, or looks into the future; if a label or the
-        weight has nulls; if the split does not fit the table.
+        If a feature has no form that a model understands, or looks into the future, as the base margin
+        may not either; if a label, weight, group or base margin has nulls; if the split does not fit
+        the table.
     NotReadyError
         If values are missing or stale.
     """
@@ -75,16 +83,21 @@ class Dataset:
         split: Split | None = None,
         pipeline: Pipeline | None = None,
         weight: str | None = None,
+        group: str | None = None,
+        base_margin: str | None = None,
     ) -> None:
         self._make_view = view
-        self._arguments = (features, label, where, pipeline, weight)
+        self._arguments = (features, label, where, pipeline, weight, group, base_margin)
         self._split = split
         self._table_schema = schema
-        self._columns = dataset_columns(features, label, schema, pipeline, weight)
+        targets = resolve_targets(schema, label, weight, group, base_margin)
+        self._columns = dataset_columns(features, targets, schema, pipeline)
         self._where = None if where is None else condition(where, schema)
         self._selections = _selections(split, schema, self._where)
         self._view = view(self._needed(schema))
-        refuse_future(self._columns.features, self._view.snapshot, self._view.table)
+        # A prediction begins from the base margin, so it must be known by then as features are.
+        known = (*self._columns.features, *([] if base_margin is None else [base_margin]))
+        refuse_future(known, self._view.snapshot, self._view.table)
         self._check_targets()
         learnt_from = self._selections.get(TRAIN, self._selections.get(ALL))
         self._lesson = (
@@ -145,11 +158,12 @@ class Dataset:
         """One dataset for each evaluation the split consists of; itself if there is only one."""
         if self._split is None or self._selections:
             return (self,)
-        features, label, where, pipeline, weight = self._arguments
+        features, label, where, pipeline, weight, group, base_margin = self._arguments
         return tuple(
             Dataset(
                 self._make_view, self._table_schema, features, label,
-                where=where, split=fold, pipeline=pipeline, weight=weight,
+                where=where, split=fold, pipeline=pipeline, weight=weight, group=group,
+                base_margin=base_margin,
             )
             for fold in self._split.folds()
         )  # fmt: skip
@@ -184,7 +198,12 @@ class Dataset:
     @property
     def weight(self) -> str | None:
         """The name of the column that says how much each row counts."""
-        return self._columns.weight
+        return self.targets.weight
+
+    @property
+    def targets(self) -> Targets:
+        """The names of all that a model is told beside its features."""
+        return self._columns.targets
 
     @property
     def table(self) -> str:
@@ -244,7 +263,11 @@ class Dataset:
             "snapshot": self.snapshot_id,
             "features": list(self.features),
             "label": self._asked_label(),
-            **({} if self.weight is None else {"weight": self.weight}),
+            **{
+                str(role): name
+                for name, role in self.targets.roles.items()
+                if role is not Role.LABEL
+            },
             "where": None if self._where is None else self._where.to_json(),
             "split": None if self._split is None else self._split.spec(),
             "parts": list(self.parts),
@@ -269,9 +292,10 @@ class Dataset:
         return tuple(dict.fromkeys(wanted))
 
     def _check_targets(self) -> None:
-        """Refuse nulls of labels and weight that are certain to be selected, from recorded counts."""
-        for name in self._columns.targets:
-            self._check_known(name, Role.WEIGHT if name == self.weight else Role.LABEL)
+        """Refuse nulls of targets that are certain to be selected, from recorded counts."""
+        for name, role in self.targets.roles.items():
+            if not self._table_schema[name].is_tensor:  # which have none
+                self._check_known(name, role)
 
     def _check_known(self, name: str, role: Role) -> None:
         nulls = rows = 0

@@ -108,7 +108,7 @@ class LearnedColumns:
         columns, view, steps = self.columns, self._view, self.columns.pipeline.steps
         befores = columns.pipeline.schemas(columns.inputs)[:-1]
         calls = [StepCall(step, before) for step, before in zip(steps, befores, strict=True)]
-        schema = dataset_schema(columns.model, columns.labels, columns.outputs, {}, columns.weight)
+        schema = dataset_schema(columns.model, columns.targets, columns.outputs, {})
         largest = 0
         for position, selection in view.touching(self._learnt_from):
             source = view.partitions[position]
@@ -132,9 +132,7 @@ class LearnedColumns:
             if name in columns.outputs and columns.outputs[name].type == pa.int32()
         }
         cardinalities = {**stored, **self._pipeline.cardinalities()}
-        return dataset_schema(
-            columns.model, columns.labels, columns.outputs, cardinalities, columns.weight
-        )
+        return dataset_schema(columns.model, columns.targets, columns.outputs, cardinalities)
 
 
 def _state_bytes(call: StepCall, extent: Extent) -> int:

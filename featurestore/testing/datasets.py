@@ -29,7 +29,7 @@ class ArrayPart:
     memory_limit : int
     workers : int
         Partitions that may be read at once.
-    weight : array, optional
+    weight, group, base_margin : array, optional
     labels : mapping of str to array
         Several labels, by name.
     others : mapping of str to array
@@ -49,6 +49,8 @@ class ArrayPart:
     weight: HostArray | None = None
     labels: Mapping[str, HostArray] = field(default_factory=dict)
     others: Mapping[str, HostArray] = field(default_factory=dict)
+    group: HostArray | None = None
+    base_margin: HostArray | None = None
     reads: list[int] = field(default_factory=list)
 
     @property
@@ -95,7 +97,8 @@ class ArrayPart:
 
     def memory(self, partition: int, within: int) -> int:
         rows = self.partition_rows[partition]
-        told = [one for one in (self.label, self.weight) if one is not None]
+        others = (self.label, self.weight, self.group, self.base_margin)
+        told = [one for one in others if one is not None]
         values = [*self.inputs.values(), *told, *self.labels.values()]
         return rows * sum(int(one.nbytes) // max(1, len(one)) for one in values)
 
@@ -107,6 +110,8 @@ class ArrayPart:
             None if self.label is None else self.label[rows],
             None if self.weight is None else self.weight[rows],
             {name: value[rows] for name, value in self.labels.items()},
+            None if self.group is None else self.group[rows],
+            None if self.base_margin is None else self.base_margin[rows],
         )
 
 
@@ -121,11 +126,15 @@ def numbered_part(
     name: str = "part",
     labels: int = 1,
     weight: bool = False,
+    queries: Sequence[int] | None = None,
+    margin: tuple[int, ...] | None = None,
 ) -> ArrayPart:
     """Return a part whose first numeric column is the row number, the rest random.
 
     A second label, ``odd``, is whether the row number is; the weight ``share`` is the row number
     halved. A column that is not of the dataset, ``importance``, goes from a half to two.
+    ``queries`` are the rows of each query of the group ``query``, whose ids fall; all rows of one
+    weigh the same. ``margin`` is the shape of a row's base margin ``score``.
 
     The label is 1 where the sum of the other numeric columns and the first category's parity is
     positive, so that a model can learn it.
@@ -153,18 +162,29 @@ def numbered_part(
     columns.append(Input("late", Role.LABEL, "float32"))
     if labels == 2:
         columns.append(Input("odd", Role.LABEL, "uint8"))
+    numbers = np.arange(rows)
+    group, shares = None, (numbers / 2).astype(np.float32)
     if weight:
         columns.append(Input("share", Role.WEIGHT, "float32"))
+    if queries is not None:
+        columns.append(Input("query", Role.GROUP, "int64"))
+        group = np.repeat(-np.arange(len(queries)), queries)
+        shares = (1 - group % 3 / 2).astype(np.float32)
+    if margin is not None:
+        columns.append(Input("score", Role.BASE_MARGIN, "float32", margin))
     cuts = tuple(partitions) if partitions is not None else ((rows,) if rows else ())
     label = (score > 0).astype(np.float32)
-    numbers = np.arange(rows)
     return ArrayPart(
         DatasetSchema(tuple(columns)),
         inputs,
         label if labels == 1 else None,
         cuts,
         f"{name}-{seed}",
-        weight=(numbers / 2).astype(np.float32) if weight else None,
+        weight=shares if weight else None,
         labels={"late": label, "odd": (numbers % 2).astype(np.uint8)} if labels == 2 else {},
         others={"importance": (numbers % 4 + 1) / 2},
+        group=group,
+        base_margin=None
+        if margin is None
+        else random.normal(size=(rows, *margin)).astype(np.float32),
     )

@@ -4,7 +4,8 @@ XGBoost passes over the data several times while it builds its quantised cache; 
 same pages of the pack in table order, so transforms never run again. A page is one new float32 array
 (XGBoost uses the array object as a cache key): numeric columns, categorical codes with feature type
 ``c``, and tensors flattened to one column per element, in the order of the dataset's schema. NaN is
-missing.
+missing. Of a ranking (``group=``) a page ends where a query does, as XGBoost takes each page's queries
+for others than those of the page before.
 
 The trade-off: few large pages are fast and cost that much memory; XGBoost's own cache lies on disk
 and may be larger than the raw floats. It is removed with the matrix.
@@ -25,19 +26,34 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xgboost
 
-from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray, Role
-from featurestore.errors import DefinitionError, InvalidInputError
+from featurestore.dataset.batch import (
+    NUMERIC,
+    TARGETS,
+    Batch,
+    DatasetSchema,
+    HostArray,
+    Role,
+)
+from featurestore.errors import DefinitionError, InvalidInputError, UnsupportedError
 from featurestore.units import parse_bytes
 from training.loading.held import HeldRows
 from training.loading.memory import Projection, page_terms
 from training.loading.pack import Pack
+from training.loading.queries import Queries, first_of_each, measure_queries, queries_of
 from training.loading.scratch import scratch_directory
-from training.loading.sequences import SequencePack
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
 
-__all__ = ["XGBoostPages", "dmatrix", "feature_columns", "page", "predict_batches", "xgboost"]
+__all__ = [
+    "XGBoostPages",
+    "dmatrix",
+    "feature_columns",
+    "page",
+    "predict_batches",
+    "told",
+    "xgboost",
+]
 
 DEFAULT_PAGE_BYTES: Final = 128 * 2**20
 _CHECKED_ROWS: Final = 4096
@@ -123,6 +139,42 @@ def _label(values: HostArray) -> HostArray:
     return label
 
 
+def told(batch: Batch, queries: Queries | None = None, start: int = 0) -> dict[str, HostArray]:
+    """Return what XGBoost is told of rows in table order beside their inputs.
+
+    Parameters
+    ----------
+    batch : Batch
+    queries : Queries, optional
+        Of the pack that the rows are from; none is cut.
+    start : int
+        The first of the rows.
+
+    Returns
+    -------
+    dict
+        ``label`` float32 ``[rows]`` or ``[rows, labels]``; ``weight`` float32 ``[rows]``, of a ranking
+        ``[queries]``; ``qid`` uint32 ``[rows]``; ``base_margin`` float32 ``[rows]`` or
+        ``[rows, classes]``: those of them that there are.
+    """
+    found: dict[str, HostArray] = {}
+    if batch.label is not None:
+        found["label"] = _label(batch.label)
+    elif batch.labels:
+        found["label"] = np.stack([_label(one) for one in batch.labels.values()], axis=1)
+    if batch.base_margin is not None:
+        found["base_margin"] = np.ascontiguousarray(batch.base_margin)
+    if batch.weight is not None:
+        found["weight"] = np.ascontiguousarray(batch.weight)
+    if queries is not None:
+        stop = start + batch.rows
+        found["qid"] = queries.numbers(start, stop)
+        if batch.weight is not None:
+            within = queries.within(start, stop) - start
+            found["weight"] = first_of_each(batch.weight, within, "the weight")
+    return found
+
+
 class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
     """The rows of a loader's part in table order, as XGBoost's data iterator.
 
@@ -131,12 +183,13 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
     loader : Loader
     page_bytes : int or str, optional
         Size of a page's float32 array: 128 MiB, or half of what the loader's memory limit leaves if
-        that is less.
+        that is less. Of a ranking a page holds the longest query at least.
 
     Raises
     ------
     InvalidInputError
-        If the part has no rows, or they are not kept: ``pack=False``.
+        If the part has no rows, they are not kept (``pack=False``), or a query of its group is not one
+        run of rows.
     MemoryLimitError
         If pages of this size do not fit the loader's memory limit; see ``memory``.
     """
@@ -145,13 +198,20 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         super().__init__()  # first: its finaliser needs what it sets
         if loader.rows == 0:
             raise InvalidInputError("a dataset part without rows cannot train a model")
-        self._loader = loader = loader.in_table_order()
-        rows = loader.samples
-        if isinstance(rows, SequencePack):
+        if loader.window is not None:
             raise InvalidInputError(
-                f"XGBoost learns from rows, not from sequences of {rows.index.window.rows}",
+                f"XGBoost learns from rows, not from sequences of {loader.window.rows}",
                 "leave window= out, and add Lag or Rolling features",
             )
+        if loader.steps.ranks.world > 1:
+            raise UnsupportedError(
+                f"XGBoost's external memory is of one process, and this loader is rank "
+                f"{loader.steps.ranks.rank} of {loader.steps.ranks.world}",
+                "give it the loader that is not sharded; over several processes train with "
+                "training.hooks.xgboost_dask",
+            )
+        self._loader = loader = loader.in_table_order()
+        rows = loader.samples
         if not isinstance(rows, Pack | HeldRows):
             raise InvalidInputError(
                 "XGBoost passes over the rows several times; without a pack each pass would read and "
@@ -163,7 +223,15 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         half = max(0, loader.memory_limit - loader.reserved_bytes) // 2
         size = min(DEFAULT_PAGE_BYTES, half) if page_bytes is None else parse_bytes(page_bytes)
         self._page_rows = min(loader.rows, max(1, size // (4 * len(self._names))))
-        self.memory.require()
+        self._queries, self._query_count = None, 0
+        ids, group = rows.view(0, rows.rows).group, loader.schema.group
+        if ids is None or group is None:
+            self.memory.require()
+        else:
+            self._query_count, longest = measure_queries(ids, loader.rows)
+            self._page_rows = max(self._page_rows, longest)
+            self.memory.require()
+            self._queries = queries_of(ids, loader.rows, group.name)
         self._next_row = 0
         _remove_empty()
         self.cache_directory = scratch_directory(loader.cache_directory)
@@ -174,8 +242,8 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
     def memory(self) -> Projection:
         """What handing over pages takes; what XGBoost itself allocates is not in it."""
         loader = self._loader
-        others = len(loader.schema.columns) - len(loader.schema.inputs)
-        terms = page_terms(len(self._names), self._page_rows, others)
+        others = sum(math.prod(one.shape) for one in loader.schema.columns if one.role in TARGETS)
+        terms = page_terms(len(self._names), self._page_rows, others, self._query_count)
         return Projection(
             "handing pages to XGBoost",
             loader.memory_limit,
@@ -190,18 +258,14 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
         if start >= self._loader.rows:
             return False
         stop = min(start + self._page_rows, self._loader.rows)
+        stop = stop if self._queries is None else self._queries.end(stop)
         # Not copied first: a page is the only copy of its rows.
         batch = self._rows.view(start, stop)
-        told = {} if batch.weight is None else {"weight": np.ascontiguousarray(batch.weight)}
-        if batch.label is not None:
-            told["label"] = _label(batch.label)
-        elif batch.labels:
-            told["label"] = np.stack([_label(one) for one in batch.labels.values()], axis=1)
         input_data(
             data=page(batch, self._loader.schema),
             feature_names=self._names,
             feature_types=self._types,
-            **told,
+            **told(batch, self._queries, start),
         )
         self._next_row = stop
         return True
@@ -271,16 +335,31 @@ def dmatrix(
 def predict_batches(booster: Any, batches: Iterator[Batch], schema: DatasetSchema) -> HostArray:
     """Return predictions for batches, in their order, a batch at a time in memory.
 
+    Those of a dataset with a base margin begin from it, as in training.
+
     Returns
     -------
     float32 array [rows] or [rows, classes]
+
+    Raises
+    ------
+    InvalidInputError
+        If the model was trained upon a base margin, and a batch has none.
     """
     names, types = feature_columns(schema)
     found = []
     for batch in batches:
-        data = page(batch, schema)
+        if schema.base_margin is not None and batch.base_margin is None:
+            raise InvalidInputError(
+                f"predictions begin from base_margin {schema.base_margin.name!r}, which the rows lack",
+                "give it as a column of the rows",
+            )
         matrix = xgboost.DMatrix(
-            data, feature_names=names, feature_types=types, enable_categorical=True
+            page(batch, schema),
+            base_margin=batch.base_margin,
+            feature_names=names,
+            feature_types=types,
+            enable_categorical=True,
         )
         found.append(booster.predict(matrix))
     return np.concatenate(found) if found else np.empty(0, dtype=np.float32)

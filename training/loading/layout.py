@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
+from featurestore.dataset.batch import Batch, DatasetSchema, HostArray, Input
 from featurestore.errors import CorruptionError, SchemaError
 from featurestore.fingerprint import Json, canonical_json, digest, fingerprint
 from training.loading.arrangement import Arrangement
@@ -29,6 +29,8 @@ BLOCK_ROWS: Final = 8192
 MANIFEST: Final = "manifest.json"
 LABEL: Final = "label"
 WEIGHT: Final = "weight"
+GROUP: Final = "group"
+BASE_MARGIN: Final = "base_margin"
 # Under which the label stands among the inputs; no column can be called that.
 LABEL_KEY: Final = ""
 _SUPPORTED: Final = frozenset(
@@ -132,8 +134,8 @@ class ArrayLayout:
 def pack_layout(schema: DatasetSchema, rows: int) -> dict[str, ArrayLayout]:
     """Return the arrays of a pack: ``inputs/<name>`` each, and ``label`` under ``LABEL_KEY``.
 
-    Several labels are ``labels/<name>`` each, under their names, and so is ``weight``: no two columns of
-    a dataset have one name.
+    Several labels are ``labels/<name>`` each, under their names, and so are ``weight``, ``group`` and
+    ``base_margin``: no two columns of a dataset have one name.
     """
     layout = {
         name: ArrayLayout(f"inputs/{_directory(name, number)}", dtype, shape, rows)
@@ -145,9 +147,15 @@ def pack_layout(schema: DatasetSchema, rows: int) -> dict[str, ArrayLayout]:
         for number, one in enumerate(schema.labels):
             path = f"labels/{_directory(one.name, number)}"
             layout[one.name] = ArrayLayout(path, one.dtype, one.shape, rows)
-    if schema.weight is not None:
-        layout[schema.weight.name] = ArrayLayout(WEIGHT, schema.weight.dtype, (), rows)
+    for path, told in _others(schema):
+        layout[told.name] = ArrayLayout(path, told.dtype, told.shape, rows)
     return layout
+
+
+def _others(schema: DatasetSchema) -> list[tuple[str, Input]]:
+    """Return what a model is told beside labels, with the names of its arrays."""
+    told = ((WEIGHT, schema.weight), (GROUP, schema.group), (BASE_MARGIN, schema.base_margin))
+    return [(path, one) for path, one in told if one is not None]
 
 
 def arrays_of(batch: Batch, schema: DatasetSchema) -> dict[str, HostArray]:
@@ -155,18 +163,23 @@ def arrays_of(batch: Batch, schema: DatasetSchema) -> dict[str, HostArray]:
     arrays = {**batch.inputs, **batch.labels}
     if batch.label is not None:
         arrays[LABEL_KEY] = batch.label
-    if batch.weight is not None and schema.weight is not None:
-        arrays[schema.weight.name] = batch.weight
+    for path, one in _others(schema):
+        values = {WEIGHT: batch.weight, GROUP: batch.group, BASE_MARGIN: batch.base_margin}[path]
+        if values is not None:
+            arrays[one.name] = values
     return arrays
 
 
 def batch_of(arrays: Mapping[str, HostArray], schema: DatasetSchema) -> Batch:
     """Return the batch that some arrays of a pack are."""
+    told = {path: arrays[one.name] for path, one in _others(schema)}
     return Batch(
         {name: arrays[name] for name in schema.array_specs()},
         arrays.get(LABEL_KEY),
-        None if schema.weight is None else arrays[schema.weight.name],
+        told.get(WEIGHT),
         {one.name: arrays[one.name] for one in schema.labels if schema.label is None},
+        told.get(GROUP),
+        told.get(BASE_MARGIN),
     )
 
 

@@ -27,6 +27,7 @@ from training.loading.arrangement import Arrangement
 from training.loading.class_index import CLASS_BYTES, PIECE_BYTES
 from training.loading.layout import pack_layout
 from training.loading.padding import PADDING_BYTES, WEIGHT_BYTES, Last
+from training.loading.queries import QUERY_BYTES
 from training.loading.weight_index import WEIGHT_PIECE_BYTES
 
 if TYPE_CHECKING:
@@ -383,15 +384,16 @@ def index_terms(partition_rows: Iterable[int], classes: int) -> tuple[Term, ...]
     )
 
 
-def page_terms(columns: int, rows: int, others: int) -> tuple[Term, ...]:
+def page_terms(columns: int, rows: int, others: int, queries: int = 0) -> tuple[Term, ...]:
     """Return what handing over pages of ``rows`` rows to XGBoost holds, XGBoost's own left out.
 
-    ``others`` columns are labels and the weight.
+    ``others`` columns are labels and what else it is told; ``queries`` those of a ranking.
 
     It lets go of a page before it asks for the next.
     """
     return (
         Term(f"page of {rows} rows", 4 * columns * rows),
-        Term("labels and weight", 8 * rows * others),
+        Term("labels and what else is told", 8 * rows * others),
+        *((Term(f"{queries} queries", QUERY_BYTES * queries),) if queries else ()),
         Term("objects and buffers", _SLACK),
     )

@@ -218,13 +218,16 @@ class SequencePack:
             inputs[MASK] = ~missing
 
         def own(values: HostArray) -> HostArray:
-            return np.ascontiguousarray(values.reshape(len(rows), window.rows)[:, -1])
+            several = values.reshape(len(rows), window.rows, *values.shape[1:])
+            return np.ascontiguousarray(several[:, -1])
 
         return Batch(
             inputs,
             None if flat.label is None else own(flat.label),
             None if flat.weight is None else own(flat.weight),
             {name: own(one) for name, one in flat.labels.items()},
+            None if flat.group is None else own(flat.group),
+            None if flat.base_margin is None else own(flat.base_margin),
         )
 
     def prefetch(self, starts: Rows, count: int) -> None:
