@@ -60,6 +60,7 @@ LIBRARIES = {
     "dask": {"featurestore/execution/"},
     "distributed": {
         "featurestore/execution/",
+        "training/hooks/xgboost_dask.py",  # which worker a task is on
         "featurestore/testing/clusters.py",  # for tests to run on
     },
 }
@@ -74,7 +75,7 @@ HANDED_OVER = {"loading/framework_hooks.py": {"hooks"}}
 HOMES = {
     "tensorflow": {"hooks/tf_data.py", "hooks/tensorboard.py"},
     "keras": {"hooks/keras.py", "hooks/keras_model.py", "hooks/keras_state.py", "models.py"},
-    "xgboost": {"hooks/xgboost.py", "hooks/xgboost_model.py"},
+    "xgboost": {"hooks/xgboost.py", "hooks/xgboost_dask.py", "hooks/xgboost_model.py"},
     "torch": {"hooks/torch.py", "hooks/torch_device.py"},
     "jax": {"hooks/jax.py"},
 }

@@ -92,8 +92,8 @@ class RunBundle:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that :meth:`predict` needs: ``features``, then key and time if a step of the
-        pipeline reads them.
+        """The columns that :meth:`predict` needs: ``features``, the base margin if it was trained upon one,
+        then key and time if a step of the pipeline reads them.
         """
         return tuple(one.name for one in self._pipeline.columns)
 
@@ -162,7 +162,7 @@ def predict(
     with progress_bars():
         table = open_table(bundle.config, store)
         _check_lineage(bundle, table)
-        frame = table.compute(new_rows, columns=list(bundle.features))
+        frame = table.compute(new_rows, columns=list(bundle.config.data.inputs))
         predicted = bundle.predict(frame)
     identity = [*table.key, *([table.time] if table.time is not None else [])]
     result = frame.select(list(dict.fromkeys(identity)))
@@ -188,8 +188,9 @@ def predict(
 def _check_lineage(bundle: RunBundle, table: Any) -> None:
     """Refuse features that are computed otherwise now than when the model was trained."""
     trained = bundle.info["lineage"]
-    now = table.lineage(*bundle.features)
-    changed = [name for name in bundle.features if now[name] != trained[name]]
+    inputs = bundle.config.data.inputs
+    now = table.lineage(*inputs)
+    changed = [name for name in inputs if now[name] != trained[name]]
     if changed:
         raise NotReadyError(
             f"{changed} of table {table.name!r} are defined otherwise than when this model was "

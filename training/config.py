@@ -1,6 +1,6 @@
 """A run as a value: what ``train.toml`` says, checked, with every default filled in.
 
-    [data]      store table features label where snapshot memory_limit
+    [data]      store table features label where snapshot memory_limit weight group base_margin
     [split]     kind = "time": valid test embargo     kind = "hash": valid test by seed
     [pipeline]  impute standardize categorify         true (all that fit), false, or column names
     [model]     kind = "tabular" | "xgboost" | "module:function"    task classes    [model.params]
@@ -62,6 +62,14 @@ class DataConfig:
     drop_unlabelled: bool = _key(FLAG, default=False)
     snapshot: str | int | None = _key(optional(TEXT_OR_WHOLE), default=None)
     memory_limit: str | int | None = _key(optional(TEXT_OR_WHOLE), default=None)
+    weight: str | None = _key(optional(TEXT), default=None)
+    group: str | None = _key(optional(TEXT), default=None)
+    base_margin: str | None = _key(optional(TEXT), default=None)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that predictions are made of: the features, and the base margin if any."""
+        return self.features if self.base_margin is None else (*self.features, self.base_margin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +250,7 @@ def _check_together(config: RunConfig, origin: str) -> None:
             f"{origin} [data]: label = {data.label!r} is also among the features",
             "a model that sees its label learns nothing else; remove it from features",
         )
+    _check_targets(config, origin)
     if config.model.task == "multiclass" and config.model.classes is None:
         raise InvalidInputError(
             f"{origin} [model]: task = 'multiclass' does not say how many classes there are",
@@ -262,6 +271,26 @@ def _check_together(config: RunConfig, origin: str) -> None:
             raise InvalidInputError(
                 f"{origin} [data]: memory_limit: {error.problem}", error.remedy
             ) from error
+
+
+def _check_targets(config: RunConfig, origin: str) -> None:
+    """Check what only some models are told."""
+    data, model = config.data, config.model
+    for name in ("group", "base_margin"):
+        value = getattr(data, name)
+        if value is not None and model.kind != "xgboost":
+            raise InvalidInputError(
+                f"{origin} [data]: {name} = {value!r} is for XGBoost, and the model's kind is "
+                f"{model.kind!r}",
+                "leave it out, or set kind = 'xgboost'",
+            )
+    if (data.group is not None) != (model.task == "ranking") and not (
+        data.group is not None and model.task is None
+    ):
+        raise InvalidInputError(
+            f"{origin}: [data] group = {data.group!r} and [model] task = {model.task!r} do not fit",
+            "a ranking has both: the column of queries, and task = 'ranking' (or no task)",
+        )
 
 
 def _beside(file: Path, value: str) -> str:

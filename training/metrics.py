@@ -14,32 +14,40 @@ import numpy as np
 
 from featurestore.dataset.batch import HostArray
 from featurestore.errors import InvalidInputError
+from training.ranking import ndcg
 
-TASKS: Final = ("binary", "regression", "multiclass")
+NETWORK_TASKS: Final = ("binary", "regression", "multiclass")
+TASKS: Final = (*NETWORK_TASKS, "ranking")
 _CLIP: Final = 1e-7
-_ROW_BYTES: Final = {"binary": 108, "regression": 52, "multiclass": 48}
+_MOST_RELEVANT: Final = 31
+_ROW_BYTES: Final = {"binary": 108, "regression": 52, "multiclass": 48, "ranking": 136}
 """What judging a row takes (measured: 102, 44 and 39): its label as it comes, put together and as float64, its
-prediction so too, and what is computed of both; ranks most of all."""
+prediction so too, and what is computed of both; ranks most of all, and orders within queries."""
 _CLASS_BYTES: Final = 8
 """Of each class of a row: predictions as they come, and put together."""
 
 
-def evaluate(task: str, label: HostArray, prediction: HostArray) -> dict[str, float]:
+def evaluate(
+    task: str, label: HostArray, prediction: HostArray, group: HostArray | None = None
+) -> dict[str, float]:
     """Return the metrics of a task.
 
     Parameters
     ----------
-    task : {"binary", "regression", "multiclass"}
+    task : {"binary", "regression", "multiclass", "ranking"}
     label : array [rows]
-        0 or 1; a number; or a class from 0 on.
+        0 or 1; a number; a class from 0 on; or how relevant a row is, from 0 on.
     prediction : array [rows] or [rows, classes]
-        Probabilities, or the number itself.
+        Probabilities, the number itself, or scores that rank.
+    group : array [rows], optional
+        For ``ranking``: the query of each row, each one run of rows.
 
     Returns
     -------
     dict
         binary: ``loss`` (log loss), ``auc``, ``accuracy``; regression: ``loss`` (mean squared
-        error), ``rmse``, ``mae``; multiclass: ``loss``, ``accuracy``. NaN where not defined.
+        error), ``rmse``, ``mae``; multiclass: ``loss``, ``accuracy``; ranking: ``loss`` (1 - NDCG),
+        ``ndcg``. NaN where not defined.
 
     Raises
     ------
@@ -66,6 +74,11 @@ def evaluate(task: str, label: HostArray, prediction: HostArray) -> dict[str, fl
         )
     if label.size == 0:
         return dict.fromkeys(_NAMES[task], math.nan)
+    if task == "ranking":
+        if group is None:
+            raise InvalidInputError("a ranking is judged within queries", "give the group")
+        found = ndcg(label, prediction, group)
+        return {"loss": 1 - found, "ndcg": found}
     return _METRICS[task](label, prediction)
 
 
@@ -117,8 +130,8 @@ def require_labels(task: str, label: HostArray | None, classes: int | None, wher
     Raises
     ------
     InvalidInputError
-        If a binary label is not 0 or 1, a class is not a whole number from 0 to ``classes - 1``, or
-        a number to predict is infinite.
+        If a binary label is not 0 or 1, a class is not a whole number from 0 to ``classes - 1``, a
+        number to predict is infinite, or a relevance is not from 0 to 31, whose gains XGBoost holds.
 
     Examples
     --------
@@ -133,6 +146,10 @@ def require_labels(task: str, label: HostArray | None, classes: int | None, wher
         bad = ~np.isin(label, (0, 1))
         wanted = "0 and 1"
         remedy = "make it 0 and 1, or set task to 'regression' or 'multiclass'"
+    elif task == "ranking":
+        bad = ~((label >= 0) & (label <= _MOST_RELEVANT))
+        wanted = f"relevances from 0 to {_MOST_RELEVANT}"
+        remedy = "make grades of it, as fs.Expression or QuantileBins does"
     else:
         bad = ~np.isin(label, np.arange(classes or 0))
         wanted = f"whole numbers from 0 to {(classes or 0) - 1}"
@@ -186,4 +203,5 @@ _NAMES: Final = {
     "binary": ("loss", "auc", "accuracy"),
     "regression": ("loss", "rmse", "mae"),
     "multiclass": ("loss", "accuracy"),
+    "ranking": ("loss", "ndcg"),
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 from featurestore.dataset.batch import NUMERIC, DatasetSchema, Role
 from featurestore.errors import DefinitionError, InvalidInputError
-from training.metrics import TASKS
+from training.metrics import NETWORK_TASKS
 
 
 def embedding_width(cardinality: int) -> int:
@@ -127,8 +127,8 @@ def _head(task: str, classes: int | None) -> tuple[int, str]:
 def _check(
     schema: DatasetSchema, task: str, classes: int | None, hidden: Sequence[int], dropout: float
 ) -> None:
-    if task not in TASKS:
-        raise InvalidInputError(f"there is no task {task!r}", f"use one of {list(TASKS)}")
+    if task not in NETWORK_TASKS:
+        raise InvalidInputError(f"there is no task {task!r}", f"use one of {list(NETWORK_TASKS)}")
     if task == "multiclass" and (classes is None or classes < 2):
         raise InvalidInputError(
             f"a multiclass model needs classes >= 2, not {classes!r}", "set classes to their count"

@@ -6,7 +6,7 @@
       schema.json       the features as the table has them, and the inputs as the model sees them
       pipeline.json     the fitted pipeline's steps      states.arrow   what they learnt
       model.keras or model.ubj
-      metrics.json      per part: rows, loss, AUC and accuracy, or RMSE and MAE; seconds, rows/s
+      metrics.json      per part: rows, loss, AUC and accuracy, RMSE and MAE, or NDCG; seconds, rows/s
       memory.json       the limit, what was projected, what was measured; the framework's part apart
       history.csv       per epoch         curves.png     the same as a picture
       environment.json  versions of Python and packages
@@ -195,7 +195,7 @@ def _make(
         rows = loaders["train"].rows * len(model.history)
         metrics["training_rows_per_second"] = rows / training_seconds
     model.save(folder)
-    save_pipeline(folder, dataset.pipeline, table.schema, config.data.features, dataset.schema)
+    save_pipeline(folder, dataset.pipeline, table.schema, config.data.inputs, dataset.schema)
     write_json(folder / "config.json", config.to_json())
     write_json(folder / "metrics.json", finite(metrics))
     write_json(folder / "memory.json", memory.to_json())
@@ -206,7 +206,7 @@ def _make(
         "snapshot": train.snapshot_id,
         "dataset": train.digest,
         "model": model.file,
-        "lineage": {name: dataset.lineage[name] for name in config.data.features},
+        "lineage": {name: dataset.lineage[name] for name in config.data.inputs},
     }
     seal(folder, facts)
     return train.snapshot_id, metrics
@@ -276,13 +276,17 @@ def _judge(model: Model, task: str, loader: Loader) -> dict[str, float]:
     batch_rows, rows = JUDGED_BATCHES * loader.batch_size, loader.rows
     pack = loader.pack
     labels: list[HostArray] = []
+    groups: list[HostArray] = []
 
     def batches() -> Iterator[Any]:
         for start in range(0, rows, batch_rows):
             batch = pack.read(start, min(start + batch_rows, rows))
             if batch.label is not None:
                 labels.append(batch.label)
+            if batch.group is not None:
+                groups.append(batch.group)
             yield batch
 
     prediction = model.predict(batches())
-    return {"rows": float(rows), **evaluate(task, np.concatenate(labels), prediction)}
+    group = np.concatenate(groups) if groups else None
+    return {"rows": float(rows), **evaluate(task, np.concatenate(labels), prediction, group)}

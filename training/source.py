@@ -42,6 +42,9 @@ def open_dataset(config: RunConfig, table: Table) -> Dataset:
     return table.dataset(
         features=list(config.data.features),
         label=config.data.label,
+        weight=config.data.weight,
+        group=config.data.group,
+        base_margin=config.data.base_margin,
         where=_rows(config),
         split=split_of(config.split),
         pipeline=pipeline_of(
@@ -136,7 +139,8 @@ def _chosen(
 def task_of(config: RunConfig, schema: DatasetSchema) -> str:
     """Return the task: as configured, else by the label's type.
 
-    A boolean is binary, a float regression; an integer could be either and must be said.
+    With a group it is a ranking; else a boolean is binary, a float regression; an integer could be
+    either and must be said.
 
     Raises
     ------
@@ -144,6 +148,8 @@ def task_of(config: RunConfig, schema: DatasetSchema) -> str:
     """
     if config.model.task is not None:
         return config.model.task
+    if config.data.group is not None:
+        return "ranking"
     dtype = schema.label.dtype if schema.label is not None else "none"
     if dtype in ("bool", "uint8"):
         return "binary"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.dataset.assembly import to_batch
-from featurestore.dataset.batch import Batch, DatasetSchema
+from featurestore.dataset.batch import Batch, DatasetSchema, HostArray, Input
 from featurestore.engines.selection import get_engine
 from featurestore.errors import CorruptionError, FeatureStoreError, SchemaError
 from featurestore.schema import Field, TableSchema, normalise_type
@@ -36,7 +36,7 @@ class StoredPipeline:
     Parameters
     ----------
     features : tuple of Field
-        The columns the model learnt from, as the table has them.
+        The columns the model learnt from, as the table has them; a base margin is the last.
     model_schema : DatasetSchema
         What the model is fed.
     fitted : FittedPipeline
@@ -71,7 +71,9 @@ class StoredPipeline:
             )
 
     def apply(self, table: pa.Table) -> Batch:
-        """Return rows with these columns as the arrays the model is fed, without label.
+        """Return rows with these columns as the arrays the model is fed, without label and the like.
+
+        The base margin, which predictions begin from, is there if the model was trained upon one.
 
         Raises
         ------
@@ -91,7 +93,9 @@ class StoredPipeline:
             scalars = {"__rows": pa.chunked_array([pa.nulls(table.num_rows, pa.bool_())])}
         frame = engine.from_arrow(pa.table(scalars))
         seen = Partition(frame, self.fitted.schema_in, tensors)
-        return to_batch(self.fitted.apply(seen, engine), self.model_schema, engine, label=False)
+        batch = to_batch(self.fitted.apply(seen, engine), self.model_schema, engine, label=False)
+        margin = self.model_schema.base_margin
+        return batch if margin is None else replace(batch, base_margin=_margin(table, margin))
 
 
 def save_pipeline(
@@ -160,6 +164,21 @@ def _tensor(column: pa.ChunkedArray, field: Field) -> Any:
         return flat.reshape((len(column), *shape))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise _wrong_type(column, field) from error
+
+
+def _margin(table: pa.Table, margin: Input) -> HostArray:
+    column = table.column(margin.name)
+    if column.null_count:
+        raise SchemaError(
+            f"base_margin {margin.name!r} has {column.null_count} nulls, and predictions begin from it",
+            "fill them, or leave these rows out",
+        )
+    if margin.shape:
+        values = _tensor(column, Field(margin.name, pa.float32(), margin.shape))
+    else:
+        values = column.cast(pa.float32()).to_numpy()
+    found: HostArray = np.asarray(values)
+    return found
 
 
 def _wrong_type(column: pa.ChunkedArray, field: Field) -> SchemaError:

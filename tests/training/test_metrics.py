@@ -76,7 +76,8 @@ def test_no_rows_are_not_a_number(task: str) -> None:
 @pytest.mark.parametrize(
     ("task", "label", "prediction", "message"),
     [
-        ("ranking", [1.0], [1.0], "no task"),
+        ("sorting", [1.0], [1.0], "no task"),
+        ("ranking", [1.0], [1.0], "within queries"),
         ("binary", [2.0], [1.0], "binary label holds"),
         ("regression", [1.0, 2.0], [1.0], "do not fit"),
         ("multiclass", [3.0], [[0.5, 0.5]], "not classes of a model with 2"),
@@ -104,7 +105,8 @@ def judge(rows):
         found.append(random.random(shape).astype(np.float32))
     prediction = np.concatenate(found)
     del found
-    evaluate(sys.argv[1], np.concatenate(label), prediction)
+    group = [np.arange(rows) // 20] if sys.argv[1] == "ranking" else []
+    evaluate(sys.argv[1], np.concatenate(label), prediction, *group)
 
 judge(2000)
 with watermark() as mark:
@@ -115,7 +117,7 @@ print(mark.peak_bytes - mark.start_bytes)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("task", ["binary", "regression", "multiclass"])
+@pytest.mark.parametrize("task", ["binary", "regression", "multiclass", "ranking"])
 def test_what_judging_takes_is_projected(task: str) -> None:
     command = [sys.executable, "-c", JUDGED, task]
     took = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -19,6 +19,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -175,7 +176,165 @@ def told(batch: Batch, queries: Queries | None = None, start: int = 0) -> dict[s
     return found
 
 
-class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
+@dataclass(frozen=True, slots=True)
+class PagePlan:
+    """How the rows of a pack are handed over, and what that takes.
+
+    Parameters
+    ----------
+    pack : Pack or HeldRows
+        In table order.
+    cache : Path
+        Where XGBoost's files go.
+    page_rows : int
+        Rows of a page at most.
+    queries : Queries, optional
+        Of a ranking; pages end where they do.
+    memory : Projection
+        What handing over pages takes; what XGBoost itself allocates is not in it.
+    """
+
+    pack: Pack | HeldRows
+    cache: Path
+    page_rows: int
+    queries: Queries | None
+    memory: Projection
+
+    @classmethod
+    def of(
+        cls,
+        loader: Loader,
+        page_bytes: int | str | None = None,
+        limit: int | None = None,
+        reserved: int | None = None,
+    ) -> PagePlan:
+        """Return the plan for a loader's rows; parameters and errors are those of :class:`XGBoostPages`.
+
+        ``limit`` and ``reserved`` are bytes of the process that hands over pages, this one's if not given.
+        """
+        pack, schema = rows_of(loader), loader.schema
+        limit = loader.memory_limit if limit is None else limit
+        reserved = loader.reserved_bytes if reserved is None else reserved
+        columns = len(feature_columns(schema)[0])
+        size = min(DEFAULT_PAGE_BYTES, max(0, limit - reserved) // 2)
+        size = size if page_bytes is None else parse_bytes(page_bytes)
+        rows = min(loader.rows, max(1, size // (4 * columns)))
+        ids, group = pack.view(0, pack.rows).group, schema.group
+        count, longest = (0, 0) if ids is None else measure_queries(ids, loader.rows)
+        rows = max(rows, longest)
+        others = sum(math.prod(one.shape) for one in schema.columns if one.role in TARGETS)
+        memory = Projection(
+            "handing pages to XGBoost",
+            limit,
+            reserved,
+            page_terms(columns, rows, others, count),
+            "use a smaller page_bytes",
+        )
+        memory.require()
+        queries = None
+        if ids is not None and group is not None:
+            queries = queries_of(ids, loader.rows, group.name)
+        return cls(pack, loader.cache_directory, rows, queries, memory)
+
+
+def rows_of(loader: Loader) -> Pack | HeldRows:
+    """Return all rows of a loader's part in table order, where they can be read again and again.
+
+    Raises
+    ------
+    InvalidInputError, UnsupportedError
+        If it has none, gives sequences or a share of the rows, or does not keep them.
+    """
+    if loader.rows == 0:
+        raise InvalidInputError("a dataset part without rows cannot train a model")
+    if loader.window is not None:
+        raise InvalidInputError(
+            f"XGBoost learns from rows, not from sequences of {loader.window.rows}",
+            "leave window= out, and add Lag or Rolling features",
+        )
+    ranks = loader.steps.ranks
+    if ranks.world > 1:
+        raise UnsupportedError(
+            f"XGBoost learns from all rows, and this loader is rank {ranks.rank} of {ranks.world}",
+            "give the loader as it was before shard(); over a cluster use training.hooks.xgboost_dask",
+        )
+    rows = loader.in_table_order().samples
+    if not isinstance(rows, Pack | HeldRows):
+        raise InvalidInputError(
+            "XGBoost passes over the rows several times; without a pack each pass would read and "
+            "transform them again",
+            "leave pack=False out, or use hold='memory' if the part fits",
+        )
+    return rows
+
+
+class PackPages(xgboost.DataIter):  # type: ignore[misc]
+    """A run of a pack's rows as XGBoost's data iterator, with a directory for its cache files.
+
+    Parameters
+    ----------
+    pack : Pack or HeldRows
+        In table order.
+    cache : Path
+        Where XGBoost's files go.
+    page_rows : int
+    rows : (int, int), optional
+        The first row and the one after the last; all if not given. No query is cut.
+    queries : Queries, optional
+    """
+
+    def __init__(
+        self,
+        pack: Pack | HeldRows,
+        cache: Path,
+        page_rows: int,
+        rows: tuple[int, int] | None = None,
+        queries: Queries | None = None,
+    ) -> None:
+        super().__init__()  # first: its finaliser needs what it sets
+        self._give(pack, cache, page_rows, rows, queries)
+
+    def _give(
+        self,
+        pack: Pack | HeldRows,
+        cache: Path,
+        page_rows: int,
+        rows: tuple[int, int] | None = None,
+        queries: Queries | None = None,
+    ) -> None:
+        self._pack, self._page_rows, self._queries = pack, page_rows, queries
+        self._first, self._stop = (0, pack.rows) if rows is None else rows
+        self._names, self._types = feature_columns(pack.schema)
+        self._next_row = self._first
+        _remove_empty()
+        self.cache_directory = scratch_directory(cache)
+        _LEFT[self.cache_directory] = weakref.ref(self)
+        self.cache_prefix = str(self.cache_directory / "cache")
+
+    def next(self, input_data: Callable[..., Any]) -> bool:
+        """Give XGBoost the next page; False after the last."""
+        start = self._next_row
+        if start >= self._stop:
+            return False
+        stop = min(start + self._page_rows, self._stop)
+        stop = stop if self._queries is None else self._queries.end(stop)
+        # Not copied first: a page is the only copy of its rows.
+        batch = self._pack.view(start, stop)
+        input_data(
+            data=page(batch, self._pack.schema),
+            feature_names=self._names,
+            feature_types=self._types,
+            **told(batch, self._queries, start),
+        )
+        self._next_row = stop
+        return True
+
+    def reset(self) -> None:
+        """Start again at the first row."""
+        self._next_row = self._first
+
+
+class XGBoostPages(PackPages):
     """The rows of a loader's part in table order, as XGBoost's data iterator.
 
     Parameters
@@ -190,92 +349,24 @@ class XGBoostPages(xgboost.DataIter):  # type: ignore[misc]
     InvalidInputError
         If the part has no rows, they are not kept (``pack=False``), or a query of its group is not one
         run of rows.
+    UnsupportedError
+        For one rank's share.
     MemoryLimitError
         If pages of this size do not fit the loader's memory limit; see ``memory``.
     """
 
     def __init__(self, loader: Loader, page_bytes: int | str | None = None) -> None:
-        super().__init__()  # first: its finaliser needs what it sets
-        if loader.rows == 0:
-            raise InvalidInputError("a dataset part without rows cannot train a model")
-        if loader.window is not None:
-            raise InvalidInputError(
-                f"XGBoost learns from rows, not from sequences of {loader.window.rows}",
-                "leave window= out, and add Lag or Rolling features",
-            )
-        if loader.steps.ranks.world > 1:
-            raise UnsupportedError(
-                f"XGBoost's external memory is of one process, and this loader is rank "
-                f"{loader.steps.ranks.rank} of {loader.steps.ranks.world}",
-                "give it the loader that is not sharded; over several processes train with "
-                "training.hooks.xgboost_dask",
-            )
-        self._loader = loader = loader.in_table_order()
-        rows = loader.samples
-        if not isinstance(rows, Pack | HeldRows):
-            raise InvalidInputError(
-                "XGBoost passes over the rows several times; without a pack each pass would read and "
-                "transform them again",
-                "leave pack=False out, or use hold='memory' if the part fits",
-            )
-        self._rows = rows
-        self._names, self._types = feature_columns(loader.schema)
-        half = max(0, loader.memory_limit - loader.reserved_bytes) // 2
-        size = min(DEFAULT_PAGE_BYTES, half) if page_bytes is None else parse_bytes(page_bytes)
-        self._page_rows = min(loader.rows, max(1, size // (4 * len(self._names))))
-        self._queries, self._query_count = None, 0
-        ids, group = rows.view(0, rows.rows).group, loader.schema.group
-        if ids is None or group is None:
-            self.memory.require()
-        else:
-            self._query_count, longest = measure_queries(ids, loader.rows)
-            self._page_rows = max(self._page_rows, longest)
-            self.memory.require()
-            self._queries = queries_of(ids, loader.rows, group.name)
-        self._next_row = 0
-        _remove_empty()
-        self.cache_directory = scratch_directory(loader.cache_directory)
-        _LEFT[self.cache_directory] = weakref.ref(self)
-        self.cache_prefix = str(self.cache_directory / "cache")
+        xgboost.DataIter.__init__(self)  # first: its finaliser needs what it sets
+        self.plan = PagePlan.of(loader, page_bytes)
+        self._give(self.plan.pack, self.plan.cache, self.plan.page_rows, None, self.plan.queries)
 
     @property
     def memory(self) -> Projection:
         """What handing over pages takes; what XGBoost itself allocates is not in it."""
-        loader = self._loader
-        others = sum(math.prod(one.shape) for one in loader.schema.columns if one.role in TARGETS)
-        terms = page_terms(len(self._names), self._page_rows, others, self._query_count)
-        return Projection(
-            "handing pages to XGBoost",
-            loader.memory_limit,
-            loader.reserved_bytes,
-            terms,
-            "use a smaller page_bytes",
-        )
-
-    def next(self, input_data: Callable[..., Any]) -> bool:
-        """Give XGBoost the next page; False after the last."""
-        start = self._next_row
-        if start >= self._loader.rows:
-            return False
-        stop = min(start + self._page_rows, self._loader.rows)
-        stop = stop if self._queries is None else self._queries.end(stop)
-        # Not copied first: a page is the only copy of its rows.
-        batch = self._rows.view(start, stop)
-        input_data(
-            data=page(batch, self._loader.schema),
-            feature_names=self._names,
-            feature_types=self._types,
-            **told(batch, self._queries, start),
-        )
-        self._next_row = stop
-        return True
-
-    def reset(self) -> None:
-        """Start again at the first row."""
-        self._next_row = 0
+        return self.plan.memory
 
 
-_LEFT: Final[dict[Path, weakref.ref[XGBoostPages]]] = {}
+_LEFT: Final[dict[Path, weakref.ref[PackPages]]] = {}
 """Cache directories not removed yet, and the iterators they were made for.
 
 XGBoost deletes its file when the matrix is freed, and a Booster trained on the matrix keeps it; only
@@ -293,6 +384,9 @@ def _remove_empty() -> None:
 
 @atexit.register
 def _remove_all() -> None:
+    if _LEFT:
+        # Matrices that live to the end are freed after this, and XGBoost would warn that its files are gone.
+        xgboost.set_config(verbosity=0)
     for path in _LEFT:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -31,7 +31,9 @@ _OBJECTIVES: Final = {
     "binary": ("binary:logistic", "logloss"),
     "regression": ("reg:squarederror", "rmse"),
     "multiclass": ("multi:softprob", "mlogloss"),
+    "ranking": ("rank:ndcg", "ndcg"),
 }
+_HIGHER_IS_BETTER: Final = ("auc", "aucpr", "map", "ndcg", "pre")
 
 
 class XGBoostModel:
@@ -186,12 +188,14 @@ class _Rounds:
         """Count a round; save it if it is its turn, or on Ctrl-C.
 
         ``scores`` is what XGBoost says: ``[3]\\ttrain-auc:0.7\\ttrain-logloss:0.5\\tvalid-auc:...``; the last of each
-        matrix is the loss.
+        matrix is the loss, of a metric whose best is 1 what lacks to it.
         """
         values: dict[str, float] = {}
         for one in scores.split("\t")[1:]:
             name, value = one.rsplit(":", 1)
-            values[name.split("-", 1)[0]] = float(value)
+            matrix, metric = name.split("-", 1)
+            rising = re.split("[@-]", metric)[0] in _HIGHER_IS_BETTER
+            values[matrix] = 1 - float(value) if rising else float(value)
         self.history.append({"loss": values["train"], "val_loss": values["valid"]})
         done, every = len(self.history), self._settings.checkpoint_steps
         if self._say is not None and time.monotonic() - self._said > _EVERY_SECONDS:
