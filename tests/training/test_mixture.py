@@ -301,9 +301,13 @@ def test_memory_is_that_of_all_loaders(cache: Path) -> None:
     assert len(mixture.memory().activities) == 3
     list(mixture)
     assert [one.activity for one in mixture.memory().activities] == ["an epoch"]
-    small = part(10, 2, tensor=(1 << 20,))
-    small.memory_limit = loaders[0].reserved_bytes + (60 << 20)
-    loader = Loader(small, 1, cache=cache)
+
+
+def test_an_epoch_that_does_not_fit_is_refused(cache: Path) -> None:
+    wide = part(10, 2, tensor=(1 << 20,))
+    # Far from both: a batch of one row takes 17 MiB, one of ten 124 MiB.
+    wide.memory_limit = Loader(wide, 1, cache=cache).reserved_bytes + (70 << 20)
+    loader = Loader(wide, 1, cache=cache)
     with pytest.raises(MemoryLimitError, match=r"(?s)an epoch is projected.*use batch_size="):
         Mixture([loader, loader], batch_size=10)
 

@@ -586,7 +586,7 @@ def test_mapped_indices_are_not_what_the_process_holds(cache: Path) -> None:
     before = mapped_bytes()
     sampler: Any = loader.steps.sampler
     sampler.index.samples.sum()
-    assert mapped_bytes() - before >= 8 * 290_000
+    assert mapped_bytes() - before > 8 * 100_000
 
 
 def test_shards_share_what_was_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -632,6 +632,6 @@ def test_xgboost_wants_each_row_once(cache: Path) -> None:
 def test_indexing_that_does_not_fit_is_refused(cache: Path) -> None:
     part = numbered_part(2_000_000, numeric=1)
     roomy = Loader(part, 10, cache=cache)
-    part.memory_limit = roomy.reserved_bytes + (30 << 20)
+    part.memory_limit = roomy.reserved_bytes + (1 << 20)
     with pytest.raises(MemoryLimitError, match=r"(?s)indexing rows.*partition_bytes"):
         Loader(part, 10, cache=cache, sample=Balanced("c0"))
