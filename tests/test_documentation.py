@@ -31,7 +31,11 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 NEEDS_GPU = {"featurestore.engines.cudf"}
 # Tried where they are installed: what the test extra leaves out.
-FRAMEWORKS = {"training.hooks.torch": "torch", "training.hooks.jax": "jax"}
+FRAMEWORKS = {
+    "training.hooks.torch": "torch",
+    "training.hooks.torch_device": "torch",
+    "training.hooks.jax": "jax",
+}
 _FENCE = re.compile(r"^```(?P<language>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!\\)\]\((?P<target>[^)\s]+)\)")
 

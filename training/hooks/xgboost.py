@@ -247,9 +247,10 @@ def rows_of(loader: Loader) -> Pack | HeldRows:
     """
     if loader.rows == 0:
         raise InvalidInputError("a dataset part without rows cannot train a model")
-    if loader.window is not None:
+    table = loader.in_table_order()
+    if table.window is not None:
         raise InvalidInputError(
-            f"XGBoost learns from rows, not from sequences of {loader.window.rows}",
+            f"XGBoost learns from rows, not from sequences of {table.window.rows}",
             "leave window= out, and add Lag or Rolling features",
         )
     ranks = loader.steps.ranks
@@ -258,7 +259,7 @@ def rows_of(loader: Loader) -> Pack | HeldRows:
             f"XGBoost learns from all rows, and this loader is rank {ranks.rank} of {ranks.world}",
             "give the loader as it was before shard(); over a cluster use training.hooks.xgboost_dask",
         )
-    rows = loader.in_table_order().samples
+    rows = table.samples
     if not isinstance(rows, Pack | HeldRows):
         raise InvalidInputError(
             "XGBoost passes over the rows several times; without a pack each pass would read and "
