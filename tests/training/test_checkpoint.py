@@ -355,9 +355,12 @@ def test_a_killed_training_gives_the_same_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-@pytest.mark.parametrize("steps_per_execution", [1, 4])
+@pytest.mark.parametrize(
+    ("backend", "steps_per_execution"),
+    [("tensorflow", 1), ("tensorflow", 4), ("jax", 1), ("jax", 4), ("torch", 1)],
+)
 def test_a_training_killed_many_times(
     backend: str, steps_per_execution: int, tmp_path: Path
 ) -> None:
+    pytest.importorskip(backend)
     killed_training(tmp_path, 12, steps_per_execution, backend, 12)

@@ -97,10 +97,16 @@ class FitEpochs:
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
-        self._epochs = TFEpochIterator(
-            x=loader.keras(), distribute_strategy=tf.distribute.get_strategy()
-        )
+        self._epochs = self._made(loader)
         self._epochs.reset()
+
+    @staticmethod
+    def _made(loader: Loader) -> Any:
+        if keras.backend.backend() == "torch":
+            from keras.src.backend.torch.trainer import TorchEpochIterator
+
+            return TorchEpochIterator(x=loader.keras())
+        return TFEpochIterator(x=loader.keras(), distribute_strategy=tf.distribute.get_strategy())
 
     def __len__(self) -> int:
         return int(self._epochs.num_batches)
@@ -108,7 +114,12 @@ class FitEpochs:
     def __iter__(self) -> Iterator[Any]:
         # Where training goes on in an epoch, a callback ends it: see training.hooks.checkpoint.
         left = self._loader.steps_left
-        return itertools.islice((next(iterator) for _, _, iterator in self._epochs), left)
+        return itertools.islice(map(self._element, self._epochs), left)
+
+    @staticmethod
+    def _element(step: Any) -> Any:
+        # TensorFlow is given the iterator that it draws steps from, PyTorch a list of one element.
+        return step[2][0] if isinstance(step[2], list) else next(step[2])
 
 
 class TestKeras(HookContract):
@@ -316,10 +327,9 @@ def test_a_batch_on_its_way_is_not_counted(late: bool, cache: Path) -> None:
     assert loader.epoch == 1
 
 
-def test_all_of_it_on_jax(tmp_path: Path) -> None:
-    """The tests of this file that need nothing of TensorFlow, in a process of their own."""
-    pytest.importorskip("jax")
-    chosen = "(epochs_follow and True-global) or disturb or learn_shapes or cover or rest_of"
+def on_another_backend(backend: str, chosen: str, folder: Path) -> None:
+    """Run tests of this file in a process of their own."""
+    pytest.importorskip(backend)
     command = [
         sys.executable,
         "-m",
@@ -331,15 +341,29 @@ def test_all_of_it_on_jax(tmp_path: Path) -> None:
         "-k",
         chosen,
     ]
+    # Tensors of PyTorch do not know NumPy 2's copy= yet; Keras converts them.
+    quiet = ["-W", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"]
     done = subprocess.run(
-        [*command, "--basetemp", str(tmp_path / "jax")],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        [*command, *quiet, "--basetemp", str(folder / backend)],
+        env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "passed" in done.stdout
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_what_needs_nothing_of_tensorflow_on_another_backend(backend: str, tmp_path: Path) -> None:
+    chosen = "(epochs_follow and True-global) or disturb or learn_shapes or cover or rest_of"
+    on_another_backend(backend, chosen, tmp_path)
+
+
+@pytest.mark.slow
+def test_all_of_it_on_torch(tmp_path: Path) -> None:
+    """The contract of what ``fit`` gets, class weights, early stopping and errors among it."""
+    on_another_backend("torch", "not TestTfData and not another_backend and not on_torch", tmp_path)
 
 
 def test_predict_and_evaluate_cover_each_row_in_table_order(cache: Path) -> None:
@@ -359,7 +383,8 @@ def test_training_learns_and_is_reproducible(cache: Path) -> None:
     part = numbered_part(4000, partitions=(1500, 2500), cardinalities=(4, 30), tensor=(3,))
     part.inputs["numeric"][:, 0] = 0  # the row number is no feature
     histories = []
-    for steps_per_execution in (1, 4):
+    # Keras has no several steps at once on PyTorch, and says so.
+    for steps_per_execution in (1, 1 if keras.backend.backend() == "torch" else 4):
         keras.utils.set_random_seed(1)
         loader = Loader(part, 256, shuffle=True, seed=0, cache=cache)
         valid = Loader(part, 512, cache=cache)

@@ -1,4 +1,4 @@
-"""Keras: what ``model.fit``, ``evaluate`` and ``predict`` accept directly, on TensorFlow and JAX.
+"""Keras: what ``model.fit``, ``evaluate`` and ``predict`` accept directly, on TensorFlow, JAX and PyTorch.
 
 Keras asks its data through an adapter; this is one. ``fit`` therefore neither permutes batches
 (``fit(shuffle=True)`` does that to everything else) nor peeks at any: shapes and types come from the
@@ -26,7 +26,7 @@ import numpy as np
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from featurestore.dataset.batch import Batch, HostArray
-from featurestore.errors import InvalidInputError, UnsupportedError
+from featurestore.errors import InvalidInputError
 from training.hooks.elements import element
 from training.loading.memory import OWN_BATCHES, Projection
 
@@ -128,6 +128,11 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         late = not keras.distribution.list_devices()[0].startswith("cpu")
         return self._read(late=late)
 
+    def get_torch_dataloader(self) -> Iterator[Element]:
+        self._drawn = 0
+        # Tensors share the memory of the arrays on a CPU; Keras has no queue in front of it.
+        return map(_tensors, self._read(late=False))
+
     def on_epoch_begin(self) -> None:
         self._drawn, self._before = 0, self.loader.position.start
 
@@ -135,9 +140,6 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         if self._drawn == 1 and self.loader.position.start != self._before:
             # To learn shapes, fit drew one batch, gave it up, and it was the last of an epoch.
             self.loader.position.move(*self._before)
-
-    def get_torch_dataloader(self) -> Any:
-        raise self._other_backend()
 
     @property
     def num_batches(self) -> int:
@@ -207,8 +209,7 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
             weights[label == class_] = of_class
         return weights if weight is None else weights * weight
 
-    def _other_backend(self) -> UnsupportedError:
-        return UnsupportedError(
-            f"this hook feeds Keras on TensorFlow and JAX, not on {keras.backend.backend()}",
-            "set KERAS_BACKEND=tensorflow, or iterate over the loader in a loop of your own",
-        )
+
+def _tensors(element: Element) -> Element:
+    found: Element = keras.tree.map_structure(keras.ops.convert_to_tensor, element)
+    return found
