@@ -124,13 +124,15 @@ def fit(
         config = RunConfig.from_toml(config)
     elif not isinstance(config, RunConfig):
         config = RunConfig.from_mapping(config)
-    if resume and output is not None and (Path(output).expanduser() / "run.json").exists():
-        return finished(config, Path(output).expanduser())
-    work = (
-        Unfinished.newest(config, RUNS) if resume and output is None else None
-    ) or Unfinished.of(target_of(config, output))
+    work = Unfinished.newest(config, RUNS) if resume and output is None else None
+    if work is None:
+        work = Unfinished.of(target_of(config, output, resume=resume))
+    if resume and (work.target / "run.json").exists():  # killed when all was done but the tidying
+        run = finished(config, work.target)
+        work.discard()
+        return run
     work.check(config, resume=resume)
-    with progress_bars(), work.open(config), folder_of(work.target) as folder:
+    with progress_bars(), work.open(config), folder_of(work.target, work.path) as folder:
         try:
             snapshot, metrics = _make(config, folder, work, say)
         except KeyboardInterrupt as error:
@@ -184,6 +186,7 @@ def _make(
     model, training_seconds = _train(config, task, loaders, memory, work, say)
     with step("judge model", 0, kind=FRAMEWORK):
         parts = {name: _judge(model, task, one) for name, one in loaders.items()}
+    _require_numbers(parts)
     metrics = {
         "task": task,
         "parts": parts,
@@ -269,6 +272,17 @@ def _train(
     with memory.fitting():
         model = chosen.fit(config, task, loaders["train"], loaders["valid"], work, say)
     return model, time.perf_counter() - started
+
+
+def _require_numbers(parts: Mapping[str, Mapping[str, float]]) -> None:
+    """Refuse a model whose losses are no numbers: its last steps blew up."""
+    for name, values in parts.items():
+        loss = values.get("loss", values.get("rmse", 0.0))
+        if not np.isfinite(loss):
+            raise InvalidInputError(
+                f"the trained model's loss over the {name} part is {loss}",
+                "lower learning_rate, scale the label, or clip or impute the features",
+            )
 
 
 def _judge(model: Model, task: str, loader: Loader) -> dict[str, float]:

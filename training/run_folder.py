@@ -32,30 +32,31 @@ _PACKAGES: Final = (
 )  # fmt: skip
 
 
-def target_of(config: RunConfig, output: str | Path | None) -> Path:
+def target_of(config: RunConfig, output: str | Path | None, *, resume: bool = False) -> Path:
     """Return the folder that a run is to become.
 
     Raises
     ------
     NameTakenError
-        If there is one.
+        If there is one; with ``resume``, one that is no run.
     """
     if output is None:
         now = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S")
         kind = config.model.kind.replace(":", "-")
         output = RUNS / f"{now}-{config.data.table}-{kind}-{uuid.uuid4().hex[:4]}"
     target = Path(output).expanduser()
-    if target.exists():
+    if target.exists() and not (resume and (target / "run.json").exists()):
         raise NameTakenError(f"{target} exists already", "name another output, or delete it")
     return target
 
 
 @contextmanager
-def folder_of(target: Path) -> Iterator[Path]:
-    """Yield a folder that becomes ``target`` if the block succeeds, else is removed."""
-    building = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+def folder_of(target: Path, within: Path) -> Iterator[Path]:
+    """Yield a folder ``within`` another that becomes ``target`` if the block succeeds, else is removed."""
+    building = within / "run"
+    shutil.rmtree(building, ignore_errors=True)
     try:
-        building.mkdir(parents=True)
+        building.mkdir()
         yield building
         try:
             building.rename(target)

@@ -125,6 +125,10 @@ class Unfinished:
             raise
         shutil.rmtree(self.path)
 
+    def discard(self) -> None:
+        """Remove the folder, if it is there."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def _read(self, path: Path) -> dict[str, Any]:
         return read_json(path, f"delete {self.path} to begin anew")
 

@@ -6,9 +6,10 @@ Always true: a name that was asked for is what one gets, or an error; only ``"au
 from __future__ import annotations
 
 import importlib.util
+import os
 
 from featurestore.engines.protocol import Engine
-from featurestore.errors import InvalidInputError, MissingDependencyError
+from featurestore.errors import InvalidInputError, MissingDependencyError, UnsupportedError
 
 _INSTALL = (
     "install the GPU extra on a machine with an NVIDIA GPU (pip install 'featurestore[gpu]' "
@@ -44,6 +45,8 @@ def get_engine(name: str = "auto") -> Engine:
     ------
     MissingDependencyError
         If cuDF was asked for and cannot run here.
+    UnsupportedError
+        In a process that was forked from one that used Polars.
     InvalidInputError
         For other names.
 
@@ -58,9 +61,25 @@ def get_engine(name: str = "auto") -> Engine:
     if name == "cudf" and problem is not None:
         raise MissingDependencyError(f"engine 'cudf' cannot run: {problem}", _INSTALL)
     if name == "polars" or problem is not None:
+        _require_own_threads()
         from featurestore.engines.polars import PolarsEngine
 
         return PolarsEngine()
     from featurestore.engines.cudf import CudfEngine
 
     return CudfEngine()
+
+
+_users: list[int] = []
+"""The process that asked for Polars first: its threads are in no process forked from it."""
+
+
+def _require_own_threads() -> None:
+    if not _users:
+        _users.append(os.getpid())
+    elif _users[0] != os.getpid():
+        raise UnsupportedError(
+            f"process {os.getpid()} was forked from {_users[0]}, which had used Polars: its threads are "
+            "not here, and work would wait for them for ever",
+            "start processes with multiprocessing.get_context('spawn'), or 'forkserver'",
+        )

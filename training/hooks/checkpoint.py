@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from featurestore.errors import InvalidInputError
-from training.checkpoints import Checkpoints, read_state, write_state
+from training.checkpoints import Checkpoints, damaged, read_state, write_state
 from training.history import best_epoch
 from training.hooks.keras import KerasBatches, keras
 from training.hooks.keras_state import WEIGHTS, Written, load_weights, read, write
@@ -119,20 +119,36 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         if newest is None:
             return 0
         state = read_state(newest)
-        self._loader.load_state_dict(state["loader"])
+        try:
+            epoch, history = int(state["epoch"]), list(state["history"])
+            loader, written = dict(state["loader"]), Written(state["model"], state["digest"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(newest, error) from error
+        if not 0 <= epoch == len(history):
+            raise damaged(newest, f"it is of epoch {epoch} and has the history of {len(history)}")
+        self._loader.load_state_dict(loader)
         self._build(model)
-        self._metrics = read(model, newest, Written(state["model"], state["digest"]))
-        self.history = state["history"]
-        self._epoch = state["epoch"]
+        self._metrics = read(model, newest, written)
+        self.history, self._epoch = history, epoch
         self._saved_at = self._loader.position.next
         self._at = newest
         return self._epoch
 
     def restore_best(self, model: Any) -> None:
-        """Load the weights of the epoch whose ``best`` metric was least, as of the newest checkpoint."""
+        """Load the weights of the epoch whose ``best`` metric was least, as of the newest checkpoint.
+
+        Raises
+        ------
+        InvalidInputError
+            If none were kept: no epoch has ended, or its metric never was a number.
+        """
         newest = self.checkpoints.newest()
-        if newest is not None and (newest / BEST).exists():
-            load_weights(model, newest / BEST)
+        if newest is None or not (newest / BEST).exists():
+            raise InvalidInputError(
+                f"{self.checkpoints.folder} keeps no best weights (best={self._best!r})",
+                "give Checkpoint(best=), and train an epoch whose metric is a number",
+            )
+        load_weights(model, newest / BEST)
 
     def _build(self, model: Any) -> None:
         """Let a model make all its variables: those of metrics are made with the first batch."""
@@ -230,6 +246,11 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """Link the best weights so far: those of this epoch if it is the best, else those before."""
         if self._best is None:
             return
+        if ended and self._best not in self.history[-1]:
+            raise InvalidInputError(
+                f"best={self._best!r} was not logged at the end of an epoch, {list(self.history[-1])} were",
+                "name one of these; 'val_...' needs fit(validation_data=)",
+            )
         if ended and best_epoch(self.history, self._best) == len(self.history) - 1:
             os.link(folder / WEIGHTS, folder / BEST)
         elif before is not None and (before / BEST).exists():

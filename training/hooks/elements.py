@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 
 from featurestore.dataset.batch import Batch, HostArray
+from featurestore.errors import InvalidInputError
 
 
 def element(batch: Batch, *, narrow: bool = True) -> tuple[Any, ...]:
     """Return a batch as ``(inputs, label)``, with its weight if it has one, or ``(inputs,)``.
 
     ``narrow`` is as in :func:`label_dtype`.
+
+    Raises
+    ------
+    InvalidInputError
+        If a label does not fit that type.
     """
     inputs: dict[str, HostArray] = dict(batch.inputs)
     label: HostArray | dict[str, HostArray]
@@ -30,7 +36,19 @@ def element(batch: Batch, *, narrow: bool = True) -> tuple[Any, ...]:
 
 
 def _as_label(values: HostArray, narrow: bool) -> HostArray:
-    return values.astype(label_dtype(values.dtype, narrow=narrow), copy=False)
+    dtype = label_dtype(values.dtype, narrow=narrow)
+    with np.errstate(over="ignore"):
+        made = values.astype(dtype, copy=False)
+    if values.dtype.kind == "f":
+        lost = values.dtype.itemsize > 4 and bool((np.isinf(made) & np.isfinite(values)).any())
+    else:
+        lost = values.dtype == np.uint64 and bool((made < 0).any())
+    if lost:
+        raise InvalidInputError(
+            f"a label holds {values.max()}, beyond {dtype}, under which models get it",
+            "scale or clip the label",
+        )
+    return made
 
 
 def label_dtype(dtype: np.dtype[Any], *, narrow: bool = True) -> np.dtype[Any]:

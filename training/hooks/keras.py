@@ -17,6 +17,7 @@ epochs=1)``, then the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -25,6 +26,7 @@ import keras
 import numpy as np
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
+from featurestore.arguments import as_whole
 from featurestore.dataset.batch import Batch, HostArray
 from featurestore.errors import InvalidInputError
 from training.hooks.elements import element
@@ -84,7 +86,7 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
             )
         self.loader = loader
         self.memory.require()
-        self._class_weight = dict(class_weight or {})
+        self._class_weight = _checked(class_weight or {})
         self._by_position = inputs == "tuple"
         self._drawn, self._before = 0, loader.position.start
         self.feed: Feed | None = None
@@ -213,3 +215,20 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
 def _tensors(element: Element) -> Element:
     found: Element = keras.tree.map_structure(keras.ops.convert_to_tensor, element)
     return found
+
+
+def _checked(class_weight: Any) -> dict[int, float]:
+    """Return weights of classes; refuse what is none."""
+    items = class_weight.items() if isinstance(class_weight, Mapping) else None
+    if items is None or any(
+        as_whole(key) is None
+        or isinstance(weight, bool)
+        or not isinstance(weight, int | float | np.number)
+        or not 0 <= weight < math.inf
+        for key, weight in items
+    ):
+        raise InvalidInputError(
+            f"class_weight={class_weight!r} are no weights of classes",
+            "give {class number: weight}, each weight a number from 0 on",
+        )
+    return {int(key): float(weight) for key, weight in items}

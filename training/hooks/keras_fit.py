@@ -178,13 +178,13 @@ class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
         self._loader = loader
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        loss = (logs or {}).get("loss", 0.0)
-        if math.isfinite(loss):
+        losses = [(logs or {}).get(name, 0.0) for name in ("loss", "val_loss")]
+        if all(map(math.isfinite, losses)):
             return
         steps = range(len(self._loader))
         columns = _not_finite(self._loader, (self._loader.batch(one, epoch) for one in steps))
         raise InvalidInputError(
-            f"the loss of epoch {epoch} is {loss}"
+            f"the loss of epoch {epoch} is {losses[0]}, that of validation {losses[1]}"
             + (f"; columns {columns} hold NaN or infinity after the pipeline" if columns else ""),
             "set impute = true, and clip or drop infinite values"
             if columns

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,13 +24,16 @@ import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
-from featurestore.errors import InvalidInputError
+from featurestore.errors import DiskFullError, InvalidInputError
 from featurestore.fingerprint import fingerprint
+from featurestore.units import format_bytes
 from training.checkpoints import damaged
 from training.hooks.keras import keras
 
 WEIGHTS: Final = "model.weights.h5"
 REST: Final = "rest.npz"
+_OF_FILES: Final = 8192
+"""Bytes that a variable takes in files beside its values, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Written:
 
 def write(model: Any, folder: Path) -> Written:
     """Write all variables of a compiled model into a folder."""
+    _require_room(model, folder)
     model.save_weights(folder / WEIGHTS)
     metrics = {f"metric_{i:06}": one for i, one in enumerate(model.metrics_variables)}
     rest = {name: _numpy(one) for name, one in {**_seeds(model), **metrics}.items()}
@@ -92,8 +98,21 @@ def load_weights(model: Any, path: Path) -> None:
         warnings.simplefilter("ignore", UserWarning)
         try:
             model.load_weights(path)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise damaged(path.parent, error) from error
+
+
+def _require_room(model: Any, folder: Path) -> None:
+    """Refuse to write what the disk has no room for: HDF5 ends the process where it cannot write."""
+    size = sum(math.prod(one.shape) * 8 for one in (*model.variables, *model.optimizer.variables))
+    needed = size + _OF_FILES * (len(model.variables) + len(model.optimizer.variables) + 1)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskFullError(
+            f"a checkpoint in {folder.parent} may take {format_bytes(needed)} and the disk has "
+            f"{format_bytes(free)} left",
+            "make room, or name a folder on another disk",
+        )
 
 
 def _seeds(model: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
 from featurestore.errors import CorruptionError, InvalidInputError
 from featurestore.execution.events import FRAMEWORK, step
+from featurestore.fingerprint import digest
 from featurestore.limits import resident_bytes
 from featurestore.units import format_bytes
 from training.checkpoints import Checkpoints, damaged, read_state, write_state
@@ -172,12 +173,15 @@ class _Rounds:
         self.history: list[dict[str, float]] = []
         newest = self._checkpoints.newest()
         if newest is not None:
-            self.history = read_state(newest)["history"]
+            state = read_state(newest)
             try:
+                self.history, expected = state["history"], state["model"]
                 self.saved = bytearray((newest / FILE).read_bytes())
-                _from_bytes(self.saved)
-            except (OSError, xgboost.core.XGBoostError) as error:
+            except (OSError, KeyError) as error:
                 raise damaged(newest, error) from error
+            # XGBoost takes other bytes for another model, and ends the process over some.
+            if digest(self.saved) != expected:
+                raise damaged(newest, f"{FILE} does not have the digest that was written with it")
 
     @property
     def stopped(self) -> bool:
@@ -212,4 +216,5 @@ class _Rounds:
 
     def _fill(self, model: Any, folder: Path) -> None:
         model.save_model(folder / FILE)
-        write_state(folder, {"history": self.history})
+        model_digest = digest((folder / FILE).read_bytes())
+        write_state(folder, {"history": self.history, "model": model_digest})

@@ -13,6 +13,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Final, Self
 
+from featurestore.arguments import as_whole, shown
 from featurestore.dataset.batch import Batch, DatasetSchema
 from featurestore.errors import InvalidInputError
 from featurestore.fingerprint import Json
@@ -155,6 +156,7 @@ class Batches(FrameworkHooks, ABC):
 
     def __getitem__(self, step: int) -> Batch:
         """Return batch ``step`` of the current epoch; negative counts from the end."""
+        step = whole("step", step)
         return self.batch(step + len(self) if step < 0 else step, self.epoch)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -170,6 +172,7 @@ class Batches(FrameworkHooks, ABC):
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iterator begin ``epoch`` from its first batch."""
+        epoch = whole("epoch", epoch)
         self._steps.order_of(epoch)  # refuses what is no epoch
         self._position.move(epoch)
 
@@ -216,8 +219,8 @@ class Batches(FrameworkHooks, ABC):
                     f"{now['snapshot']!r} here)",
                     "make the loader as it was when the state was taken, or start a new run",
                 )
-        epoch, step = state["epoch"], state["step"]
-        if not (isinstance(epoch, int) and isinstance(step, int) and 0 <= step <= len(self)):
+        epoch, step = as_whole(state.get("epoch")), as_whole(state.get("step"))
+        if epoch is None or step is None or not 0 <= step <= len(self):
             raise InvalidInputError(f"step {step!r} of epoch {epoch!r} is no place in this loader")
         self._steps.order_of(epoch)
         self._position.move(*((epoch, step) if step < len(self) else (epoch + 1, 0)))
@@ -235,7 +238,12 @@ class Batches(FrameworkHooks, ABC):
         InvalidInputError
             If an epoch has fewer rows than there are ranks and ``last="keep"``.
         """
-        ranks = Rank(rank, world)
+        if self._steps.ranks.world > 1:
+            raise InvalidInputError(
+                f"this is rank {self._steps.ranks.rank} of {self._steps.ranks.world} already",
+                "call shard() of the loader that it is a share of",
+            )
+        ranks = Rank(whole("rank", rank), whole("world", world))
         if self.last is Last.KEEP and 0 < self.rows < world:
             raise InvalidInputError(
                 f"an epoch of {self.rows} rows cannot feed {world} ranks",
@@ -245,3 +253,18 @@ class Batches(FrameworkHooks, ABC):
         shard._steps = replace(self._steps, ranks=ranks)
         shard._position = Position(self.epoch)
         return shard
+
+
+def whole(name: str, value: object, least: int | None = None) -> int:
+    """Return an argument that is a whole number, of Python or NumPy, as Python's.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    number = as_whole(value)
+    if number is None:
+        raise InvalidInputError(f"{name}={shown(value)} must be a whole number")
+    if least is not None and number < least:
+        raise InvalidInputError(f"{name}={number} must be at least {least}")
+    return number

@@ -20,7 +20,7 @@ from featurestore.dataset.batch import DatasetPart, DatasetSchema
 from featurestore.errors import InvalidInputError
 from featurestore.fingerprint import Json, fingerprint
 from featurestore.units import parse_bytes
-from training.loading.batches import Batches
+from training.loading.batches import Batches, whole
 from training.loading.half_precision import in_dtype
 from training.loading.memory import (
     OWN_BATCHES,
@@ -121,8 +121,13 @@ class Loader(Batches):
         sample: Sampling | None = None,
         memory_limit: int | str | None = None,
     ) -> None:
-        if isinstance(batch_size, bool) or batch_size < 1:
-            raise InvalidInputError(f"batch_size={batch_size!r} must be at least 1")
+        batch_size, block_rows = (
+            whole("batch_size", batch_size, 1),
+            whole("block_rows", block_rows, 1),
+        )
+        seed = whole("seed", seed)
+        if window_blocks is not None:
+            window_blocks = whole("window_blocks", window_blocks, 1)
         mode = _mode(shuffle, sample)
         self.part = part = in_dtype(part, dtype)
         self.sample = sample
