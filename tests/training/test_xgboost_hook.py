@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,25 @@ def test_cache_files_go_with_the_matrix(cache: Path) -> None:
     assert len(list(cache.glob(".scratch-*/*"))) == 1
     del matrix
     gc.collect()
+    assert list(cache.glob(".scratch-*")) == []
+
+
+LEFT = """
+import sys
+from featurestore.testing.datasets import numbered_part
+from training import Loader
+from training.hooks.xgboost import dmatrix, xgboost
+
+matrix = dmatrix(Loader(numbered_part(500), 64, cache=sys.argv[1]), nthread=1)
+booster = xgboost.train({"tree_method": "hist", "nthread": 1}, matrix, 1)
+"""
+
+
+def test_what_lives_to_the_end_leaves_neither_files_nor_warnings(cache: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, str(cache)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
     assert list(cache.glob(".scratch-*")) == []
 
 

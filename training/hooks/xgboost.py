@@ -219,7 +219,8 @@ class PagePlan:
         size = min(DEFAULT_PAGE_BYTES, max(0, limit - reserved) // 2)
         size = size if page_bytes is None else parse_bytes(page_bytes)
         rows = min(loader.rows, max(1, size // (4 * columns)))
-        ids, group = pack.view(0, pack.rows).group, schema.group
+        # A view asks the kernel for its rows, all arrays of them: of no use without queries.
+        ids, group = None if schema.group is None else pack.view(0, pack.rows).group, schema.group
         count, longest = (0, 0) if ids is None else measure_queries(ids, loader.rows)
         rows = max(rows, longest)
         others = sum(math.prod(one.shape) for one in schema.columns if one.role in TARGETS)
