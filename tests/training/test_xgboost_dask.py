@@ -104,6 +104,8 @@ def test_an_error_on_one_worker_is_raised_here(client: Any, tmp_path: Path) -> N
     broken.inputs["numeric"][399, 1] = np.inf  # of the second share
     with pytest.raises(InvalidInputError, match="hold infinity"):
         train(client, PARAMS, Loader(broken, 100, cache=tmp_path), 2)
+    with pytest.raises(InvalidInputError, match=r"XGBoost refused: .*no_such"):
+        train(client, {"objective": "no_such"}, Loader(part(400), 100, cache=tmp_path / "p"), 2)
     # The workers are free again.
     fine = Loader(part(400), 100, cache=tmp_path / "fine")
     assert len(train(client, PARAMS, fine, 2).booster.get_dump()) == 2

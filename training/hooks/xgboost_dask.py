@@ -173,7 +173,7 @@ def _run(
     rounds: int,
     early_stopping_rounds: int | None,
 ) -> Trained:
-    from distributed import MultiLock
+    from distributed import MultiLock, wait
 
     scheduler = client.scheduler.address
     host = _LOOPBACK if scheduler.startswith("inproc") else urlsplit(scheduler).hostname
@@ -190,12 +190,30 @@ def _run(
             for number, (address, task) in enumerate(zip(addresses, tasks, strict=True))
         ]  # fmt: skip
         try:
-            raw, history = client.gather(futures)[0]
+            wait(futures)  # of all: where one fails, the others do for want of it
+            _raise_cause([one.exception() for one in futures])
+            raw, history = futures[0].result()
         finally:
             client.cancel(futures)
     booster = xgboost.Booster()
     booster.load_model(bytearray(raw))
     return Trained(booster, history)
+
+
+def _raise_cause(errors: Sequence[BaseException | None]) -> None:
+    """Raise what ended training, if anything did: not what workers say whose partner was lost."""
+    found = [one for one in errors if one is not None]
+    for one in found:
+        if not isinstance(one, xgboost.core.XGBoostError):
+            raise one
+    if found:
+        # A collective names the peer that is gone; what was refused names no socket.
+        refused = [one for one in found if "rabit" not in str(one) and "socket" not in str(one)]
+        cause = (refused or found)[0]
+        raise InvalidInputError(
+            f"XGBoost refused: {str(cause).splitlines()[0]}",
+            "check the parameters and the label",
+        ) from cause
 
 
 def _train_share(
