@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ pytest.importorskip("tensorflow")
 
 import keras
 
-from featurestore.errors import CorruptionError, FormatError, InvalidInputError
+from featurestore.errors import CorruptionError, DiskFullError, FormatError, InvalidInputError
 from featurestore.testing.datasets import numbered_part
 from training.checkpoints import Checkpoints, read_state, write_state
 from training.history import best_epoch
@@ -282,6 +283,41 @@ def test_numbers_that_were_altered_are_noticed(stopped: Path) -> None:
     other.save_weights(newest / WEIGHTS)
     with pytest.raises(CorruptionError, match="digest"):
         Training(stopped).checkpoint.restore(compiled())
+
+
+@pytest.mark.parametrize(
+    "change", [{"epoch": 99}, {"epoch": -1}, {"epoch": "a"}, {"history": None}, {"loader": 3}]
+)
+def test_a_state_of_strange_values_is_not_believed(change: dict[str, Any], stopped: Path) -> None:
+    newest = Checkpoints(stopped / "checkpoints").newest()
+    assert newest is not None
+    whole = read_state(newest)
+    write_state(newest, {**whole, **change})
+    with pytest.raises(CorruptionError, match="cannot be read"):
+        Training(stopped).checkpoint.restore(compiled())
+    write_state(newest, {name: value for name, value in whole.items() if name not in change})
+    with pytest.raises(CorruptionError, match="cannot be read"):
+        Training(stopped).checkpoint.restore(compiled())
+
+
+def test_a_metric_that_is_not_logged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"(?s)best='val_los'.*val_loss"):
+        Training(tmp_path, best="val_los").run()
+    training = Training(tmp_path / "other", best=None).run(epochs=1)
+    with pytest.raises(InvalidInputError, match="keeps no best weights"):
+        training.checkpoint.restore_best(training.model)
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        "training.hooks.keras_state.shutil.disk_usage", lambda _: usage._replace(free=10_000)
+    )
+    with pytest.raises(DiskFullError, match=r"(?s)checkpoint.*make room"):
+        Training(tmp_path).run()
+    assert Checkpoints(tmp_path / "checkpoints").newest() is None
 
 
 def test_newer_formats_are_refused(tmp_path: Path) -> None:

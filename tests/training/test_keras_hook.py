@@ -23,11 +23,12 @@ import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 
-from featurestore.dataset.batch import DatasetSchema, Input, Role
+from featurestore.dataset.batch import Batch, DatasetSchema, Input, Role
 from featurestore.errors import CorruptionError, DefinitionError, InvalidInputError
 from featurestore.testing.datasets import ArrayPart, numbered_part
 from featurestore.testing.loader_contract import Batches, HookContract, flat, row_numbers
 from training import Loader
+from training.hooks.elements import element
 from training.models import tabular
 
 ROWS = 100
@@ -536,3 +537,29 @@ def test_several_labels_are_learnt_with_weights(cache: Path) -> None:
     steps = len(data.loader) * 64
     assert found["loss"] == pytest.approx(expected / steps, rel=1e-3)
     assert model.fit(data, verbose=0).history["loss"]
+
+
+@pytest.mark.parametrize(
+    "weights", [{"1": 5.0}, {1: -1.0}, {1: float("nan")}, {1: float("inf")}, {0: "a"}, [1.0, 2.0]]
+)
+def test_weights_of_classes_are_checked(weights: Any, cache: Path) -> None:
+    with pytest.raises(InvalidInputError, match="class_weight"):
+        Loader(numbered_part(20), 7, cache=cache).keras(class_weight=weights)
+
+
+def test_the_last_batch_of_a_rank_is_told(cache: Path) -> None:
+    one = Loader(numbered_part(68), 10, cache=cache)
+    for loader in (one, one.shard(0, 2), one.shard(1, 2)):
+        batches = loader.keras()
+        sizes = [batch.rows for batch in loader]
+        assert batches.has_partial_batch == (sizes[-1] != 10)
+        assert batches.partial_batch_size == (sizes[-1] if sizes[-1] != 10 else None)
+
+
+@pytest.mark.parametrize("label", [np.array([1, 2**64 - 1], np.uint64), np.array([0.5, 1e300])])
+def test_labels_that_would_be_cut_are_refused(label: Any) -> None:
+    batch = Batch({"numeric": np.zeros((2, 1), np.float32)}, label)
+    with pytest.raises(InvalidInputError, match="beyond"):
+        element(batch)
+    whole = element(Batch(batch.inputs, np.array([np.inf, np.nan, 1e30])))[1]
+    assert whole.dtype == np.float32

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -173,6 +176,75 @@ def test_steps_of_ranks_are_slices_of_the_same_rows(cache: Path) -> None:
     shards = [small(part, cache, batch_size=4, shuffle=True).shard(rank, 3) for rank in range(3)]
     for step, rows in enumerate(whole[:-1]):
         assert [row for shard in shards for row in row_numbers(shard[step])] == rows
+
+
+def test_what_others_left_in_the_cache_stays(cache: Path) -> None:
+    for name in (".scratch-old", ".scratch-host-pid-x", ".scratch-"):
+        (cache / name).mkdir(parents=True)
+    assert sum(one.rows for one in Loader(numbered_part(20), 7, cache=cache)) == 20
+    assert (cache / ".scratch-old").is_dir()
+
+
+def test_a_share_is_not_shared_again(cache: Path) -> None:
+    share = Loader(numbered_part(100), 10, cache=cache).shard(0, 2)
+    with pytest.raises(InvalidInputError, match="rank 0 of 2 already"):
+        share.shard(1, 2)
+
+
+def test_numbers_of_numpy_are_numbers(cache: Path) -> None:
+    eight = np.int64(8)
+    one = Loader(
+        numbered_part(100), eight, True, seed=eight, cache=cache, block_rows=eight, window_blocks=eight
+    )  # fmt: skip
+    other = Loader(numbered_part(100), 8, True, seed=8, cache=cache, block_rows=8, window_blocks=8)
+    one.set_epoch(eight)
+    other.set_epoch(8)
+    assert json.dumps(one.state_dict()) == json.dumps(other.state_dict())
+    for mine, plain in zip(one.shard(np.int64(1), np.int64(2)), other.shard(1, 2), strict=True):
+        assert (mine.inputs["numeric"] == plain.inputs["numeric"]).all()
+    assert one[np.int64(1)].rows == 8
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda cache: Loader(numbered_part(9), "4", cache=cache),
+        lambda cache: Loader(numbered_part(9), 2.5, cache=cache),
+        lambda cache: Loader(numbered_part(9), 4, True, seed=None, cache=cache),
+        lambda cache: Loader(numbered_part(9), 4, True, block_rows=1.5, cache=cache),
+        lambda cache: Loader(numbered_part(9), 4, cache=cache).set_epoch("a"),
+        lambda cache: Loader(numbered_part(9), 4, cache=cache).shard("a", 2),
+        lambda cache: Loader(numbered_part(9), 4, cache=cache)["a"],
+    ],
+)
+def test_what_is_no_number_is_refused(wrong: Any, cache: Path) -> None:
+    with pytest.raises(InvalidInputError, match="must be a whole number"):
+        wrong(cache)
+
+
+FORKED = """
+import os, warnings
+from featurestore.engines.selection import get_engine
+from featurestore.errors import UnsupportedError
+warnings.simplefilter("ignore")
+get_engine("polars")
+if os.fork() == 0:
+    try:
+        get_engine("polars")
+    except UnsupportedError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_process_forked_after_polars_was_used_is_told_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "was forked from" in done.stdout
+    assert "spawn" in done.stdout
 
 
 def test_too_few_rows_for_the_ranks_are_refused(cache: Path) -> None:

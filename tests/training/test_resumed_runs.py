@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from featurestore.errors import CorruptionError, InvalidInputError, NameTakenErr
 from featurestore.store import FeatureStore
 from featurestore.testing.datasets import numbered_part
 from training import Loader, Run, RunConfig, fit
+from training.checkpoints import Checkpoints, write_state
 from training.hooks import keras_fit, xgboost_model
 from training.hooks.keras_model import FILE
 from training.hooks.steps_per_execution import measured
@@ -200,6 +202,85 @@ def test_a_damaged_working_folder_is_said(stopped: Path, store: Path, packs: Pat
     (Unfinished.of(stopped).path / "config.json").write_text("{")
     with pytest.raises(CorruptionError, match=r"(?s)config.json cannot be read.*delete"):
         fit(configuration(store, packs), stopped, resume=True)
+
+
+def test_a_damaged_run_does_not_hide_another(
+    stopped: Path, store: Path, packs: Path, undisturbed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.run.RUNS", stopped.parent)
+    other = stopped.parent / ".other.unfinished"
+    other.mkdir()
+    for content in ("{", "[]"):
+        (other / "config.json").write_text(content)
+        with pytest.warns(UserWarning, match=r"(?s)left alone.*other\.unfinished"):
+            found = Unfinished.newest(configuration(store, packs), stopped.parent)
+        assert found == Unfinished.of(stopped)
+    (other / "config.json").unlink()
+    assert same(fit(configuration(store, packs), resume=True), undisturbed)
+
+
+def test_a_run_killed_when_all_but_the_tidying_was_done(
+    stopped: Path, store: Path, packs: Path, undisturbed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Unfinished.of(stopped).path
+    shutil.copytree(left, left.with_name("copy"))
+    run = fit(configuration(store, packs), stopped, resume=True)
+    assert not left.exists()
+    monkeypatch.setattr("training.run.RUNS", stopped.parent)
+    for output in (None, stopped):
+        shutil.copytree(left.with_name("copy"), left)
+        assert fit(configuration(store, packs), output, resume=True) == run
+        assert not left.exists()
+    assert same(run, undisturbed)
+    assert "training_rows_per_second" not in run.metrics  # nobody knows what the first part took
+    assert undisturbed.metrics["training_rows_per_second"] > 0
+
+
+def test_a_run_goes_on_under_another_memory_limit(
+    store: Path, packs: Path, tmp_path: Path, undisturbed: Run
+) -> None:
+    def limited(limit: str) -> RunConfig:
+        content = configuration(store, packs).to_json()
+        return RunConfig.from_mapping(
+            {**content, "data": {**content["data"], "memory_limit": limit}}
+        )
+
+    with pytest.raises(StoppedError):
+        fit(limited("3GiB"), tmp_path / "run", say=stopping(2))
+    left = Unfinished.of(tmp_path / "run")
+    left.note(window_blocks=7)  # as under a limit so small that fewer fit
+    with pytest.raises(InvalidInputError, match="another shuffle"):
+        fit(limited("4GiB"), tmp_path / "run", resume=True)
+    left.note(window_blocks=64)
+    assert same(fit(limited("4GiB"), tmp_path / "run", resume=True), undisturbed)
+
+
+def test_a_network_that_blew_up_is_no_run(store: Path, packs: Path, tmp_path: Path) -> None:
+    config = configuration(store, packs, epochs=1, learning_rate=1e30)
+    with pytest.raises(InvalidInputError, match=r"(?s)loss.*learning_rate"):
+        fit(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "empty", "digest"])
+def test_a_damaged_round_is_not_believed(
+    damage: str, store: Path, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = boosting(store, packs)
+    with stopped_saving(5, monkeypatch), pytest.raises(StoppedError):
+        fit(config, tmp_path / "run")
+    newest = Checkpoints(Unfinished.of(tmp_path / "run").checkpoints).newest()
+    assert newest is not None
+    model = bytearray((newest / "model.ubj").read_bytes())
+    if damage == "flip":
+        model[len(model) // 2] ^= 1
+        (newest / "model.ubj").write_bytes(model)
+    elif damage == "empty":
+        (newest / "model.ubj").write_bytes(b"")
+    else:
+        write_state(newest, {"history": []})
+    with pytest.raises(CorruptionError, match=r"(?s)cannot be read.*delete that folder"):
+        fit(config, tmp_path / "run", resume=True)
 
 
 def test_early_stopping_is_the_same_over_restarts(store: Path, packs: Path, tmp_path: Path) -> None:

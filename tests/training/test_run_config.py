@@ -107,6 +107,12 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
             minimal(model={"kind": "xgboost"}, train={"mixed_precision": "float16"}),
             r"(?s)\['mixed_precision'\] are of Keras models.*scale_pos_weight",
         ),
+        (
+            minimal(model={"kind": "xgboost"}, train={"drop_last": True, "shuffle": False}),
+            r"\['drop_last', 'shuffle'\] are of Keras models",
+        ),
+        (minimal(train={"learning_rate": float("inf")}), r"learning_rate = inf"),
+        (minimal(split={"kind": "hash", "valid": float("nan")}), r"no shares"),
         (minimal(data={"features": []}), r"features = \[\]"),
         (minimal(data={"features": "x"}), r"features = 'x'"),
         (minimal(data={"label": "x"}), r"label = 'x' is also among the features"),

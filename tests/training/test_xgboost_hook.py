@@ -17,7 +17,7 @@ pytest.importorskip("xgboost")
 import xgboost
 
 from featurestore.dataset.batch import DatasetSchema, Input, Role
-from featurestore.errors import DefinitionError, InvalidInputError
+from featurestore.errors import DefinitionError, InvalidInputError, UnsupportedError
 from featurestore.testing.datasets import ArrayPart, numbered_part
 from training import Loader
 from training.hooks.xgboost import XGBoostPages, dmatrix, feature_columns, page, predict_batches
@@ -109,6 +109,14 @@ def test_external_memory_trains_the_same_trees(cache: Path) -> None:
     assert results["valid"]["logloss"][-1] < 0.6 * results["valid"]["logloss"][0]
     # Partitions are read side by side, in whatever order.
     assert sorted(train.part.reads) == [0, 1], "the pipeline ran once for all passes"  # type: ignore[attr-defined]
+
+
+def test_shares_and_sequences_are_refused_before_a_pack_is_written(cache: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"(?s)rank 1 of 2.*before shard"):
+        loader(cache).shard(1, 2).xgboost()
+    with pytest.raises(InvalidInputError, match="sequences of 5"):
+        Loader(numbered_part(300), 50, True, cache=cache, window=5).xgboost()
+    assert not list(cache.glob("[!.]*"))
 
 
 def _append(seen: list[Any], **given: Any) -> None:
