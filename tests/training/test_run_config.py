@@ -112,7 +112,7 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
             r"\['drop_last', 'shuffle'\] are of Keras models",
         ),
         (minimal(train={"learning_rate": float("inf")}), r"learning_rate = inf"),
-        (minimal(split={"kind": "hash", "valid": float("nan")}), r"no shares"),
+        (minimal(split={"kind": "hash", "valid": float("nan")}), r"valid = nan"),
         (minimal(data={"features": []}), r"features = \[\]"),
         (minimal(data={"features": "x"}), r"features = 'x'"),
         (minimal(data={"label": "x"}), r"label = 'x' is also among the features"),
