@@ -156,7 +156,7 @@ class Winsorize(QuantileLearner, WithinTime):
 
     def memory(self, schema: TableSchema, extent: Extent) -> int:
         if self.crosses:  # both bounds by group, besides what all that compare rows take
-            return WithinTime.memory(self, schema, extent) + 24 * extent.rows
+            return WithinTime.memory(self, schema, extent) + 12 * extent.rows
         return QuantileLearner.memory(self, schema, extent)
 
     def summarize_memory(self, schema: TableSchema, extent: Extent) -> int:

@@ -135,7 +135,9 @@ def holds(name: str, said: int, measured: int) -> None:
 
 @pytest.mark.parametrize("kind", ["Stratified", "Weighted"])
 def test_an_epoch_of_sampled_rows_takes_what_is_said(tmp_path: Path, kind: str) -> None:
-    holds(kind, *fresh(EPOCHS, tmp_path, kind, 600_000))
+    found = [fresh(EPOCHS, tmp_path, kind, 600_000) for _ in range(2)]
+    # The heap's high-water mark differs from run to run: what it may come to is what counts.
+    holds(kind, found[0][0], max(measured for _, measured in found))
 
 
 def test_an_epoch_of_a_mixture_takes_what_is_said(tmp_path: Path) -> None:

@@ -70,7 +70,10 @@ def test_phases_have_exact_peaks_and_those_between_steps_too() -> None:
     assert most.phase is not None
     assert most.phase.phase.label == "between first and second"
     assert found.measurement.method == "high-water mark"
-    assert 95 <= found.measurement.added_bytes / MIB <= 110
+    # Of the whole and of the largest phase: one peak. What was held when it began is the process'.
+    highest = max(one.peak_bytes for one in found.phases)
+    assert highest <= found.measurement.peak_bytes <= highest + 4 * MIB
+    assert found.measurement.added_bytes / MIB >= 95
 
 
 @linux

@@ -168,6 +168,7 @@ class Slow(ArrayPart):
 
 made = numbered_part(40_000, partitions=(1000,) * 40, numeric=300)
 part = Slow(made.schema, made.inputs, made.label, made.partition_rows, made.name)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 try:
     for step, _ in enumerate(Loader(part, 100, cache=sys.argv[1])):
         if step == 3:
