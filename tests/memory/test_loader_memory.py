@@ -192,6 +192,7 @@ def test_an_epoch_through_a_hook_takes_what_is_said(tmp_path: Path, hook: str) -
     holds(hook, *fresh(HOOKED, tmp_path, hook, 600_000, 100_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_an_epoch_of_ten_times_the_rows_takes_the_same(tmp_path: Path, mode: str) -> None:
     args = tmp_path, json.dumps(MODES[mode])

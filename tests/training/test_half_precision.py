@@ -31,6 +31,7 @@ def half(part: ArrayPart, cache: Path, **options: Any) -> Loader:
     return Loader(part, 7, cache=cache, block_rows=16, window_blocks=3, dtype="float16", **options)
 
 
+@pytest.mark.slow
 class TestHalfLoader(LoaderContract):
     def loader(self, part: ArrayPart, cache: Path, **options: Any) -> Loader:
         return half(part, cache, **options)

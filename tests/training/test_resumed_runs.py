@@ -283,6 +283,7 @@ def test_a_damaged_round_is_not_believed(
         fit(config, tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_early_stopping_is_the_same_over_restarts(store: Path, packs: Path, tmp_path: Path) -> None:
     config = configuration(
         store, packs, epochs=30, early_stopping=2, learning_rate=0.5, checkpoint_steps=0
