@@ -181,7 +181,6 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_a_first_epoch_leaves_no_thread_and_no_file(cache: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _RUN, str(cache), str(int(signal.SIGINT))],
