@@ -19,7 +19,7 @@ from featurestore.errors import InvalidInputError, MemoryLimitError, Unsupported
 from featurestore.limits import resident_bytes
 from featurestore.testing.datasets import ArrayPart, numbered_part
 from featurestore.testing.loader_contract import HookContract
-from training import Loader
+from training import Loader, Stratified
 
 HOOKS = ["torch", "jax"]
 
@@ -115,7 +115,7 @@ def same(one: Any, other: Any) -> None:
 @given(
     rows=st.integers(1, 60),
     batch=st.sampled_from([1, 8, 60]),
-    shuffle=st.sampled_from([True, False, "global", "stripes"]),
+    shuffle=st.sampled_from([True, False, "global", "stripes", Stratified("late")]),
     last=st.sampled_from(["keep", "drop", "pad"]),
     labels=st.integers(1, 2),
     weight=st.booleans(),
@@ -135,9 +135,9 @@ def test_batches_are_those_of_the_hook_that_holds_none(
     seed: int,
 ) -> None:
     part = numbered_part(rows, labels=labels, weight=weight, tensor=(2,), name=f"{labels}{weight}")
-    options = {
+    options: dict[str, Any] = {
         "batch_size": batch,
-        "shuffle": shuffle,
+        "sample" if isinstance(shuffle, Stratified) else "shuffle": shuffle,
         "last": last,
         "dtype": dtype,
         "seed": seed,

@@ -27,7 +27,7 @@ from featurestore.limits import resident_bytes
 from featurestore.testing.datasets import ArrayPart, numbered_part
 from featurestore.testing.loader_contract import LoaderContract, flat, row_numbers
 from featurestore.testing.sliced_parts import in_slices, sliced
-from training import Loader, Window
+from training import Balanced, Loader, Mixture, Stratified, Weighted, Window
 from training.loading import arrangement as arrangement_module
 from training.loading.held import HeldRows
 from training.loading.layout import arrays_of
@@ -96,6 +96,26 @@ def test_batches_are_those_of_a_pack(
                 equal(one, other, part)
         assert loader.state_dict() == kept.state_dict()
         assert not any(Path(folder).glob("none/[!.]*"))
+
+
+@pytest.mark.parametrize(
+    "sample", [Balanced(), Weighted("importance"), Stratified()], ids=lambda one: type(one).__name__
+)
+def test_samples_are_those_of_a_pack(sample: Any, tmp_path: Path) -> None:
+    part = numbered_part(200, partitions=(90, 110))
+    options: Any = {"cache": tmp_path, "seed": 5, "sample": sample}
+    plain = Loader(part, 7, **options)
+    for other in (
+        Loader(part, 7, hold="memory", **options),
+        Loader(part, 7, **options).shard(0, 1),
+    ):
+        for _ in range(2):
+            for one, expected in itertools.zip_longest(other, plain):
+                equal(one, expected, part)
+        plain.set_epoch(0)
+    rounded = Loader(part, 7, dtype="float16", **options)
+    for one, expected in itertools.zip_longest(rounded, plain):
+        assert row_numbers(one) == row_numbers(expected)
 
 
 def test_rows_are_read_once_for_all_epochs_and_hooks(cache: Path) -> None:
@@ -198,6 +218,14 @@ def test_there_is_no_pack_and_nothing_to_share(cache: Path) -> None:
     if find_spec("torch") is not None:
         with pytest.raises(UnsupportedError, match="processes of their own"):
             loader.torch().loader(2)
+
+
+@pytest.mark.parametrize("options", [{"pack": False}, {"hold": "memory"}])
+def test_a_mixture_wants_packs(options: dict[str, Any], tmp_path: Path) -> None:
+    kept = packed(sliced(30, 3), tmp_path)
+    other = Loader(sliced(30, 3, name="other"), 7, cache=tmp_path, **options)
+    with pytest.raises(InvalidInputError, match="loader 1 has no pack"):
+        Mixture([kept, other])
 
 
 def test_xgboost_gets_the_pages_of_a_pack(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from featurestore.testing.datasets import ArrayPart, numbered_part
 from featurestore.testing.loader_contract import LoaderContract, flat, row_numbers
 from featurestore.testing.sliced_parts import in_slices, sliced
 from featurestore.units import parse_bytes
-from training import Loader
+from training import Balanced, Loader
 from training.loading import arrangement as arrangement_module
 from training.loading.layout import arrays_of
 from training.loading.streaming import StreamedRows
@@ -270,6 +270,7 @@ def test_an_epoch_left_early_leaves_nothing(cache: Path) -> None:
     ("options", "message"),
     [
         ({"shuffle": "global"}, "rows of the whole part in every batch"),
+        ({"sample": Balanced()}, "rows of the whole part in every batch"),
         ({"window": 3}, "sequences need rows that are kept"),
     ],
 )
