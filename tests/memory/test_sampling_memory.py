@@ -36,7 +36,7 @@ EPOCHS = (
     + """
 for _ in training.Loader(numbered_part(2000, numeric=16), 64, sample=sample, cache=cache):
     pass
-loader = training.Loader(numbered_part(rows, numeric=16), 100_000, sample=sample, cache=cache)
+loader = training.Loader(numbered_part(rows, numeric=16), 300_000, sample=sample, cache=cache)
 index = loader.steps.sampler.index
 files = [index.samples] if kind != "Weighted" else [index._sums, index._cuts]
 for source in [*loader.pack._arrays.values(), *files]:
@@ -98,7 +98,7 @@ def mixture(rows, batch):
 
 for _ in mixture(2000, 64):
     pass
-mixed = mixture(rows, 100_000)
+mixed = mixture(rows, 200_000)
 for one in mixed.loaders:
     for source in one.pack._arrays.values():
         source.reshape(-1).view("u1")[::4096].sum()
@@ -135,13 +135,14 @@ def holds(name: str, said: int, measured: int) -> None:
 
 @pytest.mark.parametrize("kind", ["Stratified", "Weighted"])
 def test_an_epoch_of_sampled_rows_takes_what_is_said(tmp_path: Path, kind: str) -> None:
-    found = [fresh(EPOCHS, tmp_path, kind, 600_000) for _ in range(2)]
-    # The heap's high-water mark differs from run to run: what it may come to is what counts.
+    # Batches of some 20 MB: what the heap kept from before, and how exactly the kernel counts, is less
+    # than a batch. The mark differs from run to run: what it may come to is what counts.
+    found = [fresh(EPOCHS, tmp_path, kind, 900_000) for _ in range(2)]
     holds(kind, found[0][0], max(measured for _, measured in found))
 
 
 def test_an_epoch_of_a_mixture_takes_what_is_said(tmp_path: Path) -> None:
-    holds("mixture", *fresh(MIXED, tmp_path, 300_000))
+    holds("mixture", *fresh(MIXED, tmp_path, 500_000))
 
 
 @pytest.mark.parametrize("kind", ["Balanced", "Weighted"])
