@@ -82,4 +82,4 @@ def row_codes(coded: pa.DictionaryArray, codes: HostArray) -> tuple[HostArray, H
     if indices.null_count:
         valid = np.asarray(indices.is_valid())
         indices = indices.fill_null(len(codes) - 1)
-    return codes[indices.to_numpy(zero_copy_only=False)], valid
+    return codes.take(indices.to_numpy(zero_copy_only=False)), valid
