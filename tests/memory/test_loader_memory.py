@@ -134,23 +134,26 @@ def test_learning_and_packing_take_what_is_said(tmp_path: Path, kind: str) -> No
 
 
 EPOCHS = """
-import json, sys
+import json, sys, time
 from featurestore.allocators import release_freed
 from featurestore.testing.datasets import numbered_part
 from featurestore.watermark import watermark
 from training import Loader
 
-cache, shuffle, rows, batch, window = sys.argv[1], json.loads(sys.argv[2]), *map(int, sys.argv[3:])
+cache, shuffle = sys.argv[1], json.loads(sys.argv[2])
+rows, batch, window, ahead = map(int, sys.argv[3:])
+pause = 0.2 * (ahead > 0)  # a model that takes its time: all that may wait does
 for _ in Loader(numbered_part(2000, numeric=16), 64, shuffle, cache=cache):
     pass
-loader = Loader(numbered_part(rows, numeric=16), batch, shuffle, cache=cache, window_blocks=window)
+part = numbered_part(rows, numeric=16)
+loader = Loader(part, batch, shuffle, cache=cache, window_blocks=window, prefetch=ahead)
 for source in loader.pack._arrays.values():  # all pages of the pack mapped and resident
     source.reshape(-1).view("u1")[::4096].sum()
 said = loader.memory().activities[-1]
 release_freed()
 with watermark() as mark:
     for epoch in range(2):
-        total = sum(one.rows for one in loader)
+        total = sum(one.rows for one in loader if not time.sleep(pause))
 assert total == rows
 print(json.dumps([said.added, mark.added_bytes]))
 """
@@ -181,23 +184,28 @@ MODES = {"plain": False, "windows": True, "global": "global"}
 
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_an_epoch_takes_what_is_said(tmp_path: Path, mode: str) -> None:
-    said, measured = fresh(EPOCHS, tmp_path, json.dumps(MODES[mode]), 600_000, 100_000, 30)
+    said, measured = fresh(EPOCHS, tmp_path, json.dumps(MODES[mode]), 900_000, 300_000, 30, 0)
     holds(mode, said, measured)
+
+
+def test_batches_made_ahead_take_what_is_said(tmp_path: Path) -> None:
+    said, measured = fresh(EPOCHS, tmp_path, "true", 1_200_000, 150_000, 30, 3)
+    holds("3 ahead", said, measured)
 
 
 @pytest.mark.parametrize("hook", ["torch", "jax"])
 def test_an_epoch_through_a_hook_takes_what_is_said(tmp_path: Path, hook: str) -> None:
     if find_spec(hook) is None:
         pytest.skip(f"{hook} is not installed")
-    holds(hook, *fresh(HOOKED, tmp_path, hook, 600_000, 100_000))
+    holds(hook, *fresh(HOOKED, tmp_path, hook, 900_000, 300_000))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_an_epoch_of_ten_times_the_rows_takes_the_same(tmp_path: Path, mode: str) -> None:
     args = tmp_path, json.dumps(MODES[mode])
-    _, one = fresh(EPOCHS, *args, 150_000, 50_000, 4)
-    _, ten = fresh(EPOCHS, *args, 1_500_000, 50_000, 4)
+    _, one = fresh(EPOCHS, *args, 150_000, 50_000, 4, 0)
+    _, ten = fresh(EPOCHS, *args, 1_500_000, 50_000, 4, 0)
     # Of what an epoch adds, not of the process: the far stricter comparison, so what the heap keeps
     # of a few arrays more or less is allowed for.
     assert ten <= 1.05 * one + 4 * MIB

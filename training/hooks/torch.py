@@ -54,6 +54,7 @@ class _Feed:
         self._sample_bytes = loader.sample_bytes
         self._limits = (loader.memory_limit, loader.reserved_bytes)
         self._alone = loader.epoch_memory()
+        self._prefetch = loader.prefetch
         self._board = _Board(loader.epoch)
 
     def __len__(self) -> int:
@@ -126,7 +127,7 @@ class TorchBatches(_Feed, IterableDataset):  # type: ignore[misc]
     def __iter__(self) -> Iterator[Element]:
         worker = get_worker_info()
         if worker is None:
-            return map(_tensors, self._steps.follow(self._pack, self._position))
+            return map(_tensors, self._steps.follow(self._pack, self._position, self._prefetch))
         # A worker begins where the process that made it was; a kept one asks anew for each epoch.
         # Both are looked up at once, before the consumer is answered: later they may have changed.
         start = self._board.told if self._passes else self._position.start

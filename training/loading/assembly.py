@@ -12,6 +12,7 @@ error in one is raised where rows are read.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -154,7 +155,8 @@ class Assembly(ABC):
             # Not joined: that would make Python keep a thread of a framework, which may run this.
             with self._state:
                 self._state.notify_all()
-                while working:
+                # When Python ends, threads do not go on any more, and would never end.
+                while working and not sys.is_finalizing():
                     self._state.wait(1.0)
             failed, self._failed = self._failed, None  # who tries again begins anew
         if failed is not None:

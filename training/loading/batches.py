@@ -34,6 +34,8 @@ class Batches(FrameworkHooks, ABC):
     steps : Steps
     limit, reserved : int
         Bytes: what this process may hold, and what it held when this was made.
+    prefetch : int
+        Batches that a thread makes ahead of who iterates.
 
     Raises
     ------
@@ -41,10 +43,11 @@ class Batches(FrameworkHooks, ABC):
         If an epoch is projected to exceed the limit.
     """
 
-    def __init__(self, steps: Steps, limit: int, reserved: int) -> None:
+    def __init__(self, steps: Steps, limit: int, reserved: int, prefetch: int = 0) -> None:
         self._steps = steps
         self._limit = limit
         self._reserved = reserved
+        self._prefetch = whole("prefetch", prefetch, 0)
         self._position = Position()
         self.epoch_memory().require()
 
@@ -65,7 +68,7 @@ class Batches(FrameworkHooks, ABC):
         """Bytes that a sample takes in a batch, label included."""
 
     @abstractmethod
-    def begin(self, batches: int = OWN_BATCHES) -> Samples:
+    def begin(self, batches: int | None = None) -> Samples:
         """Return what samples are read from, for an epoch in which so many batches exist at once."""
 
     @property
@@ -88,6 +91,11 @@ class Batches(FrameworkHooks, ABC):
     def batch_size(self) -> int:
         """Rows per batch, and per rank."""
         return self._steps.batch_size
+
+    @property
+    def prefetch(self) -> int:
+        """Batches that a thread makes ahead of who iterates."""
+        return self._prefetch
 
     @property
     def last(self) -> Last:
@@ -128,17 +136,17 @@ class Batches(FrameworkHooks, ABC):
         """Number of batches per epoch, the same on every rank."""
         return len(self._steps)
 
-    def epoch_memory(self, batches: int = OWN_BATCHES, workers: int = 0) -> Projection:
+    def epoch_memory(self, batches: int | None = None, workers: int = 0) -> Projection:
         """Return what an epoch takes while so many batches exist at once, as in a framework's queue.
 
-        With ``workers``, each of so many processes computes the order for itself.
+        As many as plain iteration holds if not given, those made ahead included. With ``workers``, each of so many processes computes the order for itself.
         """
         return project_epoch(
             self._steps,
             self.sample_bytes,
             self._limit,
             self._reserved,
-            batches,
+            OWN_BATCHES + self._prefetch if batches is None else batches,
             workers,
         )
 
@@ -161,7 +169,7 @@ class Batches(FrameworkHooks, ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the current epoch (the rest of it after ``load_state_dict``)."""
-        yield from self._steps.follow(self.begin(), self._position)
+        yield from self._steps.follow(self.begin(), self._position, self._prefetch)
 
     # --- position ------------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@
     state = loader.state_dict()              # small JSON; load_state_dict continues there
 
 Always true: batch ``i`` of epoch ``e`` is a pure function of ``(seed, e, i)`` and the part; arrays
-handed out are never written again. The first epoch begins while the pack is being written, in threads
-that end with the iteration; no thread runs otherwise.
+handed out are never written again. The first epoch begins while the pack is being written, and with
+``prefetch`` batches are made ahead, in threads that end with the iteration; no thread runs otherwise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from featurestore.units import parse_bytes
 from training.loading.batches import Batches, whole
 from training.loading.half_precision import in_dtype
 from training.loading.memory import (
-    OWN_BATCHES,
     LoaderMemory,
     Projection,
     held_epoch,
@@ -83,6 +82,10 @@ class Loader(Batches):
     window : int or Window, optional
         Give each row with the rows of its entity before it, as ``[batch, window, ...]``; see
         :class:`training.loading.sequences.Window`. What is needed to find them is read at once.
+    prefetch : int
+        Batches that a thread makes while the loop works with those before, for who iterates over this or over
+        ``torch()`` without workers; the other hooks have queues of their own. The thread ends with the
+        iteration.
     sample : Sampling, optional
         Draw rows in other proportions than they have, or make batches alike: ``Balanced()``,
         ``Weighted("column")`` or ``Stratified()`` of ``training``. What is needed is read at once.
@@ -119,6 +122,7 @@ class Loader(Batches):
         window_blocks: int | None = None,
         window: int | Window | None = None,
         sample: Sampling | None = None,
+        prefetch: int = 0,
         memory_limit: int | str | None = None,
     ) -> None:
         batch_size, block_rows = (
@@ -167,7 +171,7 @@ class Loader(Batches):
                 self._cache_limit,
             ),
         )
-        super().__init__(steps, self._limit, self._reserved)
+        super().__init__(steps, self._limit, self._reserved, prefetch)
 
     # --- what it holds -----------------------------------------------------------------------------
 
@@ -227,7 +231,7 @@ class Loader(Batches):
         """What batches are read from; all of it there, if rows are kept: the pack, or rows in memory."""
         return self._row_source.whole(super().epoch_memory().terms)
 
-    def begin(self, batches: int = OWN_BATCHES) -> Samples:
+    def begin(self, batches: int | None = None) -> Samples:
         """Return what batches are read from, which may still be written while its rows are read.
 
         Where writing a pack and an epoch in which so many batches exist at once do not fit the memory
@@ -266,11 +270,11 @@ class Loader(Batches):
         """Return what writing the pack takes where no epoch reads it meanwhile."""
         return self._row_source.writing().projection
 
-    def epoch_memory(self, batches: int = OWN_BATCHES, workers: int = 0) -> Projection:
+    def epoch_memory(self, batches: int | None = None, workers: int = 0) -> Projection:
         """Return what an epoch takes while so many batches exist at once, as in a framework's queue.
 
-        With ``workers``, each of so many processes computes the order for itself. Without a pack,
-        the rows that are in memory meanwhile are counted.
+        As many as plain iteration holds if not given. With ``workers``, each of so many processes
+        computes the order for itself. Without a pack, the rows that are in memory meanwhile are counted.
         """
         return self._row_source.epoch(super().epoch_memory(batches, workers))
 
@@ -313,6 +317,7 @@ class Loader(Batches):
             cache=self._cache,
             cache_limit=self._cache_limit,
             window=self._window,
+            prefetch=self.prefetch,
             memory_limit=self._limit,
             **self._kept,
         )

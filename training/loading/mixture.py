@@ -31,7 +31,7 @@ from training.loading.batches import Batches
 from training.loading.buffers import aligned_empty
 from training.loading.layout import arrays_of, batch_of
 from training.loading.loader import Loader
-from training.loading.memory import OWN_BATCHES, LoaderMemory
+from training.loading.memory import LoaderMemory
 from training.loading.mixing import Rows
 from training.loading.order import EpochOrder, Shuffle
 from training.loading.padding import Last
@@ -62,6 +62,8 @@ class Mixture(Batches):
         Rows of an epoch, instead of ``stop``.
     last : {"keep", "drop", "pad"}
         What becomes of the rows that do not fill a last batch; see :class:`training.Loader`.
+    prefetch : int
+        Batches that a thread makes ahead; those of the loaders do not count.
 
     Raises
     ------
@@ -94,6 +96,7 @@ class Mixture(Batches):
         stop: str = "first",
         rows: int | None = None,
         last: str = "keep",
+        prefetch: int = 0,
     ) -> None:
         self.loaders = _checked(loaders)
         shares = [1.0] * len(self.loaders) if weights is None else list(weights)
@@ -112,7 +115,8 @@ class Mixture(Batches):
         self._pack: MixedPack | None = None
         self._pack_lock = threading.Lock()
         limit = min(one.memory_limit for one in self.loaders)
-        super().__init__(steps, limit, max(one.reserved_bytes for one in self.loaders))
+        reserved = max(one.reserved_bytes for one in self.loaders)
+        super().__init__(steps, limit, reserved, prefetch)
 
     @property
     def schema(self) -> DatasetSchema:
@@ -141,7 +145,7 @@ class Mixture(Batches):
                 self._pack = MixedPack([one.pack for one in self.loaders])
             return self._pack
 
-    def begin(self, batches: int = OWN_BATCHES) -> MixedPack:
+    def begin(self, batches: int | None = None) -> MixedPack:
         """Return the packs, which are whole however many batches exist."""
         return self.pack
 

@@ -10,7 +10,7 @@ of them.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
@@ -23,6 +23,7 @@ from training.loading.mixing import Rows
 from training.loading.order import EpochOrder, Shuffle
 from training.loading.padding import Last, fill_up, weighted
 from training.loading.position import Position
+from training.loading.prefetching import prefetched
 from training.loading.striped_order import StripedOrder, striped
 
 
@@ -214,7 +215,9 @@ class Steps:
         rows = fill_up(self.indices(epoch, start, stop), filler, self.batch_size)
         return weighted(pack.gather(rows), stop - start)
 
-    def batches(self, pack: Samples, epoch: int, steps: Iterable[int]) -> Iterator[Batch]:
+    def batches(
+        self, pack: Samples, epoch: int, steps: Iterable[int]
+    ) -> Generator[Batch, None, None]:
         """Yield some batches of an epoch, in ascending order; blocks are asked for ahead."""
         ahead = _ReadAhead(self, pack, epoch)
         numbers = iter(steps)
@@ -224,11 +227,16 @@ class Steps:
                     ahead.advise(step)
                     yield self.read(pack, step, epoch)
 
-    def follow(self, pack: Samples, position: Position) -> Iterator[Batch]:
-        """Yield what is left of the epoch that ``position`` is in, and move it batch by batch."""
+    def follow(self, pack: Samples, position: Position, ahead: int = 0) -> Iterator[Batch]:
+        """Yield what is left of the epoch that ``position`` is in, and move it batch by batch.
+
+        A thread makes the next ``ahead`` batches meanwhile, if any.
+        """
         one = position.begin()
         steps = range(one.first, len(self))
-        for step, batch in zip(steps, self.batches(pack, one.epoch, steps), strict=True):
+        made = self.batches(pack, one.epoch, steps)
+        batches = prefetched(made, ahead) if ahead else made
+        for step, batch in zip(steps, batches, strict=True):
             one.hand_out(step, of=len(self))
             yield batch
 
