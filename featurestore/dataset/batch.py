@@ -86,6 +86,11 @@ class DatasetSchema:
     """The columns of a dataset in the order asked for: inputs, labels, weight, group, base margin."""
 
     columns: tuple[Input, ...]
+    # Every batch asks for these: of many columns, looking through them takes as long as a batch does.
+    _roles: Mapping[Role, tuple[Input, ...]] = field(init=False, repr=False, compare=False)
+    _arrays: Mapping[str, tuple[str, tuple[int, ...]]] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         names = [one.name for one in self.columns]
@@ -95,9 +100,12 @@ class DatasetSchema:
             raise DefinitionError(
                 f"a column cannot be called {NUMERIC!r}: batches use that name", "rename the column"
             )
+        roles = {role: tuple(one for one in self.columns if one.role == role) for role in Role}
+        object.__setattr__(self, "_roles", roles)
+        object.__setattr__(self, "_arrays", self._specs())
 
     def of_role(self, role: Role) -> tuple[Input, ...]:
-        return tuple(one for one in self.columns if one.role == role)
+        return self._roles[role]
 
     @property
     def numeric(self) -> tuple[str, ...]:
@@ -135,9 +143,13 @@ class DatasetSchema:
 
     def array_specs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return ``{array name: (dtype, shape of one row)}`` of the inputs."""
+        return dict(self._arrays)
+
+    def _specs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         specs: dict[str, tuple[str, tuple[int, ...]]] = {}
-        if self.numeric:
-            specs[NUMERIC] = (self.of_role(Role.NUMERIC)[0].dtype, (len(self.numeric),))
+        numeric = self.of_role(Role.NUMERIC)
+        if numeric:
+            specs[NUMERIC] = (numeric[0].dtype, (len(numeric),))
         for one in self.columns:
             if one.role in (Role.CATEGORICAL, Role.TENSOR):
                 specs[one.name] = (one.dtype, one.shape)

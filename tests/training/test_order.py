@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InvalidInputError
-from training.loading.mixing import bijection, key_of
+from training.loading.mixing import bijection, key_of, permutation, words
 from training.loading.order import EpochOrder, Shuffle
 from training.loading.striped_order import StripedOrder
 
@@ -62,6 +62,15 @@ def test_a_window_mixes_whole_blocks(order: EpochOrder) -> None:
 def test_the_scattered_order_is_a_permutation(count: int, key: int) -> None:
     found = bijection(np.arange(count, dtype=np.uint64), count, key)
     np.testing.assert_array_equal(np.sort(found), np.arange(count))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 999, 1000, 1001, 65_537, 300_000])
+def test_a_permutation_is_the_order_of_its_keys(count: int) -> None:
+    """The order that packs and states of earlier versions stand on: of 64 random bits, the upper ones."""
+    kept = max(0, 64 - max(0, count - 1).bit_length())
+    keys = [int(one) >> (64 - kept) if kept else 0 for one in words(0, count, 17)]
+    expected = sorted(range(count), key=lambda one: (keys[one], one))
+    assert permutation(count, 17).tolist() == expected
 
 
 def test_a_large_global_order_is_a_permutation_that_mixes() -> None:

@@ -25,6 +25,8 @@ _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MIX_1: Final = 0xBF58476D1CE4E5B9
 _MIX_2: Final = 0x94D049BB133111EB
 _ROUNDS: Final = 8
+_FEW: Final = 1000
+"""So few keys are sorted by comparing them alone."""
 
 
 def key_of(*words: int) -> int:
@@ -64,9 +66,22 @@ def permutation(count: int, key: int) -> Rows:
     low = np.uint64((1 << (count - 1).bit_length()) - 1)
     keys &= ~low
     keys |= numbers
-    keys.sort()
+    del numbers
+    keys = _sorted(keys)
     keys &= low
     return keys.view(np.int64)
+
+
+def _sorted(keys: Words) -> Words:
+    """Return random keys in ascending order.
+
+    NumPy sorts 16 bits by counting. Keys in the order of their upper 16 are almost sorted, which its
+    merge sort makes use of: together two to three times as fast as sorting keys by comparing them.
+    """
+    if keys.size >= _FEW:
+        keys = keys[np.argsort((keys >> np.uint64(48)).astype(np.uint16), kind="stable")]
+    keys.sort(kind="stable")
+    return keys
 
 
 def bijection(positions: Words, count: int, key: int) -> Words:
