@@ -43,9 +43,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = pytest.mark.skip(reason="long proof: run with --slow")
     gpu = pytest.mark.skip(reason="needs an NVIDIA GPU with cuDF")
     for item in items:
-        if "slow" in item.keywords and not config.getoption("--slow"):
+        # Not of item.keywords: these hold names of folders, too.
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(slow)
-        if "gpu" in item.keywords and not _has_gpu():
+        if item.get_closest_marker("gpu") and not _has_gpu():
             item.add_marker(gpu)
 
 
