@@ -15,6 +15,7 @@ from featurestore.engines.finding import KNOWN_TEXTS
 from featurestore.engines.protocol import Array, Engine, Frame
 from featurestore.schema import TableSchema
 from featurestore.transforms.footprint import VIEW, grouping_bytes, is_text
+from featurestore.transforms.statistics import is_whole
 
 _LEARNT_TEXT: Final = 24
 """What a learnt text takes as the engine's own, beside its characters."""
@@ -58,5 +59,8 @@ def positions_memory(schema: TableSchema, columns: Sequence[str], rows: int, lea
         return _FOUND * rows + _KNOWN * learnt
     texts = sum(is_text(schema[name].type) for name in columns)
     together = rows + learnt
+    if all(is_whole(schema[name].type) for name in columns):
+        # Numbered one column after the other, of which each is copied when its turn comes.
+        return 8 * together + grouping_bytes(schema, columns[:1], together)
     joined = (8 * len(columns) + (VIEW - 8) * texts) * together + _LEARNT_TEXT * texts * learnt
     return joined + max(grouping_bytes(schema, columns, together), 12 * together + 4 * rows)
