@@ -128,7 +128,7 @@ class LoaderContract(ABC):
             assert filler == [flat(plain)[-1]] * len(filler)
 
     @pytest.mark.parametrize("shuffle", MODES)
-    @pytest.mark.parametrize("rows", [1, 40, 100])
+    @pytest.mark.parametrize("rows", [1, 40, pytest.param(100, marks=pytest.mark.slow)])
     def test_stop_and_resume_at_every_step(self, rows: int, shuffle: Any, cache: Path) -> None:
         part = self.part(rows)
         whole = self.epochs(self.loader(part, cache, shuffle=shuffle, seed=2), 2)

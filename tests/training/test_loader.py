@@ -20,7 +20,7 @@ from featurestore.dataset.batch import DatasetSchema, Input, Role
 from featurestore.errors import InvalidInputError, MemoryLimitError
 from featurestore.limits import resident_bytes
 from featurestore.testing.datasets import ArrayPart, numbered_part
-from featurestore.testing.loader_contract import Batches, LoaderContract, row_numbers
+from featurestore.testing.loader_contract import MODES, Batches, LoaderContract, row_numbers
 from featurestore.units import parse_bytes
 from training import Loader
 from training.loading.memory import row_bytes
@@ -40,6 +40,11 @@ class TestLoader(LoaderContract):
 
     def epochs(self, loader: Loader, count: int) -> list[Batches]:
         return [[row_numbers(batch) for batch in loader] for _ in range(count)]
+
+    @pytest.mark.parametrize("shuffle", MODES)
+    @pytest.mark.parametrize("rows", [1, 100])
+    def test_stop_and_resume_at_every_step(self, rows: int, shuffle: Any, cache: Path) -> None:
+        super().test_stop_and_resume_at_every_step(rows, shuffle, cache)
 
 
 class TestRandomAccess(LoaderContract):
