@@ -64,18 +64,27 @@ LIBRARIES = {
         "featurestore/testing/clusters.py",  # for tests to run on
     },
 }
-# What a package inside training must not know: the parts that are built on it.
-TRAINING = {
-    "loading": {"hooks", "run", "cli", "bundle"},
-    "hooks": {"run", "cli", "bundle"},
-}
+# The same of training: packages and modules, in order.
+TRAINING_LAYERS: list[set[str]] = [
+    {"durable", "history", "interrupts", "ranking", "config_checks", "stored_pipeline", "flights"},
+    {"checkpoints", "metrics"},
+    {"loading"},
+    {"hooks"},
+    {"config", "models"},
+    {"source", "unfinished", "run_folder", "run_memory"},
+    {"fitting"},
+    {"run", "bundle"},
+    {"cli", "demo"},
+    {"__main__"},
+]
+TRAINING_ORDER = {name: rank for rank, names in enumerate(TRAINING_LAYERS) for name in names}
 # Loader.keras(), .xgboost(), .tf_data(), .torch() and .jax() hand the loader to its hook: imported when called only.
 HANDED_OVER = {"loading/framework_hooks.py": {"hooks"}}
 # The sole importers of each framework, below training/.
 HOMES = {
     "tensorflow": {"hooks/tf_data.py", "hooks/tensorboard.py"},
-    "keras": {"hooks/keras.py", "hooks/keras_model.py", "hooks/keras_state.py", "models.py"},
-    "xgboost": {"hooks/xgboost.py", "hooks/xgboost_dask.py", "hooks/xgboost_model.py"},
+    "keras": {"hooks/keras.py", "hooks/keras_state.py"},
+    "xgboost": {"hooks/xgboost.py", "hooks/xgboost_dask.py"},
     "torch": {"hooks/torch.py", "hooks/torch_device.py"},
     "jax": {"hooks/jax.py"},
 }
@@ -182,16 +191,45 @@ def test_each_library_is_imported_where_it_belongs(library: str) -> None:
             assert relative.startswith(tuple(LIBRARIES[library])), f"{relative} imports {library}"
 
 
-@pytest.mark.parametrize("package", TRAINING)
-def test_inside_training_nothing_knows_what_is_built_on_it(package: str) -> None:
-    for path in modules(f"training/{package}"):
-        relative = path.relative_to(ROOT / "training").as_posix()
-        later = {f"training.{one}" for one in TRAINING[package]}
-        handed = {f"training.{one}" for one in HANDED_OVER.get(relative, set())}
-        found = {".".join(name.split(".")[:2]) for name in imports(path)} & later
-        assert found <= handed, f"{relative} imports {found}"
-        at_once = {".".join(name.split(".")[:2]) for name in imports_when_loaded(path)} & later
-        assert not at_once, f"{relative} imports {at_once} when it is loaded"
+@pytest.mark.parametrize("path", modules("training"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_of_training_imports_only_from_its_layer_or_earlier_ones(path: Path) -> None:
+    relative = path.relative_to(ROOT / "training").as_posix()
+    layer = part_of(relative)
+    if layer == "__init__":
+        return  # the package's names
+    later = {one for one in TRAINING_ORDER if TRAINING_ORDER[one] > TRAINING_ORDER[layer]}
+    assert of_training(imports(path)) & later <= HANDED_OVER.get(relative, set()), relative
+    at_once = of_training(imports_when_loaded(path)) & later
+    assert not at_once, f"{relative} imports {at_once} when it is loaded"
+
+
+def test_every_module_of_training_is_in_a_layer() -> None:
+    found = {
+        part_of(path.relative_to(ROOT / "training").as_posix()) for path in modules("training")
+    }
+    assert found - {"__init__"} == set(TRAINING_ORDER)
+
+
+@pytest.mark.parametrize(
+    "name", ["cli", "run", "bundle", "models", "loading.loader", "fitting.kinds"]
+)
+def test_no_framework_is_imported_before_it_is_needed(name: str) -> None:
+    waiting, loaded = {f"training.{name}"}, set()
+    while waiting:
+        loaded |= waiting
+        files = [ROOT / f"{one.replace('.', '/')}.py" for one in waiting]
+        found = {one for file in files for one in imports_when_loaded(file)}
+        waiting = {one for one in found if one.startswith("training.")} - loaded
+    assert not [one for one in loaded if one.startswith("training.hooks")]
+
+
+def part_of(relative: str) -> str:
+    """Return the package or module below ``training`` that a file belongs to."""
+    return relative.split("/", maxsplit=1)[0].removesuffix(".py")
+
+
+def of_training(names: Iterable[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("training.")}
 
 
 def test_names_from_a_package_count_as_the_module_they_are_in(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from featurestore.fingerprint import digest
 from featurestore.report.progress import progress_bars
 from training.config import RunConfig
 from training.durable import read_json
-from training.model_kinds import Model, model_class
+from training.fitting.kinds import Model, model_class
 from training.run_folder import RUN_VERSION
 from training.source import open_table
 from training.stored_pipeline import StoredPipeline, load_pipeline

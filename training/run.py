@@ -31,9 +31,9 @@ from featurestore.fingerprint import Json
 from featurestore.report.progress import progress_bars
 from training.config import RunConfig
 from training.durable import read_json, write_json
+from training.fitting.kinds import Model, model_class
 from training.loading.loader import Loader
 from training.metrics import evaluate, require_labels
-from training.model_kinds import Model, model_class
 from training.run_folder import (
     RUNS,
     draw_curves,

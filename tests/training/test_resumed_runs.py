@@ -27,9 +27,9 @@ from featurestore.store import FeatureStore
 from featurestore.testing.datasets import numbered_part
 from training import Loader, Run, RunConfig, fit
 from training.checkpoints import Checkpoints, write_state
-from training.hooks import keras_fit, xgboost_model
-from training.hooks.keras_model import FILE
-from training.hooks.steps_per_execution import measured
+from training.fitting import keras_fit, xgboost_model
+from training.fitting.keras_model import FILE
+from training.fitting.steps_per_execution import measured
 from training.models import tabular
 from training.unfinished import Unfinished, different_keys
 

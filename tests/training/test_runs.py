@@ -437,7 +437,7 @@ def test_a_model_that_holds_code_is_refused(tmp_path: Path) -> None:
     import keras
 
     from featurestore.testing.datasets import numbered_part
-    from training.hooks.keras_model import FILE, KerasModel
+    from training.fitting.keras_model import FILE, KerasModel
 
     inputs = keras.Input((3,), name="numeric")
     unsafe = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs))

@@ -16,11 +16,11 @@ from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema
 from featurestore.errors import InvalidInputError
 from featurestore.execution.events import FRAMEWORK, step
 from training.config import RunConfig
+from training.fitting.progress import Progress
+from training.fitting.steps_per_execution import measured
 from training.hooks.checkpoint import Checkpoint
 from training.hooks.early_stopping import StopEarly
 from training.hooks.keras import KerasBatches, keras
-from training.hooks.steps_per_execution import measured
-from training.hooks.training_progress import Progress
 from training.models import loss_of, tabular
 from training.source import import_object
 from training.unfinished import Unfinished

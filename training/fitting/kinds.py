@@ -11,7 +11,7 @@ from featurestore.errors import MissingDependencyError
 
 
 class Model(Protocol):
-    """A trained model: see ``hooks.keras_model`` and ``hooks.xgboost_model``."""
+    """A trained model: see ``fitting.keras_model`` and ``fitting.xgboost_model``."""
 
     history: list[dict[str, float]]
     file: str
@@ -36,9 +36,9 @@ def model_class(kind: str) -> Any:
             f"pip install 'featurestore[{extra}]'",
         )
     if kind == "xgboost":
-        from training.hooks.xgboost_model import XGBoostModel
+        from training.fitting.xgboost_model import XGBoostModel
 
         return XGBoostModel
-    from training.hooks.keras_model import KerasModel
+    from training.fitting.keras_model import KerasModel
 
     return KerasModel

@@ -48,7 +48,7 @@ class KerasModel:
         InvalidInputError
             If the model cannot be built from these parameters, or its loss is not a number.
         """
-        from training.hooks.keras_fit import trained
+        from training.fitting.keras_fit import trained
 
         model, history = trained(config, task, train, valid, work, say)
         return cls(model, train.schema, history)
