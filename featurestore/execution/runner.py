@@ -31,7 +31,7 @@ from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
 from featurestore.plan.projection import Projection
 from featurestore.plan.staleness import Assessment
-from featurestore.plan.table_files import TableFiles
+from featurestore.plan.table_files import TableFiles, source_of
 from featurestore.storage.journal import Journal
 from featurestore.storage.records import PartitionEntry
 from featurestore.storage.states import StateLostError, StateStore
@@ -199,10 +199,9 @@ class Build:
         prepare_states(requests, self._place, executor, check=check, planned=True)
 
     def _state_inputs(self, feature: Feature) -> tuple[Available, tuple[str, ...]]:
-        transformer = feature.transformer
-        if isinstance(transformer, SourceTransformer):
-            source = self._sources[transformer.source_table]
-            return Available(source, {}), transformer.source_inputs(self._files.schema)
+        joined = source_of(feature, self._files, self._sources)
+        if joined is not None:
+            return Available(joined[0], {}), joined[1]  # as published, its own table too
         return Available(self._files, self._built), feature.inputs
 
     # --- values ----------------------------------------------------------------------------------------

@@ -25,11 +25,11 @@ from featurestore.plan.costs import combine_bytes
 from featurestore.plan.definition import Feature
 from featurestore.plan.relayout import Relayout
 from featurestore.plan.states import Learner, StateNeed, Summary
-from featurestore.plan.table_files import TableFiles
+from featurestore.plan.table_files import TableFiles, summarized_of
 from featurestore.schema import TableSchema
 from featurestore.storage.records import BASE_GROUP
 from featurestore.storage.states import StateLostError, StateStore
-from featurestore.transforms.base import Scope, SourceTransformer, State, Transformer
+from featurestore.transforms.base import Scope, State, Transformer
 
 _log: Final = logging.getLogger(__name__)
 
@@ -94,10 +94,7 @@ def _moves(relayout: Relayout, table: str, name: str, feature: Feature) -> Itera
     if not files.entries[feature.group] or feature.transformer.scope is Scope.NONE:
         return
     transformer = feature.transformer
-    summarised, columns = files, feature.inputs
-    if isinstance(transformer, SourceTransformer):
-        summarised = relayout.before.tables[transformer.source_table]
-        columns = transformer.source_inputs(files.schema)
+    summarised, columns = summarized_of(feature, files, relayout.before.tables)
     learner = Learner(transformer, summarised.schema, columns)
     if transformer.scope is Scope.FIT:
         old, new = (

@@ -16,9 +16,9 @@ from featurestore.plan.definition import Feature
 from featurestore.plan.learner_sizes import LearnerSizes, members_of
 from featurestore.plan.slicing import Work, is_one_time
 from featurestore.plan.staleness import Assessment
-from featurestore.plan.table_files import TableFiles
+from featurestore.plan.table_files import TableFiles, source_of, summarized_of
 from featurestore.storage.states import StateStore
-from featurestore.transforms.base import SourceTransformer, row_width
+from featurestore.transforms.base import row_width
 from featurestore.transforms.extent import Extent
 
 
@@ -128,9 +128,9 @@ class Extents:
     def _extent(self, feature: Feature, position: int) -> Extent:
         files, need = self._files, self._assessments[feature.group][position].need
         source_rows = source_bytes = widest = 0
-        if isinstance(feature.transformer, SourceTransformer):
-            source = self._sources[feature.transformer.source_table]
-            names = feature.transformer.source_inputs(files.schema)
+        joined = source_of(feature, files, self._sources)
+        if joined is not None:
+            source, names = joined
             for one in need.rows:
                 source_rows += source.base[one].rows
                 source_bytes += sum(self.columns(source, one, names).values())
@@ -201,10 +201,7 @@ class Extents:
 
     def learner(self, feature: Feature) -> tuple[TableFiles, tuple[str, ...]]:
         """Return the table that a feature's summaries are made of, and the columns."""
-        if isinstance(feature.transformer, SourceTransformer):
-            source = self._sources[feature.transformer.source_table]
-            return source, feature.transformer.source_inputs(self._files.schema)
-        return self._files, feature.inputs
+        return summarized_of(feature, self._files, self._sources)
 
     def learnt(self, feature: Feature) -> LearnerSizes:
         """Return the sizes of a feature's summaries and states."""

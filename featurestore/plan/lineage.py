@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from featurestore.fingerprint import fingerprint
-from featurestore.plan.table_files import TableFiles
-from featurestore.transforms.base import SourceTransformer
+from featurestore.plan.table_files import TableFiles, source_of
 
 
 def lineage(
@@ -39,11 +38,9 @@ def lineage(
                 found[at] = fingerprint("ingested", column)
             else:
                 inputs = [trace(table, name) for name in feature.inputs]
-                transformer = feature.transformer
-                if isinstance(transformer, SourceTransformer):
-                    source = sources[transformer.source_table]
-                    names = transformer.source_inputs(table.schema)
-                    inputs += [trace(source, name) for name in names]
+                joined = source_of(feature, table, sources)
+                if joined is not None:
+                    inputs += [trace(joined[0], name) for name in joined[1]]
                 found[at] = fingerprint(feature.definition.fingerprint, inputs, column)
         return found[at]
 

@@ -18,10 +18,10 @@ from featurestore.plan.damage import Damage, GroupDamage
 from featurestore.plan.definition import Feature
 from featurestore.plan.staleness import CODE, Assessment, Freshness, Standing
 from featurestore.plan.states import Summary
-from featurestore.plan.table_files import TableFiles
+from featurestore.plan.table_files import TableFiles, summarized_of
 from featurestore.storage.provenance import Provenance
 from featurestore.storage.records import BASE_GROUP, PartitionEntry
-from featurestore.transforms.base import SourceTransformer, UnknownTransformer
+from featurestore.transforms.base import UnknownTransformer
 from featurestore.transforms.function import Function
 
 At: TypeAlias = tuple[str, str, str]
@@ -154,13 +154,9 @@ class Remains:
     ) -> Iterator[_Need]:
         """Yield what has to be read: inputs, another table's rows, and what a state is made of."""
         yield files, feature.inputs, position
-        source, columns = files, feature.inputs
-        transformer = feature.transformer
-        if isinstance(transformer, SourceTransformer):
-            source = self.tables[transformer.source_table]
-            columns = transformer.source_inputs(files.schema)
-            for at in assessment.need.rows:
-                yield source, columns, at
+        source, columns = summarized_of(feature, files, self.tables)
+        for at in assessment.need.rows:  # of what it joins
+            yield source, columns, at
         if assessment.need.key and not self._has_state(assessment.need.key):
             for member in assessment.need.summaries:
                 if not self._has_state(member.key):

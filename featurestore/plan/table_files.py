@@ -236,6 +236,26 @@ class TableFiles:
         )
 
 
+def source_of(
+    feature: Feature, files: TableFiles, tables: Mapping[str, TableFiles]
+) -> tuple[TableFiles, tuple[str, ...]] | None:
+    """Return what a feature of ``files`` joins: a table and its columns; None if it reads its own rows alone.
+
+    ``tables`` has it by name; it may be the feature's own.
+    """
+    transformer = feature.transformer
+    if not isinstance(transformer, SourceTransformer):
+        return None
+    return tables[transformer.source_table], transformer.source_inputs(files.schema)
+
+
+def summarized_of(
+    feature: Feature, files: TableFiles, tables: Mapping[str, TableFiles]
+) -> tuple[TableFiles, tuple[str, ...]]:
+    """Return the table, and the columns, that a feature's summaries are made of."""
+    return source_of(feature, files, tables) or (files, feature.inputs)
+
+
 def schema_of(snapshot: Snapshot, table: str) -> TableSchema:
     """Return a table's schema; among its sources is the table itself, as it was ingested.
 
