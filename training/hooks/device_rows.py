@@ -49,10 +49,9 @@ class DeviceRows(ABC):
 
     def __iter__(self) -> Iterator[Element]:
         steps = self._loader.steps
-        one = self._loader.position.begin()
-        for step in range(one.first, len(steps)):
-            found = self._gathered(*steps.rows_of(step, one.epoch))
-            one.hand_out(step, of=len(steps))
+        for turn in self._loader.position.begin().turns(len(steps)):
+            found = self._gathered(*steps.rows_of(turn.step, turn.epoch))
+            turn.hand_out()
             yield found
 
     @abstractmethod

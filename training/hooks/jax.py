@@ -31,6 +31,7 @@ from training.loading.mixing import Rows
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
+    from training.loading.position import Turn
 
 __all__ = ["JaxBatches", "JaxDeviceRows", "jax"]
 
@@ -93,21 +94,18 @@ class JaxBatches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Element]:
-        loader, steps = self._loader, self._loader.steps
-        one = loader.position.begin()
-        numbers = range(one.first, len(steps))
-        pack = loader.begin(_HELD)
-        sent = map(self._on_device, steps.batches(pack, one.epoch, numbers))
-        step, ahead = one.first, next(sent, None)
+        loader = self._loader
+        sent = map(self._sent, loader.steps.rest(loader.begin(_HELD), loader.position))
+        ahead = next(sent, None)
         while ahead is not None:
-            now, ahead = ahead, next(sent, None)
-            one.hand_out(step, of=len(steps))
-            step += 1
+            (turn, now), ahead = ahead, next(sent, None)
+            turn.hand_out()
             yield now
 
-    def _on_device(self, batch: Batch) -> Element:
-        found: Element = jax.device_put(_kept(batch), self._device)
-        return found
+    def _sent(self, one: tuple[Turn, Batch]) -> tuple[Turn, Element]:
+        """Return a batch on its way to the device."""
+        turn, batch = one
+        return turn, jax.device_put(_kept(batch), self._device)
 
 
 class JaxDeviceRows(DeviceRows):

@@ -35,6 +35,7 @@ from training.loading.memory import OWN_BATCHES, Projection
 if TYPE_CHECKING:
     from training.hooks.tf_data import Feed
     from training.loading.loader import Loader
+    from training.loading.position import Turn
 
 __all__ = ["KerasBatches", "keras"]
 
@@ -177,20 +178,16 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
 
     def _read(self, *, late: bool) -> Iterator[Element]:
         """Yield what is left of the epoch; ``late`` counts a batch when the next is asked for."""
-        loader, steps = self.loader, self.loader.steps
-        one = loader.position.begin()
-        numbers = range(one.first, len(steps))
-        for step, batch in zip(
-            numbers,
-            steps.batches(loader.begin(OWN_BATCHES + _AHEAD), one.epoch, numbers),
-            strict=True,
-        ):
+        loader = self.loader
+        before: Turn | None = None
+        for turn, batch in loader.steps.rest(loader.begin(OWN_BATCHES + _AHEAD), loader.position):
             self._drawn += 1
-            if not late or step > one.first:
-                one.hand_out(step - late, of=len(steps))
+            now, before = (before, turn) if late else (turn, None)
+            if now is not None:
+                now.hand_out()
             yield self.element(batch)
-        if late and numbers:
-            one.hand_out(numbers[-1], of=len(steps))
+        if before is not None:
+            before.hand_out()
 
     def element(self, batch: Batch) -> Element:
         """Return a batch as Keras gets it."""

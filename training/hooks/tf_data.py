@@ -9,6 +9,7 @@ wait in it.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ import tensorflow as tf
 from featurestore.dataset.batch import Batch, DatasetSchema
 from training.hooks.elements import element, label_dtype
 from training.loading.memory import OWN_BATCHES, Projection
-from training.loading.position import Pass
+from training.loading.position import Turn
 
 if TYPE_CHECKING:
     from training.loading.loader import Loader
@@ -77,7 +78,9 @@ class Feed:
     def __init__(self, loader: Loader, element: Callable[[Batch], Any]) -> None:
         self._loader = loader
         self._element = element
-        self._newest: tuple[int, Pass] | None = None
+        self._numbers = itertools.count()
+        self._turns: dict[int, Turn] = {}
+        """The batches that were read and are not handed out, by number."""
         self.error: Exception | None = None
         """What reading a batch failed with; ``tf.data`` raises an error of its own that quotes it."""
         self.waited_seconds = 0.0
@@ -91,9 +94,8 @@ class Feed:
         )  # here, not in a thread of TensorFlow's: errors stay what they are
         # TensorFlow keeps Python functions for ever; what these need ends with the dataset.
         read, hand_out = _weakly(self._read), _weakly(self._hand_out)
-        numbers = tf.TensorSpec((), tf.int64)
         made = tf.data.Dataset.from_generator(
-            read, output_signature=(numbers, numbers, signature_)
+            read, output_signature=(tf.TensorSpec((), tf.int64), signature_)
         ).prefetch(_waiting(loader))
         # A zip asks its parts in turn: this one is when the consumer asked.
         asked = tf.data.Dataset.counter().map(lambda _: _now())
@@ -110,25 +112,24 @@ class Feed:
         made.feed = self
         return made
 
-    def _read(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield number of the pass, step and element; in a thread of ``tf.data``'s."""
-        loader, steps = self._loader, self._loader.steps
-        one = loader.position.begin()
-        number = 1 if self._newest is None else self._newest[0] + 1
-        self._newest = (number, one)
-        numbers = range(one.first, len(steps))
+    def _read(self) -> Iterator[tuple[int, Any]]:
+        """Yield number and element of each batch; in a thread of ``tf.data``'s."""
+        loader = self._loader
+        self._turns.clear()  # of passes that were given up
         try:
-            read = steps.batches(loader.begin(_held(loader)), one.epoch, numbers)
-            for step, batch in zip(numbers, read, strict=True):
-                yield number, step, self._element(batch)
+            rest = loader.steps.rest(loader.begin(_held(loader)), loader.position)
+            for number, (turn, batch) in zip(self._numbers, rest, strict=False):
+                self._turns[number] = turn
+                yield number, self._element(batch)
         except Exception as error:
             self.error = error
             raise
 
-    def _hand_out(self, number: int, step: int, waited: float) -> None:
+    def _hand_out(self, number: int, waited: float) -> None:
         self.waited_seconds += float(waited)
-        if self._newest is not None and self._newest[0] == number:
-            self._newest[1].hand_out(int(step), of=len(self._loader))
+        turn = self._turns.pop(int(number), None)
+        if turn is not None:
+            turn.hand_out()
 
 
 def _now() -> Any:
@@ -142,10 +143,10 @@ def _counting(hand_out: Callable[..., None]) -> Callable[[Any, Any], Any]:
     """Return what lets through elements and hands out the batches they are."""
 
     def out(asked: Any, counted: Any) -> Any:
-        number, step, element = counted
+        number, element = counted
         waited = _now() - asked
         # A stateful operation: it runs with the element, before anyone has it.
-        tf.numpy_function(hand_out, [number, step, waited], [])
+        tf.numpy_function(hand_out, [number, waited], [])
         return element
 
     return out

@@ -225,8 +225,8 @@ class TorchLoader(DataLoader):  # type: ignore[misc]
         batches._board.tell(one.epoch, one.first)
         elements, kept = super().__iter__(), self.persistent_workers
         try:
-            for step, found in enumerate(elements, one.first):
-                one.hand_out(step, of=len(batches))
+            for turn, found in zip(one.turns(len(batches)), elements, strict=True):
+                turn.hand_out()
                 yield found
         except Exception:  # in a worker, or of one: the next iteration begins with new ones
             kept, self._iterator = False, None

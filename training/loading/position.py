@@ -8,6 +8,7 @@ read; an epoch counts once its last batch was handed out.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -17,13 +18,11 @@ class Position:
     Examples
     --------
     >>> position = Position()
-    >>> one = position.begin()
-    >>> one.hand_out(0, of=2)
-    >>> position.next, position.start
-    ((0, 1), (0, 0))
-    >>> one.hand_out(1, of=2)
-    >>> position.next, position.start
-    ((1, 0), (1, 0))
+    >>> for turn in position.begin().turns(of=2):
+    ...     turn.hand_out()
+    ...     print(position.next, position.start)
+    (0, 1) (0, 0)
+    (1, 0) (1, 0)
     """
 
     def __init__(self, epoch: int = 0, step: int = 0) -> None:
@@ -54,12 +53,14 @@ class Position:
             self._newest = Pass(self, *self._start)
             return self._newest
 
-    def _hand_out(self, one: Pass, step: int, of: int) -> None:
+    def hand_out(self, turn: Turn) -> None:
+        """Count a batch as the consumer's, if it is of the newest pass."""
+        one = turn.of_pass
         with self._lock:
             if self._newest is not one:
                 return
-            self._next = (one.epoch, step + 1)
-            if step + 1 == of:
+            self._next = (one.epoch, turn.step + 1)
+            if turn.step + 1 == turn.steps:
                 self._start = self._next = (one.epoch + 1, 0)
 
 
@@ -71,6 +72,32 @@ class Pass:
     epoch: int
     first: int
 
-    def hand_out(self, step: int, of: int) -> None:
-        """Count batch ``step`` of ``of`` as the consumer's."""
-        self.position._hand_out(self, step, of)
+    def turns(self, of: int) -> Iterator[Turn]:
+        """Yield the turns of the batches that are left of an epoch of so many."""
+        return (Turn(self, step, of) for step in range(self.first, of))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The turn of one batch in a pass, to be counted when its consumer gets it.
+
+    Parameters
+    ----------
+    of_pass : Pass
+    step : int
+        Of the epoch.
+    steps : int
+        How many the epoch has.
+    """
+
+    of_pass: Pass
+    step: int
+    steps: int
+
+    @property
+    def epoch(self) -> int:
+        return self.of_pass.epoch
+
+    def hand_out(self) -> None:
+        """Count the batch as the consumer's."""
+        self.of_pass.position.hand_out(self)

@@ -22,7 +22,7 @@ from featurestore.fingerprint import fingerprint
 from training.loading.mixing import Rows
 from training.loading.order import EpochOrder, Shuffle
 from training.loading.padding import Last, fill_up, weighted
-from training.loading.position import Position
+from training.loading.position import Position, Turn
 from training.loading.prefetching import prefetched
 from training.loading.striped_order import StripedOrder, striped
 
@@ -232,13 +232,22 @@ class Steps:
 
         A thread makes the next ``ahead`` batches meanwhile, if any.
         """
-        one = position.begin()
-        steps = range(one.first, len(self))
-        made = self.batches(pack, one.epoch, steps)
-        batches = prefetched(made, ahead) if ahead else made
-        for step, batch in zip(steps, batches, strict=True):
-            one.hand_out(step, of=len(self))
+        for turn, batch in self.rest(pack, position, ahead):
+            turn.hand_out()
             yield batch
+
+    def rest(
+        self, pack: Samples, position: Position, ahead: int = 0
+    ) -> Iterator[tuple[Turn, Batch]]:
+        """Yield what is left of the epoch that ``position`` is in, each batch with its turn.
+
+        For hooks, which have batches on their way: who hands a batch out says so to its turn. The pass
+        begins when the first one is asked for; ``ahead`` is as in :meth:`follow`.
+        """
+        one = position.begin()
+        made = self.batches(pack, one.epoch, range(one.first, len(self)))
+        batches = prefetched(made, ahead) if ahead else made
+        yield from zip(one.turns(len(self)), batches, strict=True)
 
 
 class _ReadAhead:
