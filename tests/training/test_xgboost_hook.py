@@ -91,6 +91,8 @@ def test_columns_and_pages_follow_the_schema(cache: Path) -> None:
 
 def test_external_memory_trains_the_same_trees(cache: Path) -> None:
     train, valid = loader(cache), loader(cache, seed=1, rows=900)
+    with pytest.raises(InvalidInputError, match=r"max_bin is 1\n.*2 or more"):
+        dmatrix(train, max_bin=1)
     external = dmatrix(train, max_bin=64, page_bytes="10kB", nthread=2)
     validation = dmatrix(valid, external, max_bin=64, page_bytes="10kB", nthread=2)
     results: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurestore.arguments import shown
 from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema
 from featurestore.errors import InvalidInputError
 from featurestore.execution.events import FRAMEWORK, step
@@ -53,6 +54,10 @@ def trained(
     )
     early = StopEarly(checkpoint, "val_loss", settings.early_stopping)
     epoch = checkpoint.restore(model)
+    if epoch > settings.epochs and say is not None:
+        say(
+            f"{epoch} epochs are done already, more than epochs = {settings.epochs}: they are the run"
+        )
     if epoch < settings.epochs and not early.stopped:
         validation = valid.keras()
         with (
@@ -161,13 +166,19 @@ def _build(config: RunConfig, task: str, schema: DatasetSchema) -> Any:
         if chosen.kind == "tabular":
             params.setdefault("seed", config.train.seed % 2**31)
             return tabular(schema, task, classes=chosen.classes, **params)
-        return import_object(chosen.kind)(schema, task, **params)
+        model = import_object(chosen.kind)(schema, task, **params)
     except TypeError as error:
         raise InvalidInputError(
             f"model {chosen.kind!r} does not take params {sorted(params)}: {error}",
             "see training.models.tabular for the built-in model's parameters; a function of your "
             "own is called with (schema, task, **params)",
         ) from error
+    if not isinstance(model, keras.Model):
+        raise InvalidInputError(
+            f"[model] kind = {chosen.kind!r} returned {shown(model)}, which is no Keras model",
+            "let the function return a keras.Model, compiled or not",
+        )
+    return model
 
 
 class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]

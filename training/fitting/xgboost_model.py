@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from featurestore.arguments import as_whole, shown
 from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
 from featurestore.errors import CorruptionError, InvalidInputError
 from featurestore.execution.events import FRAMEWORK, step
@@ -66,12 +67,15 @@ class XGBoostModel:
         settings = config.train
         params = _params(config, task)
         _require_known(params)
+        rounds = _Rounds(config, work, say)
+        if rounds.saved is not None and (rounds.stopped or len(rounds.history) >= settings.epochs):
+            rounds.say_done()
+            return cls._of(_from_bytes(rounds.saved), train.schema, rounds)
         limit = train.memory_limit
         with step("quantise pages", 2, memory_limit=limit, kind=FRAMEWORK) as advance:
             training = dmatrix(train, max_bin=params["max_bin"])
             advance(1)
             validation = dmatrix(valid, training, max_bin=params["max_bin"])
-        rounds = _Rounds(config, work, say)
         with (
             step("boost (rounds)", settings.epochs, kind=FRAMEWORK) as advance,
             rounds.interrupts.noted(),
@@ -91,11 +95,16 @@ class XGBoostModel:
                     f"XGBoost refused: {str(error).splitlines()[0]}",
                     "check [model.params] and the label",
                 ) from error
-        if settings.early_stopping:
+        return cls._of(booster, train.schema, rounds)
+
+    @classmethod
+    def _of(cls, booster: Any, schema: DatasetSchema, rounds: _Rounds) -> XGBoostModel:
+        """Return the model that rounds led to: that of the best one, if training stops early."""
+        if rounds.stops_early:
             booster = booster[: (best_epoch(rounds.history, "val_loss") or 0) + 1]
         # A trained Booster keeps its matrices and their cache files alive; a loaded one does not.
         history = [{"epoch": float(i), **one} for i, one in enumerate(rounds.history)]
-        return cls(_from_bytes(booster.save_raw("ubj")), train.schema, history)
+        return cls(_from_bytes(booster.save_raw("ubj")), schema, history)
 
     def predict(self, batches: Iterable[Batch]) -> HostArray:
         """Return predictions for batches in their order: ``[rows]``, or ``[rows, classes]``."""
@@ -132,7 +141,14 @@ def _params(config: RunConfig, task: str) -> dict[str, Any]:
         params["num_class"] = config.model.classes
     if config.train.learning_rate is not None:
         params["learning_rate"] = config.train.learning_rate
-    return {**params, **config.model.params}
+    params.update(config.model.params)
+    bins = as_whole(params["max_bin"])
+    if bins is None or bins < 2:
+        raise InvalidInputError(
+            f"[model.params] max_bin = {shown(params['max_bin'])} cuts numbers into no two ranges",
+            "give a whole number from 2 on, or leave it out for 256",
+        )
+    return params
 
 
 def _require_known(params: dict[str, Any]) -> None:
@@ -182,6 +198,18 @@ class _Rounds:
             # XGBoost takes other bytes for another model, and ends the process over some.
             if digest(self.saved) != expected:
                 raise damaged(newest, f"{FILE} does not have the digest that was written with it")
+
+    @property
+    def stops_early(self) -> bool:
+        return bool(self._settings.early_stopping)
+
+    def say_done(self) -> None:
+        """Say so if more rounds are done than are asked for now."""
+        done, asked = len(self.history), self._settings.epochs
+        if done > asked and self._say is not None:
+            self._say(
+                f"{done} rounds are done already, more than epochs = {asked}: they are the run"
+            )
 
     @property
     def stopped(self) -> bool:

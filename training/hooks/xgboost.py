@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xgboost
 
+from featurestore.arguments import whole_number
 from featurestore.dataset.batch import (
     NUMERIC,
     TARGETS,
@@ -409,7 +410,7 @@ def dmatrix(
     ref : DMatrix, optional
         The training matrix, for validation data: both are cut at the same quantiles.
     max_bin : int
-        The same in all matrices and in the training parameters.
+        The same in all matrices and in the training parameters; at least 2.
     page_bytes : int or str, optional
         See :class:`XGBoostPages`.
     nthread : int, optional
@@ -420,6 +421,7 @@ def dmatrix(
         Its cache file is removed when it and the Boosters trained on it are garbage collected,
         the directory at the next matrix or at exit.
     """
+    max_bin = whole_number(max_bin, "max_bin", 2)
     pages = XGBoostPages(loader, page_bytes)
     matrix = xgboost.ExtMemQuantileDMatrix(
         pages, ref=ref, max_bin=max_bin, enable_categorical=True, nthread=nthread
