@@ -30,6 +30,7 @@ from featurestore.report.progress import progress_bars
 from training.config import RunConfig
 from training.durable import read_json
 from training.fitting.kinds import Model, model_class
+from training.loading.half_precision import FLOAT16, half_batch, half_schema
 from training.run_folder import RUN_VERSION
 from training.source import open_table
 from training.stored_pipeline import StoredPipeline, load_pipeline
@@ -82,7 +83,10 @@ class RunBundle:
         config = RunConfig.from_mapping(read_json(path / "config.json"), str(path / "config.json"))
         metrics = read_json(path / "metrics.json")
         pipeline = load_pipeline(path)
-        model = model_class(config.model.kind).load(path, pipeline.model_schema)
+        schema = pipeline.model_schema
+        if config.loader.dtype == FLOAT16:
+            schema = half_schema(schema)
+        model = model_class(config.model.kind).load(path, schema)
         return cls(path, config, info, metrics, metrics["task"], pipeline, model)
 
     @property
@@ -121,7 +125,10 @@ class RunBundle:
     def _batches(self, table: pa.Table) -> Iterator[Batch]:
         self._pipeline.check(table.schema)
         for start in range(0, table.num_rows, _BATCH_ROWS):
-            yield self._pipeline.apply(table.slice(start, _BATCH_ROWS))
+            batch = self._pipeline.apply(table.slice(start, _BATCH_ROWS))
+            # As in training: what float16 cannot hold is refused, not made infinite.
+            half = self.config.loader.dtype == FLOAT16
+            yield half_batch(batch, self._pipeline.model_schema) if half else batch
 
 
 def predict(

@@ -4,6 +4,7 @@
     [split]     kind = "time": valid test embargo     kind = "hash": valid test by seed
     [pipeline]  impute standardize categorify         true (all that fit), false, or column names
     [model]     kind = "tabular" | "xgboost" | "module:function"    task classes    [model.params]
+    [loader]    sample pack hold dtype cache_limit block_rows window_blocks: see ``training.loader_config``
     [train]     epochs batch_size learning_rate seed shuffle drop_last early_stopping cache
                 checkpoint_steps checkpoint_keep class_weight mixed_precision steps_per_execution
                 tensorboard
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,37 +35,33 @@ from training.config_checks import (
     SELECTION,
     TEXT,
     TEXT_OR_WHOLE,
-    Check,
     choice,
     is_number,
+    key_of,
     optional,
     refuse_unknown,
     section_of,
     whole,
 )
+from training.loader_config import LoaderConfig, check_loader
 from training.metrics import TASKS
-
-
-def _key(check: Check, **default: Any) -> Any:
-    """Return a dataclass field that carries its check."""
-    return field(metadata={"check": check}, **default)
 
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
     """``[data]``: what is learnt from."""
 
-    store: str = _key(TEXT)
-    table: str = _key(TEXT)
-    features: tuple[str, ...] = _key(COLUMNS)
-    label: str = _key(TEXT)
-    where: str | None = _key(optional(REFERENCE), default=None)
-    drop_unlabelled: bool = _key(FLAG, default=False)
-    snapshot: str | int | None = _key(optional(TEXT_OR_WHOLE), default=None)
-    memory_limit: str | int | None = _key(optional(TEXT_OR_WHOLE), default=None)
-    weight: str | None = _key(optional(TEXT), default=None)
-    group: str | None = _key(optional(TEXT), default=None)
-    base_margin: str | None = _key(optional(TEXT), default=None)
+    store: str = key_of(TEXT)
+    table: str = key_of(TEXT)
+    features: tuple[str, ...] = key_of(COLUMNS)
+    label: str = key_of(TEXT)
+    where: str | None = key_of(optional(REFERENCE), default=None)
+    drop_unlabelled: bool = key_of(FLAG, default=False)
+    snapshot: str | int | None = key_of(optional(TEXT_OR_WHOLE), default=None)
+    memory_limit: str | int | None = key_of(optional(TEXT_OR_WHOLE), default=None)
+    weight: str | None = key_of(optional(TEXT), default=None)
+    group: str | None = key_of(optional(TEXT), default=None)
+    base_margin: str | None = key_of(optional(TEXT), default=None)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -76,37 +73,37 @@ class DataConfig:
 class SplitConfig:
     """``[split]``: which rows train, validate and test."""
 
-    kind: str = _key(choice("time", "hash"))
-    valid: Any = _key(BOUNDARY)  # noqa: RUF009 - it returns a dataclass field
-    test: Any = _key(optional(BOUNDARY), default=None)  # noqa: RUF009
-    embargo: str | int | None = _key(optional(TEXT_OR_WHOLE), default=None)
-    by: tuple[str, ...] | None = _key(optional(COLUMNS), default=None)
-    seed: int = _key(whole(0), default=0)
+    kind: str = key_of(choice("time", "hash"))
+    valid: Any = key_of(BOUNDARY)  # noqa: RUF009 - it returns a dataclass field
+    test: Any = key_of(optional(BOUNDARY), default=None)  # noqa: RUF009
+    embargo: str | int | None = key_of(optional(TEXT_OR_WHOLE), default=None)
+    by: tuple[str, ...] | None = key_of(optional(COLUMNS), default=None)
+    seed: int = key_of(whole(0), default=0)
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
     """``[pipeline]``: what is learnt on the training part and applied to all."""
 
-    impute: bool | tuple[str, ...] = _key(SELECTION, default=True)
-    standardize: bool | tuple[str, ...] = _key(SELECTION, default=True)
-    categorify: bool | tuple[str, ...] = _key(SELECTION, default=True)
+    impute: bool | tuple[str, ...] = key_of(SELECTION, default=True)
+    standardize: bool | tuple[str, ...] = key_of(SELECTION, default=True)
+    categorify: bool | tuple[str, ...] = key_of(SELECTION, default=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """``[model]``: what is trained."""
 
-    kind: str = _key(
+    kind: str = key_of(
         (
             lambda value: value in ("tabular", "xgboost") or REFERENCE[0](value),
             "'tabular', 'xgboost' or a function as 'module:name'",
         ),
         default="tabular",
     )
-    task: str | None = _key(optional(choice(*TASKS)), default=None)
-    classes: int | None = _key(optional(whole(2)), default=None)
-    params: Mapping[str, Any] = _key(
+    task: str | None = key_of(optional(choice(*TASKS)), default=None)
+    classes: int | None = key_of(optional(whole(2)), default=None)
+    params: Mapping[str, Any] = key_of(
         (lambda value: isinstance(value, Mapping), "a table"), default_factory=dict
     )
 
@@ -116,22 +113,22 @@ class TrainConfig:
     """``[train]``: how. ``epochs`` are boosting rounds for XGBoost; ``early_stopping`` is how many
     epochs without a better validation loss are waited for, 0 for ever."""
 
-    epochs: int = _key(whole(1), default=5)
-    batch_size: int = _key(whole(1), default=4096)
-    learning_rate: float | None = _key(
+    epochs: int = key_of(whole(1), default=5)
+    batch_size: int = key_of(whole(1), default=4096)
+    learning_rate: float | None = key_of(
         optional((lambda value: is_number(value) and value > 0, "a number above 0")), default=None
     )
-    seed: int = _key(whole(0), default=0)
-    shuffle: bool | str = _key(choice(True, False, "global"), default=True)
-    drop_last: bool = _key(FLAG, default=False)
-    early_stopping: int = _key(whole(0), default=0)
-    cache: str | None = _key(optional(TEXT), default=None)
-    checkpoint_steps: int = _key(whole(0), default=0)
-    checkpoint_keep: int = _key(whole(1), default=2)
-    class_weight: str | Mapping[str, float] | None = _key(optional(CLASS_WEIGHT), default=None)
-    mixed_precision: str | None = _key(optional(choice("bfloat16", "float16")), default=None)
-    steps_per_execution: int | str = _key(EXECUTION, default=1)
-    tensorboard: str | None = _key(optional(TEXT), default=None)
+    seed: int = key_of(whole(0), default=0)
+    shuffle: bool | str = key_of(choice(True, False, "global", "stripes"), default=True)
+    drop_last: bool = key_of(FLAG, default=False)
+    early_stopping: int = key_of(whole(0), default=0)
+    cache: str | None = key_of(optional(TEXT), default=None)
+    checkpoint_steps: int = key_of(whole(0), default=0)
+    checkpoint_keep: int = key_of(whole(1), default=2)
+    class_weight: str | Mapping[str, float] | None = key_of(optional(CLASS_WEIGHT), default=None)
+    mixed_precision: str | None = key_of(optional(choice("bfloat16", "float16")), default=None)
+    steps_per_execution: int | str = key_of(EXECUTION, default=1)
+    tensorboard: str | None = key_of(optional(TEXT), default=None)
 
 
 _KERAS_ONLY: Final = (
@@ -158,6 +155,7 @@ class RunConfig:
     split: SplitConfig
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     @classmethod
@@ -196,14 +194,10 @@ class RunConfig:
         cls, content: Mapping[str, Any], origin: str = "the configuration"
     ) -> RunConfig:
         """Return the run that nested tables describe; ``origin`` is named in errors."""
-        sections: dict[str, type[Any]] = {
-            "data": DataConfig, "split": SplitConfig, "pipeline": PipelineConfig,
-            "model": ModelConfig, "train": TrainConfig,
-        }  # fmt: skip
-        refuse_unknown(content, sections, origin, "section")
+        refuse_unknown(content, _SECTIONS, origin, "section")
         read = {
             name: section_of(section, content.get(name, {}), origin, name)
-            for name, section in sections.items()
+            for name, section in _SECTIONS.items()
         }
         config = cls(**read)
         _check_together(config, origin)
@@ -214,11 +208,31 @@ class RunConfig:
         out: dict[str, Json] = {}
         for name in (one.name for one in fields(self)):
             section = getattr(self, name)
-            values = {one.name: getattr(section, one.name) for one in fields(section)}
-            out[name] = json.loads(
-                json.dumps({k: v for k, v in values.items() if v is not None}, default=_plain)
-            )
+            out[name] = _resolved({one.name: getattr(section, one.name) for one in fields(section)})
         return out
+
+    @staticmethod
+    def defaults() -> dict[str, dict[str, Json]]:
+        """Return the keys that need not be given, per section, with their values as of :meth:`to_json`."""
+        return {
+            name: _resolved(
+                {one.name: one.default for one in fields(section) if one.default is not MISSING}
+            )
+            for name, section in _SECTIONS.items()
+        }
+
+
+_SECTIONS: Final[dict[str, type[Any]]] = {
+    "data": DataConfig, "split": SplitConfig, "pipeline": PipelineConfig,
+    "model": ModelConfig, "loader": LoaderConfig, "train": TrainConfig,
+}  # fmt: skip
+
+
+def _resolved(values: Mapping[str, Any]) -> dict[str, Json]:
+    """Return what a section says as plain JSON; what it does not say is left out."""
+    said = {key: value for key, value in values.items() if value is not None}
+    found: dict[str, Json] = json.loads(json.dumps(said, default=_plain))
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -251,6 +265,7 @@ def _check_together(config: RunConfig, origin: str) -> None:
             "a model that sees its label learns nothing else; remove it from features",
         )
     _check_targets(config, origin)
+    check_loader(config, origin)
     if config.model.task == "multiclass" and config.model.classes is None:
         raise InvalidInputError(
             f"{origin} [model]: task = 'multiclass' does not say how many classes there are",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, field, fields
 from typing import Any, Final, TypeVar
 
 from featurestore.errors import InvalidInputError
@@ -76,6 +76,11 @@ BOUNDARY: Final[Check] = (
     lambda value: is_text(value) or is_number(value) or hasattr(value, "isoformat"),
     "a date, an integer time, or for kind='hash' a share in [0, 1)",
 )
+
+
+def key_of(check: Check, **default: Any) -> Any:
+    """Return a dataclass field that carries its check."""
+    return field(metadata={"check": check}, **default)
 
 
 def section_of(section: type[_S], values: Any, origin: str, name: str) -> _S:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -44,13 +44,11 @@ from training.run_folder import (
     target_of,
     write_history,
 )
+from training.run_loaders import TRAIN, each_row_once, held_rows, held_together, loaders_of, once
 from training.run_memory import JUDGED_BATCHES, RunMemory, judging
 from training.source import open_dataset, open_table, task_of
 from training.stored_pipeline import save_pipeline
 from training.unfinished import Unfinished, different_keys
-
-if TYPE_CHECKING:
-    from featurestore.dataset.dataset import Dataset
 
 _FACTS: Final = ("run", "config", "metrics")
 
@@ -174,18 +172,24 @@ def _make(
     dataset = open_dataset(config, table)
     task = task_of(config, dataset.schema)
     # The grain of the shuffle follows the memory limit, which may be another one now.
-    loaders = _loaders(config, dataset, begun.get("window_blocks"))
-    train = loaders["train"].part
-    blocks = loaders["train"].steps.order.window_blocks
+    loaders = loaders_of(config, dataset, begun.get("window_blocks"))
+    train = loaders[TRAIN].part
+    blocks = loaders[TRAIN].steps.order.window_blocks
     work.note(snapshot=train.snapshot_id, window_blocks=blocks)
-    judged = [judging(one, task, config.model.classes) for one in loaders.values()]
-    for one in judged:
-        one.require()  # hours of training would be lost with what cannot be judged
-    memory = RunMemory(loaders.values(), judged)
+    kept, held = config.loader.keeps_rows, config.loader.hold is not None
+    judged = once(loaders, kept=kept)
+    projected = []
+    for one in judged.values():
+        beside = held_rows(loaders) if held else () if kept else one.epoch_memory().terms
+        projected.append(judging(one, task, config.model.classes, beside))
+        projected[-1].require()  # hours of training would be lost with what cannot be judged
+    if held:
+        projected += held_together(loaders)
+    memory = RunMemory(loaders.values(), projected)
     resumed = work.has_checkpoints
     model, training_seconds = _train(config, task, loaders, memory, work, say)
     with step("judge model", 0, kind=FRAMEWORK):
-        parts = {name: _judge(model, task, one) for name, one in loaders.items()}
+        parts = {name: _judge(model, task, one, kept=kept) for name, one in judged.items()}
     _require_numbers(parts)
     metrics = {
         "task": task,
@@ -195,7 +199,7 @@ def _make(
         "seconds": time.perf_counter() - started,
     }
     if not resumed:  # how long what came before a restart took is not known
-        rows = loaders["train"].rows * len(model.history)
+        rows = loaders[TRAIN].rows * len(model.history)
         metrics["training_rows_per_second"] = rows / training_seconds
     model.save(folder)
     save_pipeline(folder, dataset.pipeline, table.schema, config.data.inputs, dataset.schema)
@@ -213,41 +217,6 @@ def _make(
     }
     seal(folder, facts)
     return train.snapshot_id, metrics
-
-
-def _loaders(config: RunConfig, dataset: Dataset, window_blocks: int | None) -> dict[str, Loader]:
-    """Return a loader per part; only training is shuffled, by so many blocks if the run began so."""
-    settings = config.train
-    parts = {"train": dataset.train, "valid": dataset.valid}
-    split = config.split
-    if split.test is not None and not (split.kind == "hash" and split.test == 0):
-        parts["test"] = dataset.test
-    for name, part in parts.items():
-        if part.rows == 0:
-            raise InvalidInputError(
-                f"the {name} part has no rows (split {config.to_json()['split']})",
-                "move the boundaries of [split] to where the table has rows",
-            )
-    if settings.drop_last and parts["train"].rows < settings.batch_size:
-        raise InvalidInputError(
-            f"{parts['train'].rows} training rows do not fill a batch of {settings.batch_size}",
-            "use a smaller batch_size, or drop_last = false",
-        )
-    common: dict[str, Any] = {"cache": settings.cache, "memory_limit": config.data.memory_limit}
-    loaders = {
-        name: Loader(part, settings.batch_size, seed=settings.seed, **common)
-        for name, part in parts.items()
-    }
-    loaders["train"] = Loader(
-        parts["train"],
-        settings.batch_size,
-        settings.shuffle and config.model.kind != "xgboost",  # which learns in table order
-        settings.seed,
-        "drop" if settings.drop_last else "keep",
-        window_blocks=window_blocks,
-        **common,
-    )
-    return loaders
 
 
 def _train(
@@ -270,7 +239,7 @@ def _train(
         chosen = model_class(config.model.kind)
     started = time.perf_counter()
     with memory.fitting():
-        model = chosen.fit(config, task, loaders["train"], loaders["valid"], work, say)
+        model = chosen.fit(config, task, loaders[TRAIN], loaders["valid"], work, say)
     return model, time.perf_counter() - started
 
 
@@ -285,16 +254,13 @@ def _require_numbers(parts: Mapping[str, Mapping[str, float]]) -> None:
             )
 
 
-def _judge(model: Model, task: str, loader: Loader) -> dict[str, float]:
-    """Return the metrics of a whole part, in the order in which its pack has the rows."""
-    batch_rows, rows = JUDGED_BATCHES * loader.batch_size, loader.rows
-    pack = loader.pack
+def _judge(model: Model, task: str, loader: Loader, *, kept: bool) -> dict[str, float]:
+    """Return the metrics of a whole part; see ``each_row_once``."""
     labels: list[HostArray] = []
     groups: list[HostArray] = []
 
     def batches() -> Iterator[Any]:
-        for start in range(0, rows, batch_rows):
-            batch = pack.read(start, min(start + batch_rows, rows))
+        for batch in each_row_once(loader, JUDGED_BATCHES * loader.batch_size, kept=kept):
             if batch.label is not None:
                 labels.append(batch.label)
             if batch.group is not None:
@@ -303,4 +269,7 @@ def _judge(model: Model, task: str, loader: Loader) -> dict[str, float]:
 
     prediction = model.predict(batches())
     group = np.concatenate(groups) if groups else None
-    return {"rows": float(rows), **evaluate(task, np.concatenate(labels), prediction, group)}
+    return {
+        "rows": float(loader.part.rows),
+        **evaluate(task, np.concatenate(labels), prediction, group),
+    }

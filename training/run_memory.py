@@ -33,18 +33,23 @@ def held_bytes() -> int:
     return max(0, resident_bytes() - mapped_bytes())
 
 
-def judging(loader: Loader, task: str, classes: int | None) -> Projection:
+def judging(
+    loader: Loader, task: str, classes: int | None, beside: tuple[Term, ...] = ()
+) -> Projection:
     """Return what judging a model on a loader's rows takes beside the model.
 
-    Labels and predictions of all rows are held at once, and rows as arrays and as the page made of them.
+    Labels and predictions of all rows are held at once, and rows as arrays and as the page made of them;
+    and what is held ``beside``.
     """
-    batch = min(loader.rows, JUDGED_BATCHES * loader.batch_size)
+    rows = loader.part.rows
+    batch = min(rows, JUDGED_BATCHES * loader.batch_size)
     terms = (
         Term(
-            f"labels and predictions of {loader.rows} rows",
-            judging_bytes(task, loader.rows, classes),
+            f"labels and predictions of {rows} rows",
+            judging_bytes(task, rows, classes),
         ),
         Term(f"{batch} rows", 2 * batch * loader.sample_bytes),
+        *beside,
     )
     return Projection(
         "judging the model",
@@ -62,14 +67,14 @@ class RunMemory:
     ----------
     loaders : iterable of Loader
         All that the run feeds from. Their projections are taken here, before packs are written.
-    judged : iterable of Projection
-        Of judging the model on them.
+    others : iterable of Projection
+        Of what else the run does: judging the model, loaders beside each other.
     """
 
-    def __init__(self, loaders: Iterable[Loader], judged: Iterable[Projection] = ()) -> None:
+    def __init__(self, loaders: Iterable[Loader], others: Iterable[Projection] = ()) -> None:
         plans = [one.memory() for one in loaders]
         self._limit = min(one.limit for one in plans)
-        self._projected = max([*(one.peak for one in plans), *(one.peak for one in judged)])
+        self._projected = max([*(one.peak for one in plans), *(one.peak for one in others)])
         self._feeding = max(one.activities[-1].added for one in plans)
         self._marks: dict[str, int] = {}
 

@@ -28,6 +28,7 @@ from training.durable import read_json, write_json
 _SUFFIX: Final = ".unfinished"
 FREE: Final = {
     "data": {"memory_limit"},
+    "loader": {"cache_limit", "hold"},
     "train": {"epochs", "checkpoint_steps", "checkpoint_keep", "tensorboard"},
 }
 """Keys that may differ when a run goes on."""
@@ -115,8 +116,14 @@ class Unfinished:
         """Have the folder inside the block; it stays after an error if it holds a checkpoint."""
         if not self.has_checkpoints:
             shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "config.json", config.to_json())
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "config.json", config.to_json())
+        except OSError as error:
+            raise InvalidInputError(
+                f"the run {self.target} cannot be written: {error}",
+                "name an output in a folder that can be written to",
+            ) from error
         try:
             yield
         except BaseException:
@@ -134,11 +141,19 @@ class Unfinished:
 
 
 def different_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return the keys in which two resolved configurations differ, free ones left out."""
+    """Return the keys in which two resolved configurations differ, free ones left out.
+
+    A key that one of them lacks, as those of older runs may, has its default.
+    """
+    defaults = RunConfig.defaults()
+
+    def value(config: Mapping[str, Any], section: str, key: str) -> Any:
+        return config.get(section, {}).get(key, defaults.get(section, {}).get(key))
+
     return [
         f"{section}.{key}"
         for section in sorted({*one, *other})
         for key in sorted({*one.get(section, {}), *other.get(section, {})})
         if key not in FREE.get(section, set())
-        and one.get(section, {}).get(key) != other.get(section, {}).get(key)
+        and value(one, section, key) != value(other, section, key)
     ]

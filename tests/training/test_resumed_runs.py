@@ -25,11 +25,12 @@ import tensorflow as tf
 from featurestore.errors import CorruptionError, InvalidInputError, NameTakenError
 from featurestore.store import FeatureStore
 from featurestore.testing.datasets import numbered_part
-from training import Loader, Run, RunConfig, fit
+from training import Loader, Run, RunBundle, RunConfig, fit
 from training.checkpoints import Checkpoints, write_state
 from training.fitting import keras_fit, xgboost_model
 from training.fitting.keras_model import FILE
 from training.fitting.steps_per_execution import measured
+from training.loading.pack_cache import list_packs
 from training.models import tabular
 from training.unfinished import Unfinished, different_keys
 
@@ -296,6 +297,47 @@ def test_early_stopping_is_the_same_over_restarts(store: Path, packs: Path, tmp_
     assert same(fit(config, tmp_path / "cut", resume=True), whole)
 
 
+def test_keys_that_an_older_run_lacks_have_their_defaults(store: Path, packs: Path) -> None:
+    now = configuration(store, packs).to_json()
+    before = {name: dict(section) for name, section in now.items() if name != "loader"}
+    del before["train"]["steps_per_execution"]
+    assert different_keys(before, now) == []
+    fewer = {**now, "loader": {**now["loader"], "dtype": "float16", "hold": "memory"}}
+    assert different_keys(before, fewer) == ["loader.dtype"]
+
+
+@pytest.mark.parametrize(
+    ("loader", "drawn"),
+    [
+        ({"sample": {"kind": "balanced", "rows": 300}, "hold": "memory", "dtype": "float16"}, 300),
+        ({"pack": False}, 600),
+    ],
+)
+def test_runs_go_on_wherever_their_rows_come_from(
+    loader: dict[str, Any], drawn: int, store: Path, tmp_path: Path
+) -> None:
+    content = configuration(store, tmp_path / "packs", epochs=2).to_json()
+    config = RunConfig.from_mapping({**content, "loader": loader})
+    whole = fit(config, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        fit(config, tmp_path / "cut", say=stopping(2))
+    with pytest.raises(InvalidInputError, match=r"\['loader\.[^]]*\] differ"):
+        fit(RunConfig.from_mapping(content), tmp_path / "cut", resume=True)
+    assert same(fit(config, tmp_path / "cut", resume=True), whole)
+    assert list(list_packs(tmp_path / "packs")) == []
+    metrics = whole.metrics
+    assert metrics["training_rows_per_second"] * metrics["training_seconds"] == pytest.approx(
+        2 * drawn
+    )
+    # What is judged is every row once, drawn or not.
+    assert {name: one["rows"] for name, one in metrics["parts"].items()} == {
+        "train": 600,
+        "valid": 300,
+    }
+    model = keras.saving.load_model(whole.path / FILE, compile=False)
+    assert model.inputs[0].dtype == loader.get("dtype", "float32")
+
+
 def test_different_keys_are_named() -> None:
     one = {"data": {"table": "a", "memory_limit": 1}, "train": {"seed": 1, "epochs": 2}}
     other = {"data": {"table": "b"}, "train": {"seed": 1, "epochs": 3}, "split": {"valid": 1}}
@@ -344,6 +386,45 @@ def test_boosting_goes_on_at_the_next_round(
     with stopped_saving(stop, monkeypatch), pytest.raises(StoppedError):
         fit(config, tmp_path / "cut")
     assert files(fit(config, tmp_path / "cut", resume=True)) == files(whole)
+
+
+def test_fewer_rounds_than_are_done_end_the_run_with_those(
+    store: Path, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stopped_saving(6, monkeypatch), pytest.raises(StoppedError):
+        fit(boosting(store, packs), tmp_path / "cut")
+    lines: list[str] = []
+    run = fit(boosting(store, packs, epochs=3), tmp_path / "cut", resume=True, say=lines.append)
+    assert lines == ["5 rounds are done already, more than epochs = 3: they are the run"]
+    assert run.metrics["epochs"] == 5
+    assert files(run) == files(fit(boosting(store, packs, epochs=5), tmp_path / "whole"))
+
+
+def test_boosting_from_held_rows_of_half_precision(
+    store: Path, packs: Path, tmp_path: Path
+) -> None:
+    content = boosting(store, packs, epochs=3).to_json()
+    halves = RunConfig.from_mapping({**content, "loader": {"dtype": "float16"}})
+    held = RunConfig.from_mapping({**content, "loader": {"dtype": "float16", "hold": "memory"}})
+    runs = [fit(one, tmp_path / name) for name, one in (("halves", halves), ("held", held))]
+    assert files(runs[0]) == files(runs[1])
+    bundle = RunBundle.load(runs[0].path)
+    with pytest.raises(InvalidInputError, match="float16 nothing beyond 65504"):
+        bundle.predict(pl.DataFrame({"x": [1e9]}))
+    # Rows between which float16 does not tell are the same to the model.
+    near = bundle.predict(pl.DataFrame({"x": [0.1, 0.1 + 1e-6]}))
+    assert near[0] == near[1]
+
+
+@pytest.mark.parametrize("bins", [1, "many", 2.5, True])
+def test_bins_that_are_none_are_refused(
+    bins: Any, store: Path, packs: Path, tmp_path: Path
+) -> None:
+    content = boosting(store, packs).to_json()
+    model = {"kind": "xgboost", "params": {"max_bin": bins}}
+    with pytest.raises(InvalidInputError, match=r"(?s)\[model.params\] max_bin = .*from 2 on"):
+        fit({**content, "model": model}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_boosting_stops_early_over_restarts(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from featurestore.errors import InvalidInputError, NotFoundError
-from training import RunConfig
+from training import Balanced, RunConfig, Stratified, Weighted
 
 FULL = """
 [data]
@@ -51,6 +51,28 @@ def minimal(**changes: Any) -> dict[str, Any]:
     for section, values in changes.items():
         content[section] = {**content.get(section, {}), **values}
     return content
+
+
+def sampling(**sample: Any) -> dict[str, Any]:
+    return minimal(loader={"sample": sample})
+
+
+@pytest.mark.parametrize(
+    ("sample", "found"),
+    [
+        ({"kind": "balanced"}, Balanced()),
+        ({"kind": "balanced", "by": "c", "rows": 10}, Balanced("c", 10)),
+        ({"kind": "weighted", "by": "x", "rows": 10}, Weighted("x", 10)),
+        ({"kind": "stratified", "by": ["c", "x"]}, Stratified(["c", "x"])),
+    ],
+)
+def test_how_rows_are_sampled(sample: dict[str, Any], found: Any) -> None:
+    config = RunConfig.from_mapping(sampling(**sample))
+    chosen = config.loader.sampled()
+    assert chosen is not None
+    assert chosen.sampling() == found
+    assert RunConfig.from_mapping(config.to_json()).to_json() == config.to_json()
+    assert RunConfig.from_mapping(minimal()).loader.sampled() is None
 
 
 def test_a_file_is_read_and_paths_are_beside_it(tmp_path: Path) -> None:
@@ -112,6 +134,56 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
             r"\['drop_last', 'shuffle'\] are of Keras models",
         ),
         (minimal(train={"learning_rate": float("inf")}), r"learning_rate = inf"),
+        (minimal(loader={"prefetch": 2}), r"(?s)\[loader\].*unknown key 'prefetch'.*'sample'"),
+        (minimal(loader={"pack": "no"}), r"(?s)\[loader\]: pack = 'no'.*true or false"),
+        (minimal(loader={"hold": "device"}), r"(?s)hold = 'device'.*'memory'.*PyTorch and JAX"),
+        (minimal(loader={"dtype": "float64"}), r"(?s)dtype = 'float64'.*'float16'"),
+        (minimal(loader={"cache_limit": "2 potatoes"}), r"\[loader\]: cache_limit.*potatoes"),
+        (minimal(loader={"cache_limit": 0}), r"\[loader\]: cache_limit"),
+        (minimal(loader={"block_rows": 0}), r"(?s)block_rows = 0.*from 1 on"),
+        (minimal(loader={"window_blocks": True}), r"window_blocks = True"),
+        (minimal(loader={"sample": "balanced"}), r"(?s)sample = 'balanced'.*{ kind = 'balanced'"),
+        (sampling(kind="even"), r"(?s)\[loader.sample\]: kind = 'even'.*'stratified'"),
+        (sampling(by="c"), r"(?s)\[loader.sample\]: \['kind'\] must be given"),
+        (sampling(kind="balanced", bye="c"), r"(?s)unknown key 'bye'.*did you mean 'by'"),
+        (sampling(kind="balanced", by=[]), r"(?s)by = \[\].*a column, or a list"),
+        (sampling(kind="balanced", by=3), r"by = 3"),
+        (sampling(kind="balanced", rows=0), r"(?s)rows = 0.*from 1 on"),
+        (sampling(kind="weighted"), r"(?s)'weighted' with by = None.*one numeric column"),
+        (sampling(kind="weighted", by=["c", "x"]), r"with by = \('c', 'x'\)"),
+        (sampling(kind="stratified", rows=9), r"(?s)rows = 9.*once in an epoch.*'balanced'"),
+        (
+            {**sampling(kind="balanced"), "train": {"shuffle": "global"}},
+            r"(?s)sample = {'kind': 'balanced'} and \[train\] shuffle = 'global' are two orders",
+        ),
+        (
+            {**sampling(kind="balanced"), "train": {"class_weight": "balanced"}},
+            r"(?s)make up for rare classes.*leave one",
+        ),
+        (
+            {**sampling(kind="balanced", by="y"), "train": {"class_weight": "balanced"}},
+            r"make up for rare classes",
+        ),
+        (
+            minimal(loader={"pack": False, "sample": {"kind": "stratified"}}),
+            r"(?s)pack = false.*sample = .*hold = 'memory'",
+        ),
+        (
+            minimal(loader={"pack": False}, train={"shuffle": "global"}),
+            r"(?s)pack = false.*shuffle = 'global'.*hold = 'memory'",
+        ),
+        (
+            {**sampling(kind="balanced"), "model": {"kind": "xgboost"}},
+            r"(?s)sample = .*as often as it is there.*scale_pos_weight",
+        ),
+        (
+            minimal(model={"kind": "xgboost"}, loader={"pack": False}),
+            r"(?s)pack = false.*several times.*hold = 'memory'",
+        ),
+        (
+            minimal(model={"kind": "xgboost"}, loader={"window_blocks": 3}),
+            r"(?s)\['window_blocks'\] are of an order.*leave them out",
+        ),
         (minimal(split={"kind": "hash", "valid": float("nan")}), r"valid = nan"),
         (minimal(data={"features": []}), r"features = \[\]"),
         (minimal(data={"features": "x"}), r"features = 'x'"),

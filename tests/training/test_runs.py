@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ from featurestore.errors import (
 from featurestore.store import FeatureStore
 from training import Run, RunBundle, RunConfig, fit, predict
 from training.cli import main
+from training.loading.memory import row_bytes
+from training.run_loaders import held_rows, held_together, loaders_of
+from training.source import open_dataset, open_table
 
 ROWS = 3000
 
@@ -207,12 +211,46 @@ def test_regression_and_hash_split(store: Path, tmp_path: Path) -> None:
     assert run.metrics["parts"]["valid"]["rmse"] < 6
 
 
+def test_an_output_that_cannot_be_written_is_said(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    content = configuration(store, tmp_path / "packs")
+    with pytest.raises(InvalidInputError, match=r"(?s)file.run cannot be written.*name an output"):
+        fit(content, tmp_path / "file" / "run")
+
+    def refused(path: Path, **_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(InvalidInputError, match=r"(?s)Permission denied.*can be written to"):
+        fit(content, tmp_path / "runs" / "first")
+
+
+def test_rows_of_all_parts_that_do_not_fit_together_are_not_held(
+    store: Path, tmp_path: Path
+) -> None:
+    content = configuration(store, tmp_path / "packs")
+    config = RunConfig.from_mapping({**content, "loader": {"hold": "memory"}})
+    loaders = loaders_of(config, open_dataset(config, open_table(config)))
+    train = max(one.peak for one in loaders["train"].memory().activities)
+    together = held_together(loaders)
+    others = sum(one.bytes for one in held_rows({**loaders}) if "train" not in one.what)
+    assert others == 1000 * row_bytes(loaders["train"].schema)
+    assert max(one.peak for one in together if "train" in one.activity) == train + others
+    tight = replace(together[0], limit=together[0].peak - 1)
+    with pytest.raises(MemoryLimitError, match=r"(?s)of the train part is projected.*leave hold out"):
+        tight.require()
+
+
 def test_a_model_of_ones_own(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_model.py").write_text(
         "import keras\n"
         "from training.models import tabular\n"
         "def build(schema, task, units):\n"
         "    return tabular(schema, task, hidden=(units,))\n"
+        "def nothing(schema, task):\n"
+        "    tabular(schema, task)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     content = configuration(
@@ -228,6 +266,11 @@ def test_a_model_of_ones_own(store: Path, tmp_path: Path, monkeypatch: pytest.Mo
         fit(content, tmp_path / "other")
     content["model"] = {"kind": "own_model:missing"}
     with pytest.raises(InvalidInputError, match="cannot be imported"):
+        fit(content, tmp_path / "other")
+    content["model"] = {"kind": "own_model:nothing"}
+    with pytest.raises(
+        InvalidInputError, match=r"(?s)own_model:nothing' returned None.*keras.Model"
+    ):
         fit(content, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -50,6 +50,23 @@ def in_dtype(part: DatasetPart, dtype: str) -> DatasetPart:
     return part if dtype == "float32" or isinstance(part, HalfPart) else HalfPart(part)
 
 
+def half_schema(schema: DatasetSchema) -> DatasetSchema:
+    """Return a schema whose floating-point inputs are float16."""
+    return DatasetSchema(tuple(map(_half, schema.columns)))
+
+
+def half_batch(batch: Batch, schema: DatasetSchema) -> Batch:
+    """Return a batch whose floating-point inputs are float16; raises what :func:`to_half` does.
+
+    ``schema`` names the columns of ``numeric``; it may be of either precision.
+    """
+    inputs = {}
+    for name, values in batch.inputs.items():
+        columns = schema.numeric if name == NUMERIC else (name,)
+        inputs[name] = to_half(values, columns) if values.dtype.kind == "f" else values
+    return replace(batch, inputs=inputs)
+
+
 class HalfPart:
     """A ``DatasetPart`` of the same rows in float16.
 
@@ -67,11 +84,11 @@ class HalfPart:
     def __init__(self, part: DatasetPart) -> None:
         self.full = part
         """The part with its inputs as they are."""
-        self._columns = tuple(map(_half, part.schema.columns))
+        self._schema = half_schema(part.schema)
 
     @property
     def schema(self) -> DatasetSchema:
-        return DatasetSchema(self._columns)
+        return self._schema
 
     @property
     def rows(self) -> int:
@@ -103,7 +120,7 @@ class HalfPart:
 
     def arrays(self, partition: int) -> Batch:
         """Return all rows of a partition; raises what :meth:`slices` does."""
-        return self._converted(self.full.arrays(partition))
+        return half_batch(self.full.arrays(partition), self._schema)
 
     def entities(self, partition: int, by: Sequence[str] | None = None) -> HostArray:
         """Return a hash of each row's entity; see ``DatasetPart``."""
@@ -122,23 +139,15 @@ class HalfPart:
             If a finite value is beyond what float16 holds.
         """
         for batch in self.full.slices(partition, _share(within)):
-            yield self._converted(batch)
+            yield half_batch(batch, self._schema)
 
     def memory(self, partition: int, within: int) -> int:
         """Return the bytes that the largest of :meth:`slices` takes, its float16 copy included."""
         need = self.full.memory(partition, _share(within))
-        halves = [one for one in self._columns if one.dtype == FLOAT16]
+        halves = [one for one in self._schema.columns if one.dtype == FLOAT16]
         row = sum(2 * int(np.prod(one.shape, dtype=np.int64)) for one in halves)
         # Of a slice, whose arrays are at most all of what it takes, the copy is at most half.
         return need + min(need // 2, self.partition_rows[partition] * row)
-
-    def _converted(self, batch: Batch) -> Batch:
-        numeric = self.schema.numeric
-        inputs = {}
-        for name, values in batch.inputs.items():
-            columns = numeric if name == NUMERIC else (name,)
-            inputs[name] = to_half(values, columns) if values.dtype.kind == "f" else values
-        return replace(batch, inputs=inputs)
 
 
 def to_half(values: HostArray, columns: Sequence[str]) -> HostArray:
