@@ -17,7 +17,7 @@ from featurestore.execution.dask import Executor, projected_peak
 from featurestore.execution.room import Need, readable_bytes, remedy, require_room
 from featurestore.execution.sites import Site
 from featurestore.plan.costs import THREAD_BYTES
-from featurestore.plan.projection import COMBINE, Projection, StepProjection, project
+from featurestore.plan.projection import COMBINE, BuildProjection, StepProjection, project
 from featurestore.plan.staleness import Assessment
 from featurestore.plan.table_files import TableFiles
 from featurestore.storage.scratch import Scratch
@@ -50,19 +50,19 @@ def projected(
     assessments: Mapping[str, Sequence[Assessment]],
     states: StateStore,
     executor: Executor,
-) -> Projection:
+) -> BuildProjection:
     """Return what a build costs where it would run; see ``plan.projection.project``."""
     return project(files, sources, assessments, states, executor.room, executor.workers)
 
 
 def step_peaks(
-    projection: Projection, sites: Sequence[Site], memory_limit: int | None
+    projection: BuildProjection, sites: Sequence[Site], memory_limit: int | None
 ) -> list[StepPeak]:
     """Return what the steps of a build peak at.
 
     Parameters
     ----------
-    projection : Projection
+    projection : BuildProjection
     sites : sequence of Site
         Where tasks run, this host first.
     memory_limit : int, optional
@@ -99,7 +99,7 @@ def _at_once(costs: Sequence[int], site: Site, memory_limit: int | None) -> int:
     return max(count, 1)
 
 
-def require_feasible(projection: Projection, executor: Executor, scratch: Scratch) -> None:
+def require_feasible(projection: BuildProjection, executor: Executor, scratch: Scratch) -> None:
     """Refuse a build of which a task does not fit memory, or scratch space.
 
     Raises
@@ -121,7 +121,7 @@ def require_feasible(projection: Projection, executor: Executor, scratch: Scratc
 
 
 def what_would_do(
-    projection: Projection, sites: Sequence[Site], memory_limit: int, scratch: Scratch
+    projection: BuildProjection, sites: Sequence[Site], memory_limit: int, scratch: Scratch
 ) -> str:
     """Return what would make a build fit; ``""`` if it does."""
     places = _all_places(projection, sites)
@@ -138,7 +138,7 @@ def what_would_do(
     return ""
 
 
-def _require_scratch(projection: Projection, scratch: Scratch) -> None:
+def _require_scratch(projection: BuildProjection, scratch: Scratch) -> None:
     """Refuse a build that may need more scratch space than there is.
 
     Of states that are not made yet it is known only how large they are at most.
@@ -149,7 +149,9 @@ def _require_scratch(projection: Projection, scratch: Scratch) -> None:
         scratch.require(task.scratch_bytes, f"{', '.join(task.feature)} ({step.work})")
 
 
-def _all_places(projection: Projection, sites: Sequence[Site]) -> list[tuple[StepProjection, Site]]:
+def _all_places(
+    projection: BuildProjection, sites: Sequence[Site]
+) -> list[tuple[StepProjection, Site]]:
     """Return the steps that have to be judged beforehand, wherever they run.
 
     What combining takes is known when there are summaries: it is looked at step by step then. Nothing is said

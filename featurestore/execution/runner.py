@@ -29,7 +29,7 @@ from featurestore.execution.tasks import (
 )
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.definition import Feature
-from featurestore.plan.projection import Projection
+from featurestore.plan.projection import BuildProjection
 from featurestore.plan.staleness import Assessment
 from featurestore.plan.table_files import TableFiles, source_of
 from featurestore.storage.journal import Journal
@@ -95,7 +95,7 @@ class Build:
         self._resumed = 0
         self._computed = 0
 
-    def run(self, projection: Projection) -> BuildResult:
+    def run(self, projection: BuildProjection) -> BuildResult:
         """Compute everything that is not fresh.
 
         Raises

@@ -129,7 +129,7 @@ class StepProjection:
 
 
 @dataclass(frozen=True, slots=True)
-class Projection:
+class BuildProjection:
     """What a build costs.
 
     Parameters
@@ -158,7 +158,7 @@ def project(
     states: StateStore,
     room: int | None = None,
     at_once: int = 1,
-) -> Projection:
+) -> BuildProjection:
     """Return what building everything that is not fresh costs.
 
     Parameters
@@ -184,7 +184,7 @@ def project(
             steps += [
                 one for one in (found.summarize(), found.combine(), found.apply()) if one.tasks
             ]
-    return Projection(tuple(steps), room)
+    return BuildProjection(tuple(steps), room)
 
 
 def _unfinished(assessments: Sequence[Assessment]) -> list[int]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from featurestore.execution.dask import Executor
 from featurestore.execution.feasibility import StepPeak, step_peaks, what_would_do
-from featurestore.plan.projection import Projection
+from featurestore.plan.projection import BuildProjection
 from featurestore.plan.staleness import Assessment
 from featurestore.report.tables import html_table, text_table
 from featurestore.storage.scratch import Scratch
@@ -146,7 +146,7 @@ class BuildPlan:
 
 def build_plan(
     table: str,
-    projection: Projection,
+    projection: BuildProjection,
     assessments: Mapping[str, Sequence[Assessment]],
     executor: Executor,
     memory_limit: int,

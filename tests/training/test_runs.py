@@ -239,7 +239,9 @@ def test_rows_of_all_parts_that_do_not_fit_together_are_not_held(
     assert others == 1000 * row_bytes(loaders["train"].schema)
     assert max(one.peak for one in together if "train" in one.activity) == train + others
     tight = replace(together[0], limit=together[0].peak - 1)
-    with pytest.raises(MemoryLimitError, match=r"(?s)of the train part is projected.*leave hold out"):
+    with pytest.raises(
+        MemoryLimitError, match=r"(?s)of the train part is projected.*leave hold out"
+    ):
         tight.require()
 
 
