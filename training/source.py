@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featurestore.dataset.batch import DatasetSchema
-from featurestore.errors import DefinitionError, InvalidInputError
+from featurestore.errors import DefinitionError, InvalidInputError, MissingColumnError, SchemaError
 from featurestore.schema import TableSchema
 from training.config import PipelineConfig, RunConfig, SplitConfig
 
@@ -34,11 +34,12 @@ def open_dataset(config: RunConfig, table: Table) -> Dataset:
     Raises
     ------
     SchemaError
-        If the table lacks a feature or the label.
+        If the table lacks a feature, the label, or a column that rows are sampled by.
     NotReadyError
         If values are missing or stale.
     """
     schema: TableSchema = table.schema
+    _check_sampled(config, schema)
     return table.dataset(
         features=list(config.data.features),
         label=config.data.label,
@@ -54,6 +55,19 @@ def open_dataset(config: RunConfig, table: Table) -> Dataset:
             stored=table.cardinalities(*config.data.features),
         ),
     )
+
+
+def _check_sampled(config: RunConfig, schema: TableSchema) -> None:
+    """Refuse to sample by a column that there is not."""
+    sample = config.loader.sampled()
+    by = () if sample is None or sample.by is None else sample.by
+    for name in (by,) if isinstance(by, str) else by:
+        try:
+            schema[name]
+        except MissingColumnError as error:
+            raise SchemaError(
+                f"[loader] sample = {config.loader.sample}: {error.problem}", error.remedy
+            ) from error
 
 
 def _rows(config: RunConfig) -> Any:

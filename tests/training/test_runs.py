@@ -227,6 +227,16 @@ def test_an_output_that_cannot_be_written_is_said(
         fit(content, tmp_path / "runs" / "first")
 
 
+def test_a_column_to_sample_by_that_there_is_not_is_named(store: Path, tmp_path: Path) -> None:
+    content = configuration(store, tmp_path / "packs")
+    for sample in (
+        {"kind": "balanced", "by": ["x", "sector"]},
+        {"kind": "weighted", "by": "sector"},
+    ):
+        with pytest.raises(SchemaError, match=r"(?s)\[loader\] sample = .*'sector'.*columns are"):
+            fit({**content, "loader": {"sample": sample}}, tmp_path / "run")
+
+
 def test_rows_of_all_parts_that_do_not_fit_together_are_not_held(
     store: Path, tmp_path: Path
 ) -> None:
