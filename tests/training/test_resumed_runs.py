@@ -199,6 +199,17 @@ def test_a_run_that_failed_early_leaves_nothing_and_begins_anew(
     assert same(fit(config, tmp_path / "run"), undisturbed)
 
 
+def test_fewer_epochs_than_are_done_end_the_run_with_those(
+    stopped: Path, store: Path, packs: Path
+) -> None:
+    lines: list[str] = []
+    run = fit(configuration(store, packs, epochs=1), stopped, resume=True, say=lines.append)
+    assert lines == [
+        "1 epochs and 8 steps are done already, more than epochs = 1: they are the run"
+    ]
+    assert run.metrics["epochs"] == 1
+
+
 def test_a_damaged_working_folder_is_said(stopped: Path, store: Path, packs: Path) -> None:
     (Unfinished.of(stopped).path / "config.json").write_text("{")
     with pytest.raises(CorruptionError, match=r"(?s)config.json cannot be read.*delete"):

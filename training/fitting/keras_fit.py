@@ -54,9 +54,11 @@ def trained(
     )
     early = StopEarly(checkpoint, "val_loss", settings.early_stopping)
     epoch = checkpoint.restore(model)
-    if epoch > settings.epochs and say is not None:
+    done = train.position.start
+    if done > (settings.epochs, 0) and say is not None:
         say(
-            f"{epoch} epochs are done already, more than epochs = {settings.epochs}: they are the run"
+            f"{done[0]} epochs and {done[1]} steps are done already, more than epochs = "
+            f"{settings.epochs}: they are the run"
         )
     if epoch < settings.epochs and not early.stopped:
         validation = valid.keras()
