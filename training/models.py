@@ -137,5 +137,10 @@ def _check(
         raise InvalidInputError(f"hidden={list(hidden)!r} must be numbers of units >= 1")
     if not 0 <= dropout < 1:
         raise InvalidInputError(f"dropout={dropout!r} is not in [0, 1)")
+    if schema.ragged:
+        raise DefinitionError(
+            f"feature {schema.ragged[0].name!r} has lists of any length, which this model does not take",
+            "make them one length with fs.ListPad in the pipeline, or give a model of your own",
+        )
     if not schema.array_specs():
         raise DefinitionError("a dataset without features cannot train a model")

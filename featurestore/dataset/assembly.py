@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.dataset.batch import NUMERIC, Batch, DatasetSchema, HostArray, Input, Role
+from featurestore.dataset.ragged import Ragged, item_dtype, ragged_of
 from featurestore.dataset.targets import Targets, numpy_name
 from featurestore.engines.protocol import Engine
 from featurestore.errors import DefinitionError
@@ -64,6 +65,8 @@ def _input(one: Field, cardinality: int | None) -> Input:
         return Input(one.name, Role.CATEGORICAL, "int32", cardinality=cardinality)
     if one.is_numeric:
         return Input(one.name, Role.NUMERIC, "float32")
+    if (items := item_dtype(one.type)) is not None:
+        return Input(one.name, Role.RAGGED, items)
     raise DefinitionError(
         f"feature {one.name!r} has type {one.type}, which a model cannot be fed", _remedy(one)
     )
@@ -75,7 +78,10 @@ def _remedy(one: Field) -> str:
     if pa.types.is_temporal(one.type):
         return f"add Calendar({one.name!r}) to the pipeline for its parts, or leave it out"
     if pa.types.is_list(one.type):
-        return "turn it into a tensor or a number with a Function, or leave it out"
+        return (
+            "models take lists of floats, and of integers that int64 holds: turn it into such lists, "
+            "a tensor or a number with a Function, or leave it out"
+        )
     return "turn it into numbers with a Function, or leave it out"
 
 
@@ -98,14 +104,15 @@ def to_batch(
     -------
     Batch
         ``numeric`` float32 ``[rows, n]`` with nulls as NaN and values beyond float32 as infinity;
-        categorical int32 ``[rows]``; tensors ``[rows, ...]``; labels with their own dtypes, booleans
+        categorical int32 ``[rows]``; tensors ``[rows, ...]``; lists as :func:`ragged_of` gives them;
+        labels with their own dtypes, booleans
         as uint8; the weight float32 ``[rows]``; the group as integers, dates and times as int64; the
         base margin float32 ``[rows]`` or ``[rows, classes]``. All C-contiguous.
 
     Raises
     ------
     DefinitionError
-        If a categorical column or what a model is told has nulls; NaN in the latter counts. If a
+        If a categorical column, a list of integers, or what a model is told has nulls; NaN in the latter counts. If a
         weight is negative or infinite, or a base margin infinite.
     """
     inputs: dict[str, HostArray] = {}
@@ -117,15 +124,16 @@ def to_batch(
         elif one.role is Role.TENSOR:
             host = engine.to_host(partition.tensors[one.name])
             inputs[one.name] = np.ascontiguousarray(host, dtype=one.dtype)
+    lists = {one.name: _lists(partition, one, engine) for one in schema.ragged}
     if not label:
-        return Batch(inputs, None)
+        return Batch(inputs, None, lists=lists)
     labels = {one.name: _known_values(partition, one, engine) for one in schema.labels}
     weight = None if schema.weight is None else _weights(partition, schema.weight, engine)
     group = None if schema.group is None else _known_values(partition, schema.group, engine)
     margin = None if schema.base_margin is None else _margins(partition, schema.base_margin, engine)
     if schema.label is not None:
-        return Batch(inputs, labels[schema.label.name], weight, {}, group, margin)
-    return Batch(inputs, None, weight, labels, group, margin)
+        return Batch(inputs, labels[schema.label.name], weight, {}, group, margin, lists)
+    return Batch(inputs, None, weight, labels, group, margin, lists)
 
 
 def _numeric(partition: Partition, names: Sequence[str], engine: Engine) -> HostArray:
@@ -164,6 +172,11 @@ def _codes(partition: Partition, name: str, engine: Engine) -> HostArray:
             "let Categorify be the last step that writes it: it gives nulls a code of their own",
         )
     return np.ascontiguousarray(values, dtype=np.int32)
+
+
+def _lists(partition: Partition, one: Input, engine: Engine) -> Ragged:
+    column = engine.to_arrow(partition.frame.select(one.name))[one.name]
+    return ragged_of(column.combine_chunks(), one.dtype, one.name)
 
 
 def _known_values(partition: Partition, one: Input, engine: Engine) -> HostArray:

@@ -2,7 +2,8 @@
 
 Numeric scalar features are one ``float32 [rows, n]`` array named ``numeric``, in the order asked
 for; each categorical one is ``int32 [rows]`` under its own name; each tensor ``[rows, ...]`` under
-its own name; the label is an array of its own, several are one each under their names, and so are the weight of
+its own name; lists of any length are values and offsets under their own names, beside these arrays;
+the label is an array of its own, several are one each under their names, and so are the weight of
 rows, the query that each belongs to, and its base margin.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
+from featurestore.dataset.ragged import Ragged
 from featurestore.errors import DefinitionError
 from featurestore.fingerprint import Json
 
@@ -28,6 +30,7 @@ class Role(StrEnum):
     NUMERIC = "numeric"
     CATEGORICAL = "categorical"
     TENSOR = "tensor"
+    RAGGED = "ragged"
     LABEL = "label"
     WEIGHT = "weight"
     GROUP = "group"
@@ -48,9 +51,9 @@ class Input:
     role : Role
     dtype : str
         NumPy name of its elements in a batch: ``float32`` for numeric (``float16`` for all of them
-        where a loader was asked for that), ``int32`` for categorical.
+        where a loader was asked for that), ``int32`` for categorical; of lists, that of their items.
     shape : tuple of int
-        Shape of one row's value: ``()`` for scalars.
+        Shape of one row's value: ``()`` for scalars, and for lists, which have none.
     cardinality : int, optional
         For categorical inputs the number of codes, which lie in ``[0, cardinality)``.
     """
@@ -113,6 +116,11 @@ class DatasetSchema:
         return tuple(one.name for one in self.of_role(Role.NUMERIC))
 
     @property
+    def ragged(self) -> tuple[Input, ...]:
+        """The inputs that are lists of any length."""
+        return self.of_role(Role.RAGGED)
+
+    @property
     def inputs(self) -> tuple[Input, ...]:
         """The columns that a model is fed: neither labels nor what else it is told."""
         return tuple(one for one in self.columns if one.role not in TARGETS)
@@ -142,7 +150,7 @@ class DatasetSchema:
         return next(iter(self.of_role(Role.BASE_MARGIN)), None)
 
     def array_specs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Return ``{array name: (dtype, shape of one row)}`` of the inputs."""
+        """Return ``{array name: (dtype, shape of one row)}`` of the inputs; lists have no such shape."""
         return dict(self._arrays)
 
     def _specs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -183,6 +191,8 @@ class Batch:
         int64. Shuffled batches have rows of many queries.
     base_margin : array, optional
         float32 ``[rows]`` or ``[rows, classes]``: what a model's raw predictions begin from.
+    lists : mapping of str to Ragged
+        Inputs that are lists of any length, by name: values ``[items]``, offsets int64 ``[rows + 1]``.
     """
 
     inputs: Mapping[str, HostArray]
@@ -191,12 +201,15 @@ class Batch:
     labels: Mapping[str, HostArray] = field(default_factory=dict)
     group: HostArray | None = None
     base_margin: HostArray | None = None
+    lists: Mapping[str, Ragged] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         if self.label is not None:
             return int(self.label.shape[0])
-        return int(next(iter(self.inputs.values())).shape[0])
+        if self.inputs:
+            return int(next(iter(self.inputs.values())).shape[0])
+        return next(iter(self.lists.values())).rows
 
 
 class DatasetPart(Protocol):
@@ -242,6 +255,12 @@ class DatasetPart(Protocol):
 
     def numbers(self, partition: int, column: str) -> HostArray:
         """Return a number of each selected row, ``float64``; NaN where there is none."""
+
+    def list_items(self, partition: int, column: str) -> tuple[int, int]:
+        """Return how many items one row of an input of lists has at most, and all rows of a partition.
+
+        Said from what was recorded; nothing is read.
+        """
 
     def slices(self, partition: int, within: int) -> Iterator[Batch]:
         """Yield the same rows in order, in as few slices as take at most ``within`` bytes each."""

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from featurestore.dataset.assembly import dataset_schema
 from featurestore.dataset.batch import Role
 from featurestore.dataset.targets import Targets
@@ -76,13 +78,19 @@ class DatasetColumns:
         return (*self.model, *self.targets.names)
 
     @property
+    def lists(self) -> tuple[str, ...]:
+        """Those of the columns that are lists of any length."""
+        return tuple(one for one in self.names if pa.types.is_list(self.outputs[one].type))
+
+    @property
     def row_bytes(self) -> int:
-        """Bytes of one row after the pipeline."""
-        return sum(_width(self.outputs[name]) for name in self.names)
+        """Bytes of one row after the pipeline, :attr:`lists` left out."""
+        lists = self.lists
+        return sum(_width(self.outputs[name]) for name in self.names if name not in lists)
 
 
 def _width(one: Field) -> int:
-    # Everything a model can be fed has a fixed width; booleans count as whole bytes.
+    # All but lists has a fixed width; booleans count as whole bytes.
     bits = max(8, int(one.type.bit_width))
     return bits // 8 * math.prod(one.shape or ())
 

@@ -39,6 +39,12 @@ PACKING_BYTES: Final = 4 * 2**20 + THREAD_BYTES
 _VALUE_BYTES = 9
 """A column as an array of its own: at most eight bytes a value, and whether it is valid."""
 
+_LIST_COPIES = 2
+"""How often lists exist as items while arrays of them are made: as the engine gives them, and as arrays."""
+
+_LIST_BYTES = 24
+"""Of each row of a column of lists while arrays are made: how many items it has, twice, and its offset."""
+
 _CHOOSING_BYTES = 32
 """Of each row, to tell whether it is selected: a hash of its key, or a condition, and the mask."""
 
@@ -157,9 +163,11 @@ def array_bytes(
     seen, copied = _after_cut(table, extent, kept)
     after = pipeline_bytes(steps, seen)
     rows = min(extent.rows, kept.rows)
+    lists = sum(after.columns[one.name] for one in schema.ragged)
     taken = 0
     if kept.masked:
-        taken = math.ceil(sum(after.columns[one] for one in model) * rows / max(1, seen.rows))
+        plain = sum(after.columns[one] for one in model) - lists
+        taken = math.ceil(plain * rows / max(1, seen.rows)) + lists
     return (
         _reading(table, extent)
         + copied
@@ -167,6 +175,7 @@ def array_bytes(
         + after.working
         + taken
         + _making_bytes(schema, rows)
+        + _LIST_COPIES * lists
         + (slices_bytes(after.working) if sliced else 0)
     )
 
@@ -320,8 +329,9 @@ def _making_bytes(schema: DatasetSchema, rows: int) -> int:
 
     Tensors are arrays already.
     """
-    made = [one for one in schema.columns if one.role is not Role.TENSOR]
+    made = [one for one in schema.columns if one.role not in (Role.TENSOR, Role.RAGGED)]
     one_row = sum(np.dtype(one.dtype).itemsize for one in made)
+    one_row += _LIST_BYTES * len(schema.ragged)
     at_once = min(COLUMNS_AT_ONCE, len(schema.numeric)) + (len(schema.inputs) < len(schema.columns))
     return rows * (one_row + at_once * _VALUE_BYTES)
 

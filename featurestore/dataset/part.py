@@ -21,7 +21,13 @@ import pyarrow as pa
 from featurestore.dataset.assembly import ASSEMBLY_VERSION, to_batch
 from featurestore.dataset.batch import Batch, DatasetSchema, HostArray
 from featurestore.dataset.learned import LearnedColumns
-from featurestore.dataset.memory import array_needs, kept_of, slice_limits, sliced_bytes
+from featurestore.dataset.memory import (
+    array_needs,
+    kept_of,
+    pipeline_bytes,
+    slice_limits,
+    sliced_bytes,
+)
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
 from featurestore.engines.hashing import hash_columns
@@ -187,6 +193,30 @@ class Part:
         piece = self._piece(partition)
         table, extent = self._view.schema, self._extent(piece)
         return sliced_bytes(table, extent, self._limits(piece, within), self._needs(piece))
+
+    def list_items(self, partition: int, column: str) -> tuple[int, int]:
+        """Return how many items one list of a column has at most, and all of a partition together.
+
+        Said from what was recorded when they were written, so both may be more than there are: rows that
+        are not selected count, and other columns that were written with the lists count as items of
+        the widest row. Nothing is read.
+
+        Parameters
+        ----------
+        partition : int
+        column : str
+            An input of lists of any length.
+        """
+        piece, columns = self._piece(partition), self._learned.columns
+        extent, calls = self._extent(piece), self._learned.calls()
+        size = max(1, columns.outputs[column].type.value_type.bit_width // 8)
+        total = pipeline_bytes(calls, extent).columns[column] // size
+        if any(
+            column in (out.name for out in one.transformer.outputs(one.before)) for one in calls
+        ):
+            return total, total  # of a list that a step makes, only all rows together are known
+        own = read_extent(self._view.partitions[piece.position], (column,))
+        return min(total, own.widest_row // size), total
 
     def slices(self, partition: int, within: int) -> Iterator[Batch]:
         """Yield what :meth:`arrays` returns, in as few slices as take at most ``within`` bytes.
@@ -457,7 +487,12 @@ class Part:
         """Refuse to hold all rows after the pipeline, and one partition while it is made."""
         columns = self._learned.columns
         making = (self._needs(one)(self._extent(one)) for one in self._pieces)
-        need = copies * self.rows * columns.row_bytes + max(making, default=0)
+        lists = sum(
+            pipeline_bytes(self._learned.calls(), self._extent(one)).columns[name]
+            for one in self._pieces
+            for name in columns.lists
+        )
+        need = copies * (self.rows * columns.row_bytes + lists) + max(making, default=0)
         self._view.require_room(
             Need(f"reading part {self._name!r}", need), "iterate over frames(), name fewer features"
         )

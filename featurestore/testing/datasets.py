@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from featurestore.dataset.batch import Batch, DatasetSchema, HostArray, Input, Role
+from featurestore.dataset.ragged import Ragged
 from featurestore.fingerprint import fingerprint
 from featurestore.limits import resident_bytes
 
@@ -36,6 +37,8 @@ class ArrayPart:
         Columns of the table that are not of the dataset.
     reads : list of int
         The partitions that ``arrays`` was called for, in order.
+    lists : mapping of str to Ragged
+        Inputs that are lists of any length.
     """
 
     schema: DatasetSchema
@@ -52,6 +55,7 @@ class ArrayPart:
     group: HostArray | None = None
     base_margin: HostArray | None = None
     reads: list[int] = field(default_factory=list)
+    lists: Mapping[str, Ragged] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -92,6 +96,11 @@ class ArrayPart:
             return self.inputs["numeric"][:, self.schema.numeric.index(name)]
         return {**self.others, **self.labels, **self.inputs}[name]
 
+    def list_items(self, partition: int, column: str) -> tuple[int, int]:
+        rows = self._rows_of(partition)
+        lengths = self.lists[column].slice(rows.start, rows.stop).lengths
+        return int(lengths.max(initial=0)), int(lengths.sum())
+
     def slices(self, partition: int, within: int) -> Iterator[Batch]:
         yield self.arrays(partition)
 
@@ -100,7 +109,11 @@ class ArrayPart:
         others = (self.label, self.weight, self.group, self.base_margin)
         told = [one for one in others if one is not None]
         values = [*self.inputs.values(), *told, *self.labels.values()]
-        return rows * sum(int(one.nbytes) // max(1, len(one)) for one in values)
+        items = sum(
+            8 * (rows + 1) + self.list_items(partition, name)[1] * one.values.itemsize
+            for name, one in self.lists.items()
+        )
+        return items + rows * sum(int(one.nbytes) // max(1, len(one)) for one in values)
 
     def arrays(self, partition: int) -> Batch:
         self.reads.append(partition)
@@ -112,6 +125,7 @@ class ArrayPart:
             {name: value[rows] for name, value in self.labels.items()},
             None if self.group is None else self.group[rows],
             None if self.base_margin is None else self.base_margin[rows],
+            {name: one.slice(rows.start, rows.stop) for name, one in self.lists.items()},
         )
 
 
@@ -128,13 +142,16 @@ def numbered_part(
     weight: bool = False,
     queries: Sequence[int] | None = None,
     margin: tuple[int, ...] | None = None,
+    lists: bool = False,
 ) -> ArrayPart:
     """Return a part whose first numeric column is the row number, the rest random.
 
     A second label, ``odd``, is whether the row number is; the weight ``share`` is the row number
     halved. A column that is not of the dataset, ``importance``, goes from a half to two.
     ``queries`` are the rows of each query of the group ``query``, whose ids fall; all rows of one
-    weigh the same. ``margin`` is the shape of a row's base margin ``score``.
+    weigh the same. ``margin`` is the shape of a row's base margin ``score``. With ``lists``,
+    each row has a list ``tags`` of the row number and integers after it, up to six, or of nothing, and one
+    of random floats, ``rates``.
 
     The label is 1 where the sum of the other numeric columns and the first category's parity is
     positive, so that a model can learn it.
@@ -159,6 +176,8 @@ def numbered_part(
     if tensor is not None:
         inputs["vector"] = random.normal(size=(rows, *tensor)).astype(np.float32)
         columns.append(Input("vector", Role.TENSOR, "float32", tensor))
+    if lists:
+        columns += [Input("tags", Role.RAGGED, "int64"), Input("rates", Role.RAGGED, "float32")]
     columns.append(Input("late", Role.LABEL, "float32"))
     if labels == 2:
         columns.append(Input("odd", Role.LABEL, "uint8"))
@@ -187,4 +206,16 @@ def numbered_part(
         base_margin=None
         if margin is None
         else random.normal(size=(rows, *margin)).astype(np.float32),
+        lists=_numbered_lists(rows, random) if lists else {},
     )
+
+
+def _numbered_lists(rows: int, random: np.random.Generator) -> dict[str, Ragged]:
+    found = {}
+    for name in ("tags", "rates"):
+        lengths = random.integers(0, 7, size=rows)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        items = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - np.arange(rows), lengths)
+        found[name] = Ragged(items, offsets)
+    rates = random.normal(size=len(found["rates"].values)).astype(np.float32)
+    return {**found, "rates": Ragged(rates, found["rates"].offsets)}

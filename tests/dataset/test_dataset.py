@@ -416,7 +416,7 @@ def test_what_is_no_dataset(
     view = simple(
         tmp_path,
         d=pa.array(np.arange(60), pa.timestamp("us")),
-        l=pa.array([[1.0]] * 60, pa.list_(pa.float64())),
+        l=pa.array([["a"]] * 60, pa.list_(pa.string())),
     )
     with pytest.raises((DefinitionError, SchemaError, InvalidInputError), match=message):
         dataset(view, features, label, **options)

@@ -12,6 +12,7 @@ import numpy as np
 
 from featurestore.dataset.batch import Batch, HostArray
 from featurestore.errors import InvalidInputError
+from training.loading.ragged_inputs import ragged_arrays
 
 
 def element(batch: Batch, *, narrow: bool = True) -> tuple[Any, ...]:
@@ -25,6 +26,8 @@ def element(batch: Batch, *, narrow: bool = True) -> tuple[Any, ...]:
         If a label does not fit that type.
     """
     inputs: dict[str, HostArray] = dict(batch.inputs)
+    for name, lists in batch.lists.items():
+        inputs |= ragged_arrays(name, lists)
     label: HostArray | dict[str, HostArray]
     if batch.label is not None:
         label = _as_label(batch.label, narrow)

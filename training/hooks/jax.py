@@ -80,6 +80,7 @@ class JaxBatches:
     """
 
     def __init__(self, loader: Loader, device: Any = None) -> None:
+        loader.ragged.refuse("JAX")
         self._loader = loader
         self._device = device
         self.memory.require()

@@ -55,7 +55,7 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
         Weight of the rows of each class; classes not named weigh 1.
     inputs : {"dict", "tuple"}
         How ``x`` is structured. ``"tuple"`` is for models whose inputs have no names: arrays in the
-        order of ``loader.array_specs()``, a single one as it is.
+        order of ``loader.array_specs()``, then ``loader.list_specs()``, a single one as it is.
 
     Raises
     ------
@@ -73,6 +73,7 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
     ) -> None:
         if inputs not in ("dict", "tuple"):
             raise InvalidInputError(f"inputs={inputs!r} is no structure", "use 'dict' or 'tuple'")
+        loader.ragged.refuse("Keras")
         if len(loader) == 0:
             raise InvalidInputError(
                 f"a loader of {loader.rows} rows has no batch of {loader.batch_size}",
@@ -199,7 +200,8 @@ class KerasBatches(DataAdapter):  # type: ignore[misc]
     def _structured(self, element: Element) -> Element:
         if not self._by_position:
             return element
-        values = tuple(element[0][name] for name in self.loader.array_specs())
+        names = (*self.loader.array_specs(), *self.loader.list_specs())
+        values = tuple(element[0][name] for name in names)
         return (values if len(values) > 1 else values[0], *element[1:])
 
     def _weights(self, label: HostArray, weight: HostArray | None = None) -> HostArray:

@@ -173,7 +173,10 @@ def compiled(function: Callable[[Any], Any], schema: DatasetSchema) -> Callable[
 
 def loader_signature(loader: Loader, *, weighted: bool = False) -> tuple[Any, ...]:
     """Return the :func:`signature` of a loader's batches."""
-    return signature(loader.schema, loader.array_specs(), weighted=weighted or loader.weighted)
+    made = signature(loader.schema, loader.array_specs(), weighted=weighted or loader.weighted)
+    for name, (dtype, shape) in loader.list_specs().items():
+        made[0][name] = tf.TensorSpec(shape, tf.as_dtype(dtype))
+    return made
 
 
 def signature(

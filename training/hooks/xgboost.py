@@ -249,6 +249,7 @@ def rows_of(loader: Loader) -> Pack | HeldRows:
     """
     if loader.rows == 0:
         raise InvalidInputError("a dataset part without rows cannot train a model")
+    loader.ragged.refuse("XGBoost", padded=True)
     table = loader.in_table_order()
     if table.window is not None:
         raise InvalidInputError(

@@ -21,6 +21,7 @@ from training.loading.framework_hooks import FrameworkHooks
 from training.loading.memory import OWN_BATCHES, Projection, project_epoch
 from training.loading.padding import Last
 from training.loading.position import Position
+from training.loading.ragged_inputs import ListSpecs, RaggedInputs
 from training.loading.steps import Rank, Samples, Steps
 
 STATE_VERSION: Final = 1
@@ -43,6 +44,9 @@ class Batches(FrameworkHooks, ABC):
         If an epoch is projected to exceed the limit.
     """
 
+    ragged = RaggedInputs()
+    """Which inputs are lists of any length, and how batches have them."""
+
     def __init__(self, steps: Steps, limit: int, reserved: int, prefetch: int = 0) -> None:
         self._steps = steps
         self._limit = limit
@@ -61,6 +65,10 @@ class Batches(FrameworkHooks, ABC):
     @abstractmethod
     def array_specs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return ``{array name: (dtype, shape of one sample)}`` of a batch's inputs."""
+
+    def list_specs(self) -> ListSpecs:
+        """Return ``{array name: (dtype, shape)}`` of the inputs that lists are; None is any number."""
+        return self.ragged.specs()
 
     @property
     @abstractmethod

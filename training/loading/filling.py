@@ -32,9 +32,10 @@ from training.loading.layout import (
     MANIFEST,
     PACK_VERSION,
     encode_manifest,
+    items_layout,
     pack_layout,
 )
-from training.loading.memory import Writing
+from training.loading.memory import Writing, items_bytes
 from training.loading.pack_cache import disk_full, make_room
 from training.loading.pack_files import PackFiles, array_checksum
 from training.loading.pack_writer import PartitionWriter
@@ -77,21 +78,23 @@ class Filling(Assembly):
         super().__init__(part, arrangement, writing)
         self.path = path
         self._layout = pack_layout(part.schema, part.rows)
-        self._needed = sum(one.file_bytes for one in self._layout.values())
+        self._needed = sum(one.file_bytes for one in self._layout.values()) + items_bytes(part)
         with self._errors():
             self.build = scratch_directory(path.parent)
             # What a build that is given up leaves: removed when nobody refers to it, or at exit.
             self._remove = weakref.finalize(self, _remove, self.build, os.getpid())
             try:
                 make_room(path.parent, self._needed, limit)
-                self._files = PackFiles(self.build, self._layout)
+                self._files = PackFiles(self.build, self._layout, items_layout(part.schema, {}))
             except BaseException:
                 self._remove()
                 raise
         # With the last reference, which threads that write have: a number that is free again may be
         # another file's. At exit the system closes them.
         weakref.finalize(self, self._files.close).atexit = False
-        self._writer = PartitionWriter(part, arrangement, self._layout, self._files, writing.within)
+        self._writer = PartitionWriter(
+            part, arrangement, self._layout, self._files, writing.within, self._files
+        )
         self._digests: dict[int, dict[str, bytes]] = {}
 
     @property
@@ -139,7 +142,8 @@ class Filling(Assembly):
             _sync_directory(self.path.parent)
 
     def _seal(self) -> None:
-        rest = self._files.rest_digest()
+        rest, lists = self._files.rest_digest(), self._files.end_lists()
+        items = {key: one for key, (one, _) in lists.items()}
         stripes = self.arrangement.stripes
         content: dict[str, Json] = {
             "version": PACK_VERSION,
@@ -154,14 +158,18 @@ class Filling(Assembly):
                     [*(self._digests[one.number][key] for one in stripes), last]
                 )
                 for key, last in rest.items()
-            },
+            }
+            | {one.path: checksum for one, checksum in lists.values()},
         }
+        if items:
+            content["items"] = {key: one.rows for key, one in items.items()}
         self._files.sync()
-        for one in self._layout.values():
+        arrays = (*self._layout.values(), *items.values())
+        for one in arrays:
             _write_file(self.build / one.path / "zarr.json", one.zarr_json())
         for group in {
             self.build,
-            *((self.build / one.path).parent for one in self._layout.values()),
+            *((self.build / one.path).parent for one in arrays),
         }:
             _write_file(group / "zarr.json", GROUP_JSON)
         _write_file(self.build / MANIFEST, encode_manifest(content))

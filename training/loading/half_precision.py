@@ -130,6 +130,10 @@ class HalfPart:
         """Return a number of each row; see ``DatasetPart``."""
         return self.full.numbers(partition, column)
 
+    def list_items(self, partition: int, column: str) -> tuple[int, int]:
+        """Return how many items lists have; see ``DatasetPart``."""
+        return self.full.list_items(partition, column)
+
     def slices(self, partition: int, within: int) -> Iterator[Batch]:
         """Yield a partition's rows in order; see ``DatasetPart``.
 

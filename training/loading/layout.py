@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
 
 from featurestore.dataset.batch import Batch, DatasetSchema, HostArray, Input
+from featurestore.dataset.ragged import Ragged
 from featurestore.errors import CorruptionError, SchemaError
 from featurestore.fingerprint import Json, canonical_json, digest, fingerprint
 from training.loading.arrangement import Arrangement
@@ -31,6 +32,7 @@ LABEL: Final = "label"
 WEIGHT: Final = "weight"
 GROUP: Final = "group"
 BASE_MARGIN: Final = "base_margin"
+SPAN: Final = "int64"
 # Under which the label stands among the inputs; no column can be called that.
 LABEL_KEY: Final = ""
 _SUPPORTED: Final = frozenset(
@@ -66,6 +68,10 @@ class ArrayLayout:
                 f"array {self.path!r} has dtype {self.dtype!r}, which a pack cannot hold",
                 f"cast it to one of {sorted(_SUPPORTED)}",
             )
+
+    def of_rows(self, rows: int) -> ArrayLayout:
+        """Return the layout of an array of so many rows."""
+        return replace(self, rows=rows)
 
     @property
     def file(self) -> str:
@@ -135,7 +141,8 @@ def pack_layout(schema: DatasetSchema, rows: int) -> dict[str, ArrayLayout]:
     """Return the arrays of a pack: ``inputs/<name>`` each, and ``label`` under ``LABEL_KEY``.
 
     Several labels are ``labels/<name>`` each, under their names, and so are ``weight``, ``group`` and
-    ``base_margin``: no two columns of a dataset have one name.
+    ``base_margin``: no two columns of a dataset have one name. Of a column of lists it is the span of each
+    row, under its name; see :func:`items_layout`.
     """
     layout = {
         name: ArrayLayout(f"inputs/{_directory(name, number)}", dtype, shape, rows)
@@ -149,7 +156,20 @@ def pack_layout(schema: DatasetSchema, rows: int) -> dict[str, ArrayLayout]:
             layout[one.name] = ArrayLayout(path, one.dtype, one.shape, rows)
     for path, told in _others(schema):
         layout[told.name] = ArrayLayout(path, told.dtype, told.shape, rows)
+    for number, one in enumerate(schema.ragged):
+        path = f"spans/{_directory(one.name, number)}"
+        layout[one.name] = ArrayLayout(path, SPAN, (2,), rows)
     return layout
+
+
+def items_layout(schema: DatasetSchema, counts: Mapping[str, int]) -> dict[str, ArrayLayout]:
+    """Return the arrays of all items of each column of lists, of which there are so many; 0 if not said."""
+    return {
+        one.name: ArrayLayout(
+            f"items/{_directory(one.name, number)}", one.dtype, (), counts.get(one.name, 0)
+        )
+        for number, one in enumerate(schema.ragged)
+    }
 
 
 def _others(schema: DatasetSchema) -> list[tuple[str, Input]]:
@@ -159,7 +179,7 @@ def _others(schema: DatasetSchema) -> list[tuple[str, Input]]:
 
 
 def arrays_of(batch: Batch, schema: DatasetSchema) -> dict[str, HostArray]:
-    """Return the arrays of a batch under the keys of :func:`pack_layout`."""
+    """Return the arrays of a batch under the keys of :func:`pack_layout`, lists left out."""
     arrays = {**batch.inputs, **batch.labels}
     if batch.label is not None:
         arrays[LABEL_KEY] = batch.label
@@ -170,8 +190,12 @@ def arrays_of(batch: Batch, schema: DatasetSchema) -> dict[str, HostArray]:
     return arrays
 
 
-def batch_of(arrays: Mapping[str, HostArray], schema: DatasetSchema) -> Batch:
-    """Return the batch that some arrays of a pack are."""
+def batch_of(
+    arrays: Mapping[str, HostArray],
+    schema: DatasetSchema,
+    lists: Mapping[str, Ragged] | None = None,
+) -> Batch:
+    """Return the batch that some arrays of a pack are, and the lists of its rows."""
     told = {path: arrays[one.name] for path, one in _others(schema)}
     return Batch(
         {name: arrays[name] for name in schema.array_specs()},
@@ -180,6 +204,7 @@ def batch_of(arrays: Mapping[str, HostArray], schema: DatasetSchema) -> Batch:
         {one.name: arrays[one.name] for one in schema.labels if schema.label is None},
         told.get(GROUP),
         told.get(BASE_MARGIN),
+        lists or {},
     )
 
 

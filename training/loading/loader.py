@@ -34,13 +34,14 @@ from training.loading.order import (
     EpochOrder,
     Shuffle,
 )
-from training.loading.pack import Pack, arranged, mapped_bytes
+from training.loading.pack import arranged, mapped_bytes
 from training.loading.pack_cache import cache_directory
 from training.loading.pack_cache import cache_limit as parse_limit
 from training.loading.padding import Last
+from training.loading.ragged_inputs import RaggedInputs
 from training.loading.sampling import Sampling, Source
-from training.loading.sequences import FOLLOWING_BYTES, SequenceIndex, SequencePack, Window
-from training.loading.source import DEVICE, Keeping, Setting, source_of
+from training.loading.sequences import FOLLOWING_BYTES, SequenceIndex, Window
+from training.loading.source import DEVICE, AnyPack, Keeping, Setting, source_of
 from training.loading.steps import Samples, Steps
 
 
@@ -79,6 +80,10 @@ class Loader(Batches):
     block_rows, window_blocks : int
         The grain of the shuffle. ``window_blocks`` defaults to 64, or to as many as fit a quarter of
         ``memory_limit`` if that is fewer.
+    ragged : {"offsets", "padded"}, optional
+        How batches have features that are lists of any length: as values and offsets, in ``batch.lists``,
+        or padded to the longest of the batch; see :mod:`training.loading.ragged_inputs`. Needed where
+        there are such features.
     window : int or Window, optional
         Give each row with the rows of its entity before it, as ``[batch, window, ...]``; see
         :class:`training.loading.sequences.Window`. What is needed to find them is read at once.
@@ -120,6 +125,7 @@ class Loader(Batches):
         cache_limit: int | str | None = None,
         block_rows: int = DEFAULT_BLOCK_ROWS,
         window_blocks: int | None = None,
+        ragged: str | None = None,
         window: int | Window | None = None,
         sample: Sampling | None = None,
         prefetch: int = 0,
@@ -144,6 +150,9 @@ class Loader(Batches):
         self._window = None if window is None else Window.of(window)
         self.array_specs()  # refuses what cannot be told apart
         self._hold, self._keeping = hold, Keeping.parse(pack, hold)
+        self.ragged = RaggedInputs.of(part.schema, ragged)
+        self.ragged.require(pack=not pack, hold=hold is not None, window=window is not None)
+        self._list_bytes = self.ragged.sample_bytes(part)
         at_once = mode is Shuffle.GLOBAL
         self._keeping.require(at_once=at_once, sequences=window is not None)
         if self._keeping is Keeping.NOWHERE and mode is Shuffle.WINDOW:
@@ -169,6 +178,7 @@ class Loader(Batches):
                 at_once,
                 cache,
                 self._cache_limit,
+                self.ragged.padded,
             ),
         )
         super().__init__(steps, self._limit, self._reserved, prefetch)
@@ -197,7 +207,7 @@ class Loader(Batches):
     def sample_bytes(self) -> int:
         """Bytes that a sample takes in a batch, label included."""
         if self._window is None:
-            return row_bytes(self.schema)
+            return row_bytes(self.schema) + self._list_bytes
         return self._window.rows * (row_bytes(self.schema) + FOLLOWING_BYTES)
 
     @property
@@ -216,7 +226,7 @@ class Loader(Batches):
         return self._keeping is Keeping.PACK
 
     @property
-    def pack(self) -> Pack | SequencePack:
+    def pack(self) -> AnyPack:
         """The pack rows come from, whole; written or opened at the first access.
 
         Raises
@@ -324,10 +334,11 @@ class Loader(Batches):
 
     @property
     def _kept(self) -> dict[str, Any]:
-        """The options that say where rows are kept."""
+        """The options that say where rows are kept, and in which form lists are."""
         return {
             "pack": self._keeping is not Keeping.NOWHERE,
             "hold": self._hold,
+            "ragged": None if self.ragged.form is None else str(self.ragged.form),
         }
 
 

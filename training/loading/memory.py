@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from featurestore.dataset.batch import DatasetPart, DatasetSchema
 from featurestore.dataset.memory import PACKING_BYTES
 from featurestore.errors import MemoryLimitError
@@ -175,6 +177,16 @@ def row_bytes(schema: DatasetSchema) -> int:
     return sum(one.row_bytes for one in pack_layout(schema, 1).values())
 
 
+def items_bytes(part: DatasetPart, partition: int | None = None) -> int:
+    """Return the most bytes that the items of lists take, of one partition or all."""
+    which = range(len(part.partition_rows)) if partition is None else [partition]
+    return sum(
+        part.list_items(number, one.name)[1] * np.dtype(one.dtype).itemsize
+        for one in part.schema.ragged
+        for number in which
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Writing:
     """What writing a part's pack may hold, and how many partitions are written at a time.
@@ -223,6 +235,8 @@ def writing_memory(
     reserved = part.reserved_bytes if reserved is None else reserved
     room = limit - reserved - sum(one.bytes for one in beside)
     within = room - arrangement.dealing_bytes(sliced=True) - PACKING_BYTES
+    if part.schema.ragged and arrangement.mixed:
+        within //= 2  # the items of a slice's lists exist once more, in the order of its rows
     needs = tuple(
         _writing_bytes(part, arrangement, one, within) for one in range(len(part.partition_rows))
     )
@@ -242,12 +256,15 @@ def writing_memory(
 
 def _writing_bytes(part: DatasetPart, arrangement: Arrangement, partition: int, within: int) -> int:
     """Return what writing a partition takes, whose slices take ``within`` bytes each."""
-    need = part.memory(partition, within)
+    need, items = part.memory(partition, within), items_bytes(part, partition)
     if need < part.memory(partition, _ALL):
-        return need + arrangement.dealing_bytes(sliced=True)
-    # All at once: when its rows are dealt, nothing is left of what they were made of.
+        dealt = min(items, need) if arrangement.mixed else 0
+        return need + dealt + arrangement.dealing_bytes(sliced=True)
+    # All at once: when its rows are dealt, nothing is left of what they were made of but items of lists,
+    # which may be the engine's own.
     arrays = arrangement.partition_rows[partition] * arrangement.row_bytes
-    return max(need, arrays + arrangement.dealing_bytes(sliced=False))
+    dealt = 2 * items if arrangement.mixed else 0
+    return max(need, arrays + items + dealt + arrangement.dealing_bytes(sliced=False))
 
 
 @dataclass(frozen=True, slots=True)

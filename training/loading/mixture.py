@@ -310,6 +310,7 @@ def _checked(loaders: Sequence[Loader]) -> tuple[Loader, ...]:
                 f"loader {number} has no pack, and a mixture reads packs",
                 "make it without pack=False and hold=",
             )
+        one.ragged.refuse("a mixture", padded=True)
         if not one.rows:
             raise InvalidInputError(f"loader {number} has no rows", "leave it out")
         _require_alike(found[0], one, number)

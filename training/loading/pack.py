@@ -36,9 +36,11 @@ from training.loading.layout import (
     ArrayLayout,
     batch_of,
     decode_manifest,
+    items_layout,
     pack_key,
     pack_layout,
 )
+from training.loading.list_values import ListItems
 from training.loading.memory import Writing, row_bytes, writing_memory
 from training.loading.mixing import Rows
 from training.loading.pack_cache import cache_directory, hold, set_aside
@@ -75,6 +77,10 @@ class Pack:
         if filling is None:
             self._keep()
         self._arrays = {key: _map(folder, one) for key, one in self._layout.items()}
+        self._lists = {
+            key: ListItems(folder / one.file, one)
+            for key, one in items_layout(schema, manifest.get("items", {})).items()
+        }
         _open.add(self)
 
     @classmethod
@@ -166,7 +172,7 @@ class Pack:
             raise CorruptionError(f"pack {path} is of another dataset part")
         if manifest["schema"] != part.schema.to_json():
             raise CorruptionError(f"pack {path} holds other columns than its part has")
-        _check_sizes(path, part.schema, part.rows)
+        _check_sizes(path, part.schema, manifest)
         pack = cls(path, part.schema, manifest)
         with suppress(OSError):  # a read-only cache is usable; only its age stays unknown
             os.utime(path / MANIFEST)
@@ -242,18 +248,24 @@ class Pack:
         check_range(start, stop, self.rows)
         self._require(start, stop - 1)
         self._ask_for(start, 2 * stop - start)
-        return batch_of(copied(self._arrays, start, stop), self.schema)
+        return self._batch(copied(self._arrays, start, stop))
 
     def view(self, start: int, stop: int) -> Batch:
         """Return rows ``[start, stop)`` in table order as the mapped arrays themselves, not copied.
 
-        They are read-only, and each keeps the pack's files mapped as long as it is used.
+        They are read-only, and each keeps the pack's files mapped as long as it is used. Lists are
+        copied.
         """
         check_range(start, stop, self.rows)
         self._require(start, stop - 1)
         self._ask_for(start, stop)
         arrays = {key: source[start:stop] for key, source in self._arrays.items()}
-        return batch_of(arrays, self.schema)
+        return self._batch(arrays)
+
+    def _batch(self, arrays: Mapping[str, HostArray]) -> Batch:
+        """Return the batch that some rows of the arrays are, with their lists."""
+        lists = {key: items.take(arrays[key]) for key, items in self._lists.items()}
+        return batch_of(arrays, self.schema, lists)
 
     def gather(self, rows: Rows) -> Batch:
         """Return some rows in the order given, as arrays of their own.
@@ -271,7 +283,7 @@ class Pack:
         bounds = checked_bounds(rows, self.rows)
         if bounds is not None:
             self._require(*bounds)
-        return batch_of(taken(self._arrays, rows), self.schema)
+        return self._batch(taken(self._arrays, rows))
 
     def prefetch(self, starts: Rows, count: int) -> None:
         """Ask the kernel to read runs of ``count`` rows ahead; returns at once.
@@ -300,10 +312,7 @@ class Pack:
             Naming the file that was altered.
         """
         self.complete()
-        stripes = self._manifest["stripes"]
-        for one in self._layout.values():
-            if one.rows == 0:
-                continue
+        for one, stripes in self._all_arrays():
             seen = file_checksum(self.path / one.file, one, stripes)
             expected = self._manifest["checksums"][one.path]
             if seen != expected:
@@ -311,6 +320,15 @@ class Pack:
                     f"file {one.file} of pack {self.path} has checksum {seen} instead of {expected}",
                     "delete the pack; it is built again from the store",
                 )
+
+    def _all_arrays(self) -> list[tuple[ArrayLayout, Iterable[int]]]:
+        """Return each array of the whole pack, and the rows of its stripes; items of lists have none."""
+        items = items_layout(self.schema, self._manifest.get("items", {}))
+        stripes = self._manifest["stripes"]
+        rows: list[tuple[ArrayLayout, Iterable[int]]] = [
+            (one, stripes) for one in self._layout.values() if one.rows
+        ]
+        return [*rows, *((one, ()) for one in items.values())]
 
     def _require(self, first: int, last: int) -> None:
         if self._filling is not None and first <= last:
@@ -323,7 +341,8 @@ class Pack:
     def _files(self) -> list[Path]:
         filling = self._filling
         folder = self.path if filling is None or filling.published else filling.build
-        return [folder / one.file for one in self._layout.values()]
+        items = items_layout(self.schema, {})
+        return [folder / one.file for one in (*self._layout.values(), *items.values())]
 
     def delete(self) -> None:
         """Remove the pack from the disk. Loaders that have it open go on; new ones build it again."""
@@ -380,7 +399,7 @@ def _open_again(path: Path, schema: DatasetSchema, manifest: Mapping[str, Any]) 
     """Return a pack that another process has open; raises CorruptionError if it is not that any more."""
     if _read_manifest(path) != manifest:
         raise CorruptionError(f"pack {path} was built again since it was opened")
-    _check_sizes(path, schema, manifest["rows"])
+    _check_sizes(path, schema, manifest)
     return Pack(path, schema, manifest)
 
 
@@ -391,8 +410,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise CorruptionError(f"pack {path} has no readable manifest: {error}") from error
 
 
-def _check_sizes(path: Path, schema: DatasetSchema, rows: int) -> None:
-    for one in pack_layout(schema, rows).values():
+def _check_sizes(path: Path, schema: DatasetSchema, manifest: Mapping[str, Any]) -> None:
+    items = items_layout(schema, manifest.get("items", {}))
+    for one in (*pack_layout(schema, manifest["rows"]).values(), *items.values()):
         seen = _size(path / one.file)
         if seen != one.file_bytes:
             raise CorruptionError(

@@ -22,6 +22,7 @@ import xxhash
 from featurestore.dataset.batch import HostArray
 from training.loading.arrangement import Chunk
 from training.loading.layout import ArrayLayout
+from training.loading.list_values import ListFile
 
 _PIECE: Final = 2**20
 """Bytes hashed at once."""
@@ -41,9 +42,14 @@ class PackFiles:
     build : Path
         Directory of the pack.
     layout : mapping of str to ArrayLayout
+    items : mapping of str to ArrayLayout
+        Of the items of columns of lists.
     """
 
-    def __init__(self, build: Path, layout: Mapping[str, ArrayLayout]) -> None:
+    def __init__(
+        self, build: Path, layout: Mapping[str, ArrayLayout], items: Mapping[str, ArrayLayout]
+    ) -> None:
+        self._lists: dict[str, ListFile] = {}
         self._layout = {key: one for key, one in layout.items() if one.rows}
         self._handles: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -52,6 +58,8 @@ class PackFiles:
             for key, one in self._layout.items():
                 self._handles[key] = _new_file(build / one.file, one.file_bytes)
                 _write(self._handles[key], memoryview(one.index()), one.index_start)
+            for key, one in items.items():
+                self._lists[key] = ListFile(build, one)
         except BaseException:
             self.close()
             raise
@@ -60,6 +68,8 @@ class PackFiles:
         """Let go of the files; what was mapped of them stays."""
         while self._handles:
             os.close(self._handles.popitem()[1])
+        while self._lists:
+            os.close(self._lists.popitem()[1].handle)
 
     def write(self, start: int, arrays: Mapping[str, HostArray]) -> None:
         """Write rows of all arrays, the first of them as row ``start`` of the pack."""
@@ -78,9 +88,23 @@ class PackFiles:
                 _write(handle, piece, start * size)
         self._wrote(sum(chunk.rows * self._layout[key].row_bytes for key in self._handles))
 
+    def append(self, key: str, values: HostArray) -> int:
+        """Write items of a column of lists; return where the first is among all."""
+        start = self._lists[key].append(values, _write)
+        self._wrote(values.nbytes)
+        return start
+
+    def end_lists(self) -> dict[str, tuple[ArrayLayout, str]]:
+        """End the files of items; return what each is, and its checksum."""
+        found = {}
+        for key, one in self._lists.items():
+            one.end(_write)
+            found[key] = (one.layout, array_checksum(_digests(one.handle, one.layout, ())))
+        return found
+
     def sync(self) -> None:
         """Make durable what was written."""
-        for handle in self._handles.values():
+        for handle in (*self._handles.values(), *(one.handle for one in self._lists.values())):
             os.fsync(handle)
 
     def _wrote(self, count: int) -> None:
@@ -114,14 +138,20 @@ def array_checksum(digests: Iterable[bytes]) -> str:
 
 def file_checksum(path: Path, layout: ArrayLayout, stripes: Iterable[int]) -> str:
     """Return the checksum of an array's file, read once, given the rows of the stripes it has."""
-    stops = list(accumulate(stripes))
-    ranges = [_range(layout, *one) for one in pairwise([0, *stops])]
     handle = os.open(path, os.O_RDONLY)
     try:
-        read = _reader(handle)
-        return array_checksum(_range_digest(read, *one) for one in [*ranges, _rest(layout)])
+        return array_checksum(_digests(handle, layout, stripes))
     finally:
         os.close(handle)
+
+
+def _digests(handle: int, layout: ArrayLayout, stripes: Iterable[int]) -> list[bytes]:
+    """Return the checksums of the stripes of an array, and of what follows them."""
+    ranges = [_range(layout, *one) for one in pairwise([0, *accumulate(stripes)])]
+    # Items of lists have no stripes.
+    ranges = ranges or [_range(layout, 0, layout.rows)]
+    read = _reader(handle)
+    return [_range_digest(read, *one) for one in [*ranges, _rest(layout)]]
 
 
 def _range(layout: ArrayLayout, start: int, stop: int) -> tuple[int, int]:

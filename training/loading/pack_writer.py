@@ -16,6 +16,7 @@ from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema, HostAr
 from featurestore.errors import SchemaError
 from training.loading.arrangement import Arrangement, Chunk, Stripe
 from training.loading.layout import ArrayLayout, arrays_of
+from training.loading.list_values import gathered, spans_of
 
 Arrays = Mapping[str, HostArray]
 
@@ -30,6 +31,13 @@ class RowTarget(Protocol):
         """Take a chunk's rows, which are in the order in which it deals them."""
 
 
+class ListTarget(Protocol):
+    """Where items of columns of lists go; safe from several threads."""
+
+    def append(self, key: str, values: HostArray) -> int:
+        """Take items; return where the first is among all."""
+
+
 class PartitionWriter:
     """Writes the rows of partitions; safe from several threads, each for partitions of its own.
 
@@ -41,6 +49,8 @@ class PartitionWriter:
     target : RowTarget
     within : int
         Bytes that a slice of a partition may take.
+    lists : ListTarget, optional
+        Needed where columns are lists.
     """
 
     def __init__(
@@ -50,7 +60,9 @@ class PartitionWriter:
         layout: Mapping[str, ArrayLayout],
         target: RowTarget,
         within: int,
+        lists: ListTarget | None = None,
     ) -> None:
+        self._lists = lists
         self._part = part
         self._arrangement = arrangement
         self._layout = layout
@@ -80,15 +92,17 @@ class PartitionWriter:
             if not wanted():
                 return False
             arrays, rows = _checked(batch, self._part.schema, self._layout), batch.rows
+            items = {key: one.values for key, one in batch.lists.items()}
             if done + rows <= expected:
                 if place is None:
+                    arrays |= placed(self._lists, items, arrays)
                     self._target.write(stripe.start + done, arrays)
                 else:
-                    place.add(arrays, rows)
+                    place.add(arrays, rows, items)
             done += rows
             wrote(rows)
             # Each library's allocator keeps what it freed, which the others cannot use.
-            del batch, arrays
+            del batch, arrays, items
             release_freed()
         if done != expected:
             raise SchemaError(
@@ -97,15 +111,21 @@ class PartitionWriter:
         return True
 
     def _dealer(self, stripe: Stripe, partition: int) -> _Dealer:
-        return _Dealer(self._target, self._arrangement.chunks(stripe, partition), self._layout)
+        chunks = self._arrangement.chunks(stripe, partition)
+        return _Dealer(self._target, chunks, self._layout, self._lists)
 
 
 class _Dealer:
     """Collects rows until they are a chunk, which is then dealt."""
 
     def __init__(
-        self, target: RowTarget, chunks: Iterator[Chunk], layout: Mapping[str, ArrayLayout]
+        self,
+        target: RowTarget,
+        chunks: Iterator[Chunk],
+        layout: Mapping[str, ArrayLayout],
+        lists: ListTarget | None,
     ) -> None:
+        self._lists = lists
         self._target = target
         self._chunks = chunks
         self._layout = layout
@@ -114,8 +134,8 @@ class _Dealer:
         self._dealt: dict[str, HostArray] = {}
         self._count = 0
 
-    def add(self, arrays: Arrays, rows: int) -> None:
-        """Take rows that follow those given before."""
+    def add(self, arrays: Arrays, rows: int, items: Arrays) -> None:
+        """Take rows that follow those given before; spans of lists are of ``items``."""
         start = 0
         while start < rows:
             chunk = self._chunk = self._chunk or next(self._chunks)
@@ -123,11 +143,11 @@ class _Dealer:
             taken = {key: one[start : start + count] for key, one in arrays.items()}
             start += count
             if count == chunk.rows:
-                self._deal(chunk, taken)
+                self._deal(chunk, taken, items)
                 continue
-            self._keep(chunk, taken, count)
+            self._keep(chunk, {**taken, **placed(self._lists, items, taken)}, count)
             if self._count == chunk.rows:
-                self._deal(chunk, self._held)
+                self._deal(chunk, self._held, {})
 
     def _keep(self, chunk: Chunk, arrays: Arrays, count: int) -> None:
         """Copy what is not yet a whole chunk: its slice ends here."""
@@ -136,12 +156,16 @@ class _Dealer:
             held[self._count : self._count + count] = arrays[key]
         self._count += count
 
-    def _deal(self, chunk: Chunk, arrays: Arrays) -> None:
+    def _deal(self, chunk: Chunk, arrays: Arrays, items: Arrays) -> None:
         # The first chunk is the largest. New memory for each would be paid for page by page.
         self._dealt = self._dealt or self._buffers(chunk.rows)
         for key, dealt in self._dealt.items():
             # Its numbers are right; with "raise" NumPy would fill a second buffer first.
             np.take(arrays[key][: chunk.rows], chunk.order, 0, dealt[: chunk.rows], mode="clip")
+        # Items go as their rows do: those of a run lie together.
+        dealt_spans = {key: self._dealt[key][: chunk.rows] for key in items}
+        for key, spans in placed(self._lists, items, dealt_spans).items():
+            self._dealt[key][: chunk.rows] = spans
         self._target.deal(chunk, self._dealt)
         self._chunk, self._count = None, 0
 
@@ -151,11 +175,30 @@ class _Dealer:
         }
 
 
+def placed(lists: ListTarget | None, items: Arrays, arrays: Arrays) -> dict[str, HostArray]:
+    """Write the items of some rows in the order of the rows; return their spans there.
+
+    Parameters
+    ----------
+    lists : ListTarget, optional
+    items : mapping of str to array
+    arrays : mapping of str to array
+        The spans among ``items``, under the same names.
+    """
+    found = {}
+    for key, values in items.items():
+        assert lists is not None, "a loader refuses lists where nothing takes them"
+        one = gathered(values, arrays[key][:, 0], arrays[key][:, 1], own=False)
+        found[key] = spans_of(one.offsets, lists.append(key, one.values))
+    return found
+
+
 def _checked(
     batch: Batch, schema: DatasetSchema, layout: Mapping[str, ArrayLayout]
 ) -> dict[str, HostArray]:
     """Return a slice's arrays as the pack stores them, after checking what they are."""
-    found: dict[str, Any] = arrays_of(batch, schema)
+    spans = {key: spans_of(one.offsets) for key, one in batch.lists.items()}
+    found: dict[str, Any] = {**arrays_of(batch, schema), **spans}
     if set(found) != set(layout):
         raise SchemaError(
             f"a dataset part gave arrays {sorted(found)} where its schema says {sorted(layout)}"
@@ -170,4 +213,10 @@ def _checked(
                 f"{one.dtype} {[batch.rows, *one.row_shape]}"
             )
         arrays[key] = np.ascontiguousarray(value, dtype=one.element)
+    for told in schema.ragged:
+        if (seen := batch.lists[told.name].values.dtype.name) != told.dtype:
+            raise SchemaError(
+                f"lists {told.name!r} of a dataset part have {seen} items where its schema says "
+                f"{told.dtype}"
+            )
     return arrays

@@ -28,11 +28,13 @@ from training.loading.memory import (
     writing_memory,
 )
 from training.loading.pack import Pack
+from training.loading.ragged_inputs import PaddedPack
 from training.loading.sequences import SequenceIndex, SequencePack
 from training.loading.steps import Samples
 from training.loading.streaming import StreamedRows
 
 Terms: TypeAlias = tuple[Term, ...]
+AnyPack: TypeAlias = Pack | SequencePack | PaddedPack
 DEVICE: Final = "device"
 
 
@@ -111,6 +113,8 @@ class Setting:
         Whether an epoch begins with rows from all over the part, so that all have to be there.
     cache : path, optional
     cache_limit : int, optional
+    padded : bool
+        Whether lists are padded.
     """
 
     part: DatasetPart
@@ -121,6 +125,7 @@ class Setting:
     at_once: bool
     cache: str | Path | None
     cache_limit: int | None
+    padded: bool = False
 
 
 class RowSource(ABC):
@@ -139,7 +144,7 @@ class RowSource(ABC):
         """Return the samples, all of them there where they are kept."""
 
     @property
-    def pack(self) -> Pack | SequencePack:
+    def pack(self) -> AnyPack:
         """The pack, whole; raises InvalidInputError if there is none."""
         raise InvalidInputError(
             "this loader has no pack: it was made with pack=False or hold=",
@@ -174,7 +179,7 @@ class PackedSource(RowSource):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._pack: Pack | SequencePack | None = None
+        self._pack: AnyPack | None = None
 
     def begin(self, epoch: Terms) -> Samples:
         """Where writing it and the epoch do not fit the memory limit together, it is whole."""
@@ -194,7 +199,7 @@ class PackedSource(RowSource):
         return self.pack
 
     @property
-    def pack(self) -> Pack | SequencePack:
+    def pack(self) -> AnyPack:
         one = self.setting
         with self._lock:
             if self._pack is None:
@@ -206,9 +211,11 @@ class PackedSource(RowSource):
             self._pack.complete()
             return self._pack
 
-    def _given(self, pack: Pack) -> Pack | SequencePack:
+    def _given(self, pack: Pack) -> AnyPack:
         """Return what gives the samples of a pack."""
         index = self.setting.index
+        if self.setting.padded:
+            return PaddedPack(pack)
         return pack if index is None else SequencePack(pack, index)
 
     def memory(self, epoch: Projection) -> LoaderMemory:
