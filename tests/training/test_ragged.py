@@ -298,10 +298,10 @@ def test_lists_of_other_items_than_the_schema_says(cache: Path) -> None:
 def test_batches_are_projected_by_their_longest_list(cache: Path) -> None:
     part = list_part([[1] * 1000, *([[]] * 99)], [50, 50], "int64")
     offsets, padded = listed(part, cache), listed(part, cache, "padded")
-    # The label, a span, an offset, and the items; padded, these once more and a mask.
+    # The label, a span, an offset, and the items; padded, items and a mask, and the lists of one of two.
     assert offsets.sample_bytes == 8 + 16 + 8 + 8 * 1000
-    assert padded.sample_bytes == offsets.sample_bytes + 9 * 1000
-    assert padded.epoch_memory().added >= 2 * 7 * 17 * 1000
+    assert padded.sample_bytes == 8 + 16 + 9 * 1000 + (8 + 8 * 1000) // 2
+    assert padded.epoch_memory().added >= 7 * (2 * 9 + 8) * 1000
     limit = padded.reserved_bytes + offsets.epoch_memory().added
     with pytest.raises(MemoryLimitError, match="an epoch"):
         listed(part, cache, "padded", memory_limit=limit - 1)

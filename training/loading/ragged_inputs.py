@@ -114,13 +114,14 @@ class RaggedInputs:
         return found
 
     def sample_bytes(self, part: DatasetPart) -> int:
-        """Return the most bytes that the lists of a row take in a batch, while it is made."""
+        """Return the most bytes that the lists of a row take in a batch, where two batches exist at least."""
         found = 0
         for one in self.columns:
             items = most_items(part, one.name)
             size = np.dtype(one.dtype).itemsize
-            found += OFFSET_BYTES + items * size
-            found += max(1, items) * (size + 1) if self.padded else 0
+            lists = OFFSET_BYTES + items * size
+            # Of those that exist at once, each reader pads one, and lets its lists go then.
+            found += max(1, items) * (size + 1) + -(-lists // 2) if self.padded else lists
         return found
 
     def require(self, **others: bool) -> None:
