@@ -140,7 +140,7 @@ def _check(
     if schema.ragged:
         raise DefinitionError(
             f"feature {schema.ragged[0].name!r} has lists of any length, which this model does not take",
-            "make them one length with fs.ListPad in the pipeline, or give a model of your own",
+            "make them one length with fs.ListPad, or give a model of your own",
         )
     if not schema.array_specs():
         raise DefinitionError("a dataset without features cannot train a model")

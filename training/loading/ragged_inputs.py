@@ -84,7 +84,7 @@ class RaggedInputs:
                 f"feature {columns[0].name!r} has lists of any length, and this loader was not told "
                 "in which form batches have them",
                 "give ragged='offsets' (values and offsets) or ragged='padded', or make them one "
-                "length with fs.ListPad in the pipeline",
+                "length with fs.ListPad",
             )
         found = cls(columns, Form(ragged))
         names = list(schema.array_specs())
@@ -141,7 +141,7 @@ class RaggedInputs:
                 why, remedy = reasons[name]
                 raise UnsupportedError(
                     f"{why}, and feature {self.columns[0].name!r} has lists of any length",
-                    f"{remedy}, or make them one length with fs.ListPad in the pipeline",
+                    f"{remedy}, or make them one length with fs.ListPad",
                 )
 
     def refuse(self, who: str, *, padded: bool = False) -> None:
@@ -157,7 +157,7 @@ class RaggedInputs:
             raise UnsupportedError(
                 f"{who} takes arrays of one row after the other, and feature {name!r} has lists"
                 + (" of any length" if padded else " as values and offsets"),
-                f"{remedy}make them one length with fs.ListPad in the pipeline",
+                f"{remedy}make them one length with fs.ListPad",
             )
 
 
