@@ -28,7 +28,7 @@ from featurestore.plan.costs import (
     slices_bytes,
 )
 from featurestore.plan.slicing import MOST_SLICES, SliceLimits, row_limits, slice_extent
-from featurestore.schema import TableSchema
+from featurestore.schema import Field, TableSchema
 from featurestore.storage.row_ranges import batch_bytes
 from featurestore.transforms.base import Slicing, State, Transformer, row_width
 from featurestore.transforms.extent import Extent
@@ -38,6 +38,8 @@ PACKING_BYTES: Final = 4 * 2**20 + THREAD_BYTES
 
 _VALUE_BYTES = 9
 """A column as an array of its own: at most eight bytes a value, and whether it is valid."""
+
+_OFFSET = 4
 
 _LIST_COPIES = 2
 """How often lists exist as items while arrays of them are made: as the engine gives them, and as arrays."""
@@ -236,6 +238,22 @@ def learning_bytes(
             + keeping_bytes(state, columns.widest_row),
         )
     return _reading(table, extent) + copied + after.outputs + max(after.working, taken + work)
+
+
+def widest_list(fields: Sequence[Field], column: str, widest_row: int) -> int:
+    """Return the most bytes that the items of a list may take, of columns whose widest row is known.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> fields = [Field("tags", pa.list_(pa.int64())), Field("x", pa.float64()), Field("s", pa.string())]
+    >>> widest_list(fields, "tags", 40)  # 4 for each offset and 8 for x
+    24
+    """
+    least = [row_width(one) for one in fields if one.name != column and not one.is_tensor]
+    # Recorded without null marks; of what varies, an offset.
+    others = sum(_OFFSET if width is None else width - 1 for width in least)
+    return max(0, widest_row - _OFFSET - others)
 
 
 # --- slices ------------------------------------------------------------------------------------------

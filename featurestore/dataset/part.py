@@ -27,6 +27,7 @@ from featurestore.dataset.memory import (
     pipeline_bytes,
     slice_limits,
     sliced_bytes,
+    widest_list,
 )
 from featurestore.dataset.selection import Selection, cut, keep
 from featurestore.dataset.view import ReadTask, TableView
@@ -198,8 +199,8 @@ class Part:
         """Return how many items one list of a column has at most, and all of a partition together.
 
         Said from what was recorded when they were written, so both may be more than there are: rows that
-        are not selected count, and other columns that were written with the lists count as items of
-        the widest row. Nothing is read.
+        are not selected count, and texts and lists that were written with them count as items of the
+        widest row. Nothing is read.
 
         Parameters
         ----------
@@ -211,12 +212,12 @@ class Part:
         extent, calls = self._extent(piece), self._learned.calls()
         size = max(1, columns.outputs[column].type.value_type.bit_width // 8)
         total = pipeline_bytes(calls, extent).columns[column] // size
-        if any(
-            column in (out.name for out in one.transformer.outputs(one.before)) for one in calls
-        ):
-            return total, total  # of a list that a step makes, only all rows together are known
-        own = read_extent(self._view.partitions[piece.position], (column,))
-        return min(total, own.widest_row // size), total
+        made = {out.name for one in calls for out in one.transformer.outputs(one.before)}
+        for group, entry in self._view.partitions[piece.position].groups:
+            if column in group.names and column not in made:
+                widest = widest_list(group.fields, column, entry.widest_row)
+                return min(total, widest // size), total
+        return total, total  # of what a step makes, only all rows together are known
 
     def slices(self, partition: int, within: int) -> Iterator[Batch]:
         """Yield what :meth:`arrays` returns, in as few slices as take at most ``within`` bytes.
