@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featurestore.errors import FeatureStoreError
     from featurestore.profiling.profile import profile
     from featurestore.profiling.sampler import measure
+    from featurestore.project.definitions import Definitions
     from featurestore.store import FeatureStore
     from featurestore.table import Table
     from featurestore.transforms.asof import AsOfJoin
@@ -90,6 +91,7 @@ _HOMES: Final = {
     "CrossSection": "transforms.cross_section",
     "CumCount": "transforms.counters",
     "Dataset": "dataset.dataset",
+    "Definitions": "project.definitions",
     "Demean": "transforms.zscore",
     "Diff": "transforms.changes",
     "Duration": "units",
@@ -174,6 +176,7 @@ __all__ = [
     "CrossSection",
     "CumCount",
     "Dataset",
+    "Definitions",
     "Demean",
     "Diff",
     "Duration",

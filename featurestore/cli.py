@@ -12,13 +12,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 import click
 
 from featurestore.errors import EnforcementWarning, FeatureStoreError
-from featurestore.profiling.command import ProfiledGroup
+from featurestore.profiling.command import ProfiledGroup, profile
 from featurestore.units import format_bytes
 
 PLUGINS: Final = "featurestore.commands"
@@ -247,14 +248,49 @@ def status(store: str, table: str, check: bool) -> None:
 
 
 @main.command()
-@_store_argument
-@click.argument("table")
-def plan(store: str, table: str) -> None:
-    """Show what building TABLE would do and cost.
+@click.argument("folder", default=".")
+def init(folder: str) -> None:
+    """Start a project in FOLDER: features.py says what a store is to hold.
+
+    Example: featurestore init flights
+    """
+    from featurestore.project import commands
+
+    commands.init(folder)
+
+
+@main.command()
+@click.argument("store", metavar="[STORE", required=False)
+@click.argument("table", metavar="TABLE]", required=False)
+@_json_option
+def plan(store: str | None, table: str | None, as_json: bool) -> None:
+    """Show what building TABLE would do and cost; without it, what apply would do in this folder.
 
     Example: featurestore plan golden flights
     """
-    click.echo(_open(store).table(table).plan())
+    from featurestore.project import commands
+
+    if store is None:
+        commands.plan(lambda url: _open(url).session, as_json)
+    elif table is None:
+        raise click.UsageError("name a TABLE of the store, or none of both in a project's folder")
+    else:
+        found = _open(store).table(table).plan()
+        click.echo(json.dumps(asdict(found)) if as_json else found)
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--check", is_flag=True, help="Do nothing; exit with 3 if there is anything to do.")
+@click.option("--memory-limit", help="Such as 2GiB; 60% of the machine if not given.")
+def apply(yes: bool, check: bool, memory_limit: str | None) -> None:
+    """Make the store as this folder's features.py says; resumes where it was interrupted.
+
+    Example: featurestore apply --yes
+    """
+    from featurestore.project import commands
+
+    sys.exit(commands.apply(lambda url: _open(url, memory_limit).session, yes, check))
 
 
 @main.command()
@@ -450,29 +486,7 @@ def gc(store: str, safety_age: str, keep_versions: int, dry_run: bool) -> None:
     click.echo(_open(store).gc(safety_age, keep_versions, dry_run))
 
 
-@main.group()
-def profile() -> None:
-    """Look at recorded memory; every command records it with --profile PATH."""
-
-
-@profile.command("show")
-@click.argument("path", metavar="RUN.JSON")
-@click.option("--output", metavar="PICTURE", help="Draw into this file: svg, html, png or pdf.")
-def show_profile(path: str, output: str | None) -> None:
-    """Show what cost the memory of a recorded run: a chart and a table of its phases.
-
-    Example: featurestore profile show run.json --output run.png
-    """
-    from featurestore.profiling.timeline import Timeline
-
-    timeline = Timeline.load(path)
-    if output is None:
-        from featurestore.profiling.text import print_to_terminal
-
-        print_to_terminal(timeline)
-    else:
-        timeline.draw(output)
-        click.echo(output)
+main.add_command(profile)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ SCRATCH_VARIABLE: Final = "FEATURESTORE_SCRATCH"
 SCRATCH_LIMIT_VARIABLE: Final = "FEATURESTORE_SCRATCH_LIMIT"
 
 _SECTION: Final = "limits"
+PROJECT: Final = "project"
+"""The section of definitions as code, which ``featurestore.project`` reads."""
 _EXAMPLE: Final = 'write them like\n    [limits]\n    memory_limit = "2GiB"'
 
 T = TypeVar("T")
@@ -132,20 +134,13 @@ def read_file(path: Path) -> Configuration:
     InvalidInputError
         If it cannot be read, or something in it is not understood.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInputError(f"{path} cannot be read as TOML: {error}", _EXAMPLE) from error
-    _only(content, [_SECTION], f"{path}: there is no section or key")
-    limits = content.get(_SECTION, {})
-    if not isinstance(limits, dict):
-        raise InvalidInputError(f"{path}: {_SECTION} is {shown(limits)}, no section", _EXAMPLE)
+    limits = read_section(path, _SECTION)
     readers: dict[str, Callable[[Any], Any]] = {
         "memory_limit": parse_bytes,
         "scratch": lambda value: directory(value, path.parent),
         "scratch_limit": parse_bytes,
     }
-    _only(limits, list(readers), f"{path}: [{_SECTION}] knows no")
+    only(limits, list(readers), f"{path}: [{_SECTION}] knows no")
     found = {}
     for name, value in limits.items():
         try:
@@ -155,6 +150,25 @@ def read_file(path: Path) -> Configuration:
                 f"{path}: [{_SECTION}] {name}: {error.problem}", error.remedy
             ) from error
     return Configuration(**found)
+
+
+def read_section(path: Path, section: str) -> dict[str, Any]:
+    """Return what a section of a configuration file says, unchecked; ``{}`` if it is not there.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file cannot be read, or has a section that nobody knows.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInputError(f"{path} cannot be read as TOML: {error}", _EXAMPLE) from error
+    only(content, [_SECTION, PROJECT], f"{path}: there is no section or key")
+    found = content.get(section, {})
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"{path}: {section} is {shown(found)}, no section", _EXAMPLE)
+    return found
 
 
 def directory(value: object, start: Path = Path()) -> Path:
@@ -177,7 +191,7 @@ def directory(value: object, start: Path = Path()) -> Path:
     return path
 
 
-def _only(content: Mapping[str, Any], known: list[str], problem: str) -> None:
+def only(content: Mapping[str, Any], known: list[str], problem: str) -> None:
     """Refuse names that are not known."""
     for name in content:
         if name not in known:

@@ -130,6 +130,10 @@ class FeatureStore:
         return cls(Session(CommitLog.open(place.store), place))
 
     @property
+    def session(self) -> Session:
+        return self._session
+
+    @property
     def url(self) -> str:
         return self._session.objects.url
 

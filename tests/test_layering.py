@@ -41,6 +41,7 @@ LAYERS: list[set[str]] = [
     {"rows"},
     {"table"},
     {"store"},
+    {"project"},
     {"cli"},
 ]
 ORDER = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -6,7 +6,7 @@ largest partitions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest
 from typing import Final
@@ -50,9 +50,10 @@ def projected(
     assessments: Mapping[str, Sequence[Assessment]],
     states: StateStore,
     executor: Executor,
+    only: Collection[str] | None = None,
 ) -> BuildProjection:
     """Return what a build costs where it would run; see ``plan.projection.project``."""
-    return project(files, sources, assessments, states, executor.room, executor.workers)
+    return project(files, sources, assessments, states, executor.room, executor.workers, only)
 
 
 def step_peaks(

@@ -324,6 +324,57 @@ def _check_unread(
             raise ConflictError(f"{reader}, and was added meanwhile", "drop that feature first")
 
 
+def exchange_features(
+    store: ObjectStore,
+    seen: Snapshot,
+    new: Sequence[tuple[TableFiles, Sequence[Feature]]],
+    removed: Mapping[str, AbstractSet[str]],
+) -> Change:
+    """Publish definitions without values in several tables at once, and that others are gone.
+
+    It was judged as a whole on one snapshot, so it applies there alone: whoever published anything
+    meanwhile may have changed what was judged.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    seen : Snapshot
+    new : sequence of (TableFiles, sequence of Feature)
+        Tables as they will be, and the features among theirs that are not there yet.
+    removed : mapping of str to set of str
+        Groups by table.
+    """
+
+    def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
+        require_unchanged(seen, head)
+        entries: dict[str, Mapping[str, Any] | None] = {
+            group_key(table, group): None for table, groups in removed.items() for group in groups
+        }
+        for files, features in new:
+            for feature in features:
+                entry = group_entry(files.name, feature, files.schema)
+                published = with_partitions(store, entry, (), entry.definition)
+                entries[published.key] = published.to_json()
+        return entries
+
+    return change
+
+
+def require_unchanged(seen: Snapshot, head: Snapshot) -> None:
+    """Refuse a store that says something else than it did.
+
+    Raises
+    ------
+    ConflictError
+    """
+    if head.entries != seen.entries:
+        raise ConflictError(
+            f"the store is at version {head.version} ({head.operation}), and not at version "
+            f"{seen.version} any more, which this was made for",
+            "look at the new plan, and apply that",
+        )
+
+
 def drop_groups(files: TableFiles, groups: frozenset[str]) -> Change:
     """Publish that features are gone."""
     table = files.name

@@ -13,7 +13,7 @@ where they run.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -158,6 +158,7 @@ def project(
     states: StateStore,
     room: int | None = None,
     at_once: int = 1,
+    only: Collection[str] | None = None,
 ) -> BuildProjection:
     """Return what building everything that is not fresh costs.
 
@@ -173,12 +174,18 @@ def project(
         Bytes that a task may take; what needs more is divided, as far as it can be.
     at_once : int
         Tasks that had better fit together.
+    only : collection of str, optional
+        The groups that count; what they read is as large as if all were built.
     """
     extents = Extents(files, sources, assessments, states)
     steps = []
     for number, level in enumerate(files.graph.levels, 1):
         todo = {feature: _unfinished(assessments[feature.group]) for feature in level}
-        todo = {feature: positions for feature, positions in todo.items() if positions}
+        todo = {
+            feature: positions
+            for feature, positions in todo.items()
+            if positions and (only is None or feature.group in only)
+        }
         if todo:
             found = _Level(files, extents, assessments, number, todo, room, at_once)
             steps += [

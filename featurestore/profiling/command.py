@@ -50,3 +50,28 @@ class ProfiledGroup(click.Group):
 
 def _remember(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
     ctx.meta[__name__] = value
+
+
+@click.group()
+def profile() -> None:
+    """Look at recorded memory; every command records it with --profile PATH."""
+
+
+@profile.command("show")
+@click.argument("path", metavar="RUN.JSON")
+@click.option("--output", metavar="PICTURE", help="Draw into this file: svg, html, png or pdf.")
+def show_profile(path: str, output: str | None) -> None:
+    """Show what cost the memory of a recorded run: a chart and a table of its phases.
+
+    Example: featurestore profile show run.json --output run.png
+    """
+    from featurestore.profiling.timeline import Timeline
+
+    timeline = Timeline.load(path)
+    if output is None:
+        from featurestore.profiling.text import print_to_terminal
+
+        print_to_terminal(timeline)
+    else:
+        timeline.draw(output)
+        click.echo(output)

@@ -1,0 +1,163 @@
+"""A project's plan: what would have to be done for a store to be as the definitions say, and its cost.
+
+Always true: a plan is a value; it says what was found at one version of the store, and nothing was
+computed for it but trials on a sample of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from featurestore.units import format_bytes
+
+
+class Action(StrEnum):
+    """What becomes of a feature."""
+
+    ADD = "add"
+    CHANGE = "change"
+    BUILD = "build"
+    DROP = "drop"
+
+
+_SIGNS: Final = {Action.ADD: "+", Action.CHANGE: "~", Action.BUILD: "!", Action.DROP: "-"}
+_WORDS: Final = {
+    Action.ADD: "to add", Action.CHANGE: "changed", Action.BUILD: "to compute again",
+    Action.DROP: "to drop",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureChange:
+    """One feature that is not as it should be.
+
+    Parameters
+    ----------
+    action : Action
+        ``BUILD`` for one whose definition stays and whose values are stale or missing.
+    table : str
+    columns : tuple of str
+    kind : str
+        Of its transformer.
+    why : tuple of str
+        For ``CHANGE`` the parameters, or a unified diff of the function; for ``BUILD`` the reasons.
+    partitions : int
+        In which it has to be computed.
+    peak_bytes : int
+        Projected, of this process and its workers, were it built alone; 0 if there is nothing to compute.
+    output_bytes : int
+        The most that is written, as it is in memory.
+    at_least : bool
+        Whether it reads another table's features that are not there yet, so that it may take more.
+    """
+
+    action: Action
+    table: str
+    columns: tuple[str, ...]
+    kind: str
+    why: tuple[str, ...] = ()
+    partitions: int = 0
+    peak_bytes: int = 0
+    output_bytes: int = 0
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        lines = [f"{_SIGNS[self.action]} {self.table}: {', '.join(self.columns)}  ({self.kind})"]
+        lines += [f"    {line}" for line in self.why]
+        if self.partitions:
+            most = "at least " if self.at_least else ""
+            lines.append(
+                f"    {self.partitions} partitions, peak {most}{format_bytes(self.peak_bytes)}, "
+                f"writes {'about' if self.at_least else 'up to'} {format_bytes(self.output_bytes)}"
+            )
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "action": str(self.action),
+            "table": self.table,
+            "columns": list(self.columns),
+            "kind": self.kind,
+            "why": list(self.why),
+            "partitions": self.partitions,
+            "peak_bytes": self.peak_bytes,
+            "output_bytes": self.output_bytes,
+            "at_least": self.at_least,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectPlan:
+    """What ``featurestore apply`` would do.
+
+    Parameters
+    ----------
+    store : str
+    version : int, optional
+        Of the store that it was made for; None if there is none.
+    changes : tuple of FeatureChange
+        In the order of building, those of a table together, those that go last.
+    waiting : tuple of (str, str)
+        Tables whose definitions wait for a table that is not ingested, and which that is.
+    peak_bytes : int
+        Projected, of the whole; 0 if nothing is computed.
+    memory_limit : int
+    remedies : tuple of str
+        What would make it fit, by table; empty if it does.
+    """
+
+    store: str
+    version: int | None
+    changes: tuple[FeatureChange, ...] = ()
+    waiting: tuple[tuple[str, str], ...] = ()
+    peak_bytes: int = 0
+    memory_limit: int = 0
+    remedies: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the store is as the definitions say."""
+        return not self.changes and not self.waiting
+
+    def __str__(self) -> str:
+        at = "there is no store yet" if self.version is None else f"version {self.version}"
+        head = f"{self.store}, {at}"
+        if self.is_empty and self.version is None:
+            return f"{head}, and nothing is defined"
+        if self.is_empty:
+            return f"{head}: everything is as defined"
+        parts = [str(one) for one in self.changes]
+        parts += [
+            f"? {table}: its definitions wait for table {missing!r}, which is not ingested\n"
+            f"    featurestore ingest {self.store} {missing} FILES --key KEY --time TIME"
+            for table, missing in self.waiting
+        ]
+        return "\n".join([head, "", *parts, "", *self._summary()])
+
+    def _summary(self) -> list[str]:
+        counts = [
+            f"{number} {_WORDS[action]}"
+            for action in Action
+            if (number := sum(one.action is action for one in self.changes))
+        ]
+        counts += [f"{len(self.waiting)} tables wait"] if self.waiting else []
+        lines = [", ".join(counts)]
+        if self.peak_bytes:
+            lines.append(
+                f"projected peak {format_bytes(self.peak_bytes)} of a memory limit of "
+                f"{format_bytes(self.memory_limit)}"
+            )
+        return [*lines, *(f"does not fit: {one}" for one in self.remedies)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "store": self.store,
+            "version": self.version,
+            "changes": [one.to_json() for one in self.changes],
+            "waiting": [{"table": table, "for": missing} for table, missing in self.waiting],
+            "peak_bytes": self.peak_bytes,
+            "memory_limit": self.memory_limit,
+            "does_not_fit": list(self.remedies),
+        }
