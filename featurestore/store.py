@@ -131,6 +131,7 @@ class FeatureStore:
 
     @property
     def session(self) -> Session:
+        """What it shares with its tables."""
         return self._session
 
     @property

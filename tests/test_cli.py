@@ -21,7 +21,7 @@ from featurestore.testing.tables import observations, plus_one
 ROWS = observations(120).sort("t", "k")
 COMMANDS = (
     "ingest", "append", "replace", "compact", "show", "status", "plan", "build", "drop", "drop-table",
-    "log", "tag", "untag", "tags", "diff", "verify", "repair", "doctor", "gc",
+    "log", "tag", "untag", "tags", "diff", "verify", "repair", "doctor", "gc", "init", "apply",
 )  # fmt: skip
 
 

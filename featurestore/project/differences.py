@@ -85,8 +85,9 @@ def _text(value: Any) -> str:
     """Return a stored parameter as people write it: expressions as calls, the rest as JSON."""
     if isinstance(value, Mapping) and list(value) == ["$duration"]:
         return _text(value["$duration"])
-    if isinstance(value, Mapping) and isinstance(value.get("$expression"), list):
-        return ".".join(_call(one) for one in value["$expression"])
+    for name in ("$expression", "$nodes"):  # a whole expression, and one within
+        if isinstance(value, Mapping) and isinstance(value.get(name), list):
+            return ".".join(_call(one) for one in value[name])
     if isinstance(value, Mapping):
         inner = ", ".join(f"{json.dumps(name)}: {_text(one)}" for name, one in value.items())
         return f"{{{inner}}}"

@@ -41,13 +41,14 @@ def read_definitions(path: Path) -> dict[str, tuple[Stated, ...]]:
 def _refuse_repeated(path: Path, table: str, stated: tuple[Stated, ...]) -> None:
     lines: dict[str, int] = {}
     for one in stated:
-        first = lines.setdefault(one.definition.fingerprint, one.line)
-        if first != one.line or sum(one.definition == other.definition for other in stated) > 1:
+        key = one.definition.fingerprint
+        if key in lines:
             raise DefinitionError(
-                f"{path}, lines {first} and {one.line}: the same {one.definition.kind} is defined "
-                f"twice for table {table!r}",
+                f"{path}, lines {lines[key]} and {one.line}: the same {one.definition.kind} is "
+                f"defined twice for table {table!r}",
                 "remove one of them",
             )
+        lines[key] = one.line
 
 
 def _run(path: Path) -> ModuleType:
