@@ -124,8 +124,9 @@ class _Trial:
 
     def bind(self, definition: FeatureDefinition) -> Feature:
         """Return the feature, its output types found by running it if they are not known."""
+        given = definition.fingerprint  # once, for a table of thousands
         for one in self.files.graph.features():
-            if one.stated.is_what_was_asked(definition):
+            if one.stated.is_what_was_asked(given):
                 return one
         definition = definition.with_names(self.schema)
         sample = self._with(definition.transformer.inputs(self.schema))
@@ -138,7 +139,9 @@ class _Trial:
         taken = tuple(name for name in made.names if name in self.files.graph.owners)
         groups = set(self.files.groups_of(taken)) - {BASE_GROUP}
         for one in self.files.graph.features() if groups else ():
-            if one.group in groups and one.definition.is_what_was_asked(made.definition):
+            if one.group in groups and one.definition.is_what_was_asked(
+                made.definition.fingerprint
+            ):
                 return one
         return None
 

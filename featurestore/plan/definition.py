@@ -104,9 +104,9 @@ class FeatureDefinition:
         fit_on = list(self.fit_on) if isinstance(self.fit_on, tuple) else self.fit_on
         return fingerprint("feature", self.transformer.fingerprint(), fit_on)
 
-    def is_what_was_asked(self, definition: FeatureDefinition) -> bool:
-        """Whether ``definition``, which may have selectors, is the one this was made of."""
-        return definition.fingerprint in (self.asked, self.fingerprint)
+    def is_what_was_asked(self, given: str) -> bool:
+        """Whether a definition of this fingerprint, which may have selectors, is the one this was made of."""
+        return given in (self.asked, self.fingerprint)
 
     def with_names(self, schema: TableSchema) -> FeatureDefinition:
         """Return the definition with its selectors replaced by the columns they select now."""
@@ -186,9 +186,9 @@ class StoredDefinition:
             return self.parsed().source_table
         return next(iter(self.entry.reads), None)
 
-    def is_what_was_asked(self, definition: FeatureDefinition) -> bool:
-        """Compare with a definition by fingerprints; see ``FeatureDefinition``."""
-        return definition.fingerprint in (self.entry.asked, self.entry.definition_fingerprint)
+    def is_what_was_asked(self, given: str) -> bool:
+        """Compare with a definition by its fingerprint; see ``FeatureDefinition``."""
+        return given in (self.entry.asked, self.entry.definition_fingerprint)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -180,12 +180,12 @@ def project(
     extents = Extents(files, sources, assessments, states)
     steps = []
     for number, level in enumerate(files.graph.levels, 1):
-        todo = {feature: _unfinished(assessments[feature.group]) for feature in level}
         todo = {
-            feature: positions
-            for feature, positions in todo.items()
-            if positions and (only is None or feature.group in only)
+            feature: _unfinished(assessments[feature.group])
+            for feature in level
+            if only is None or feature.group in only
         }
+        todo = {feature: positions for feature, positions in todo.items() if positions}
         if todo:
             found = _Level(files, extents, assessments, number, todo, room, at_once)
             steps += [

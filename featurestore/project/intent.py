@@ -107,8 +107,11 @@ def _seeing(files: TableFiles, others: Mapping[str, IntendedTable]) -> TableFile
 
 
 def _intended(session: Session, files: TableFiles, stated: Sequence[Stated]) -> IntendedTable:
-    definitions = [one.definition for one in stated]
-    bound, _ = bind_to_sample(definitions, files, session.place, replacing=True)
+    there = _by_fingerprint(files)
+    found = [(one.definition, there.get(one.definition.fingerprint)) for one in stated]
+    unknown = [definition for definition, feature in found if feature is None]
+    made, _ = bind_to_sample(unknown, files, session.place, replacing=True)
+    bound = (*(feature for _, feature in found if feature is not None), *made)
     _refuse_twice(files.name, bound, stated)
     groups = {one.group for one in bound}
     removed = tuple(one for one in files.graph.features() if one.group not in groups)
@@ -125,6 +128,17 @@ def _intended(session: Session, files: TableFiles, stated: Sequence[Stated]) -> 
     )
 
 
+def _by_fingerprint(files: TableFiles) -> dict[str, Feature]:
+    """Return the features of a table by their definitions' fingerprints, as stored and as asked for."""
+    found = {}
+    for one in files.graph.features():
+        entry = files.groups[one.group]
+        found[entry.definition_fingerprint] = one
+        if entry.asked:
+            found[entry.asked] = one
+    return found
+
+
 def _refuse_twice(table: str, bound: Sequence[Feature], stated: Sequence[Stated]) -> None:
     owners: dict[str, Feature] = {}
     for one in bound:
@@ -136,7 +150,7 @@ def _refuse_twice(table: str, bound: Sequence[Feature], stated: Sequence[Stated]
                 given.line
                 for given in stated
                 for feature in (one, other)
-                if feature.stated.is_what_was_asked(given.definition)
+                if feature.stated.is_what_was_asked(given.definition.fingerprint)
             )
             raise DefinitionError(
                 f"two definitions give column {name!r} of table {table!r} (lines "
@@ -148,8 +162,10 @@ def _refuse_twice(table: str, bound: Sequence[Feature], stated: Sequence[Stated]
 def _check_read(table: IntendedTable, tables: Mapping[str, IntendedTable]) -> None:
     """Refuse that a feature reads a column that will not be what the feature was bound to."""
     files = {name: one.files for name, one in tables.items()}
-    for feature in (*table.kept, *table.new):
-        stays = feature in table.kept
+    for feature, stays in [
+        *((one, True) for one in table.kept),
+        *((one, False) for one in table.new),
+    ]:
         bound = (table.before if stays else table.files).schema
         read = [(table.files, bound, name) for name in feature.inputs]
         source = source_of(feature, table.files, files)

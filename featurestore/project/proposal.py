@@ -167,10 +167,11 @@ class _Costs:
     def changes(self, name: str) -> list[FeatureChange]:
         """Return what changes of a table's features: those that come and change, stale ones, dropped ones."""
         table = self.tables[name]
+        before = {column: one for one in table.removed for column in one.names}
         replaced: set[str] = set()
         changes = []
         for feature in table.new:
-            old = [one for one in table.removed if set(one.names) & set(feature.names)]
+            old = dict.fromkeys(before[column] for column in feature.names if column in before)
             replaced.update(one.group for one in old)
             why = tuple(line for one in old for line in _changed(one, feature))
             changes.append(self._costed(name, feature, Action.CHANGE if old else Action.ADD, why))
@@ -223,8 +224,12 @@ class _Costs:
         unfinished = [one for one in found[feature.group] if not one.is_fresh]
         for one in unfinished:
             require_fit_rows(feature, one.need)
+        files = self.files[name]
+        # Of thousands of others, only what it reads matters to what it costs.
+        needed = {one.group for one in files.graph.needed([feature.group])}
+        relevant = {group: one if group in needed else () for group, one in found.items()}
         projection = projected(
-            self.files[name], self.files, found, self.states, place.executor, {feature.group}
+            files, self.files, relevant, self.states, place.executor, {feature.group}
         )
         peaks = step_peaks(projection, place.executor.sites(), place.memory_limit)
         others = [one for one in self._unready(name, feature) if not one.startswith(f"{name}.")]

@@ -284,6 +284,8 @@ def test_nothing_is_applied_unasked(folder: Path) -> None:
     assert check.exit_code == 3
     assert "+ rows: mean" in check.output
     assert "\x1b[" not in check.output
+    coloured = CliRunner().invoke(main, ["plan"], color=True)
+    assert "\x1b[32m+ rows: mean" in coloured.output
     for typed in ("n\n", ""):
         assert run("apply", typed=typed).exit_code == 1
     assert store.version == before
