@@ -78,6 +78,8 @@ def bind_to_sample(
             if feature.group not in files.groups:
                 removed |= _displaced(feature, files, bound, replacing)
                 trial.admit(feature)
+            else:
+                trial.show(feature)
             bound.append(feature)
         if len(blocked) == len(waiting):
             explain_blocked(blocked, trial.schema)
@@ -154,6 +156,10 @@ class _Trial:
         if is_foreign(feature.transformer):
             check_partition_independent(feature.transformer, sample, self.engine)
         self.sample = sample.replace(self._try(feature, sample), self.schema)
+
+    def show(self, feature: Feature) -> None:
+        """Let further features use a stored one's outputs, also where the table hides what is stored."""
+        self.schema = self.schema.with_fields(feature.outputs)
 
     def _try(self, feature: Feature, sample: Partition) -> Columns:
         """Return the feature's columns on the sample; nulls where they need more than the sample."""

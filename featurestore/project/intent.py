@@ -8,6 +8,7 @@ rows, and nothing is written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from featurestore.errors import DefinitionError, DependencyCycleError, InvalidInputError
@@ -110,7 +111,8 @@ def _intended(session: Session, files: TableFiles, stated: Sequence[Stated]) -> 
     there = _by_fingerprint(files)
     found = [(one.definition, there.get(one.definition.fingerprint)) for one in stated]
     unknown = [definition for definition, feature in found if feature is None]
-    made, _ = bind_to_sample(unknown, files, session.place, replacing=True)
+    kept = {feature.group for _, feature in found if feature is not None}
+    made, _ = bind_to_sample(unknown, _showing(files, kept), session.place, replacing=True)
     bound = (*(feature for _, feature in found if feature is not None), *made)
     _refuse_twice(files.name, bound, stated)
     groups = {one.group for one in bound}
@@ -126,6 +128,16 @@ def _intended(session: Session, files: TableFiles, stated: Sequence[Stated]) -> 
         tuple(one for one in features if one.group not in fresh),
         removed,
     )
+
+
+def _showing(files: TableFiles, groups: AbstractSet[str]) -> TableFiles:
+    """Return a table that shows new definitions its ingested columns and these groups' only.
+
+    What goes, or is about to be another, is neither selected nor read by them.
+    """
+    schema, owners = files.schema, files.graph.owners
+    fields = tuple(one for one in schema.fields if owners[one.name] in {BASE_GROUP, *groups})
+    return replace(files, schema=TableSchema(fields, schema.key, schema.time, schema.sources))
 
 
 def _by_fingerprint(files: TableFiles) -> dict[str, Feature]:

@@ -401,3 +401,31 @@ def test_a_folder_without_project_says_so(tmp_path: Path, monkeypatch: pytest.Mo
         done = run("plan")
         assert done.exit_code == 1
         assert said in done.output
+
+
+def test_selectors_stand_for_what_they_selected_when_they_were_applied(folder: Path) -> None:
+    ingested(folder)
+    define(HEAD + "rows.add(fs.Impute(fs.numeric(), prefix='full_'), fit_on='all')\n")
+    assert planned()["changes"][0]["columns"] == ["full_x", "full_n"]
+    apply()
+    assert actions() == {}
+    define(
+        HEAD
+        + "rows.add(fs.Impute(fs.numeric(), prefix='full_'), fit_on=('1970-01-01', '1970-01-02'))\n"
+    )
+    assert planned()["changes"][0]["why"] == ['fit_on: "all" -> ["1970-01-01", "1970-01-02"]']
+
+
+def test_new_definitions_see_columns_as_they_will_be_whatever_the_order(folder: Path) -> None:
+    store = ingested(folder)
+    read, made = (
+        "rows.add(fs.Expression(b=nw.col('a') * 2))\n",
+        "rows.add(fs.Expression(a=nw.col('n')))\n",
+    )
+    define(HEAD + read + made)
+    apply()
+    # Both change, and the column between them its type.
+    define(HEAD + read.replace("* 2", "* 3") + made.replace("'n'", "'x'"))
+    assert actions() == {"a": "change", "b": "change"}
+    apply()
+    assert store.table("rows").read("b")["b"].equals((ROWS["x"] * 3).alias("b"))
