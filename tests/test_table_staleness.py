@@ -309,6 +309,16 @@ def test_a_parameter_is_part_of_the_definition(table: fs.Table) -> None:
 # --- selectors ----------------------------------------------------------------------------------
 
 
+def test_a_selector_does_not_select_what_its_definition_replaces(store: fs.FeatureStore) -> None:
+    table = store.ingest("rows", ROWS, key="k", time="t", partition_bytes=2500)
+    floats = fs.numeric() - fs.by_name("n")
+    table.add(fs.Clip(floats, -0.5, 0.5, suffix="_c"))
+    before = table.columns
+    table.add(fs.Clip(floats, -1.0, 1.0, suffix="_c"), replace=True)
+    assert table.columns == before
+    assert_frame_equal(table.read("x_c"), ROWS.select(x_c=pl.col("x").clip(-1.0, 1.0)))
+
+
 def test_a_selector_means_the_columns_of_the_day_it_was_added(store: fs.FeatureStore) -> None:
     other = store.ingest("other", observations(100, 1, column="y"), key="k", time="t")
     table = store.ingest("rows", ROWS, key="k", time="t", partition_bytes=2500)

@@ -130,11 +130,25 @@ class _Trial:
         for one in self.files.graph.features():
             if one.stated.is_what_was_asked(given):
                 return one
-        definition = definition.with_names(self.schema)
+        definition = self._named(definition)
         sample = self._with(definition.transformer.inputs(self.schema))
         transformer = definition.transformer.bound(sample, self.engine)
         made = bind(replace(definition, transformer=transformer), self.schema)
         return self._of_older_code(made) or made
+
+    def _named(self, definition: FeatureDefinition) -> FeatureDefinition:
+        """Return a definition with names for selectors, which select nothing that it takes the place of."""
+        named = definition.with_names(self.schema)
+        if named is definition:
+            return definition
+        made = {one.name for one in named.transformer.outputs(self.schema)}
+        taken = tuple(name for name in made if name in self.files.graph.owners)
+        groups = set(self.files.groups_of(taken)) - {BASE_GROUP}
+        gone = {name for one in groups for name in self.files.groups[one].names}
+        if not gone & set(named.transformer.inputs(self.schema)):
+            return named
+        left = tuple(one for one in self.schema if one.name not in gone)
+        return definition.with_names(replace(self.schema, fields=left))
 
     def _of_older_code(self, made: Feature) -> Feature | None:
         """Return the stored feature that a new one is, though its fingerprint was another then."""
