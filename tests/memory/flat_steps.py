@@ -57,7 +57,8 @@ TRANSFORMERS: dict[str, Callable[[str], Transformer]] = {
     "rank": lambda _: fs.Rank("x3"),
     "text_hash": lambda _: fs.TextHash("place", 64),
     "one_hot": lambda _: fs.OneHot("place", size=16),
-    "target_encode": lambda _: fs.TargetEncode("place", "label", suffix="_target"),
+    # Two folds: of more, the smaller table has not all categories in each, and its state is smaller.
+    "target_encode": lambda _: fs.TargetEncode("place", "label", folds=2, suffix="_target"),
     "group_stats": lambda _: fs.GroupStats("x1", by="place"),
     "quantile_transform": lambda _: fs.QuantileTransform(["x0", "x1"], suffix="_even"),
     "pca": lambda _: fs.PCA(["x0", "x1", "x2"], 2),
