@@ -9,13 +9,16 @@ Always true: the dictionary has each value once and no null; nulls are rows with
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.engines.arrow import HostArray
+from featurestore.engines.blocks import blocks
+
+_BLOCK: Final = 16_384
 
 Coded: TypeAlias = "Mapping[str, pa.DictionaryArray]"
 """Columns as dictionaries, by name."""
@@ -82,4 +85,7 @@ def row_codes(coded: pa.DictionaryArray, codes: HostArray) -> tuple[HostArray, H
     if indices.null_count:
         valid = np.asarray(indices.is_valid())
         indices = indices.fill_null(len(codes) - 1)
-    return codes.take(indices.to_numpy(zero_copy_only=False)), valid
+    positions, found = indices.to_numpy(zero_copy_only=False), np.empty(len(indices), codes.dtype)
+    for where in blocks(len(found), np, _BLOCK):  # NumPy makes int64 of positions, which stay in a cache so
+        found[where] = codes.take(positions[where])
+    return found, valid

@@ -146,8 +146,6 @@ class PartitionSource:
         tensor_names = self._tensors(columns)
         scalars = [name for name in columns if name not in tensor_names]
         coded = {one for one in coded if one in scalars and pa.types.is_string(schema[one].type)}
-        if len(coded) == len(scalars):  # a frame without columns has no rows
-            coded = set()
         frames, beside = [], dict[str, pa.DictionaryArray]()
         reads = self._reads(scalars)
         last = None

@@ -239,8 +239,6 @@ def _computed_whole(
     features = [work.feature for work in works]
     # What is read for a few keys only is looked up by these keys themselves.
     coded = () if any(work.sifts for work in works) else compared_only(features, task.schema)
-    if task.schema.time is not None and coded == {*columns}:  # what counts the rows is no text then
-        columns = (*columns, task.schema.time)
     partition = task.source.read(store, engine, columns, task.schema, coded=coded)
     for work in works:
         # In a function of its own, so that one feature's values are gone before the next's come.

@@ -85,8 +85,8 @@ class Partition:
         Which rows the state that ``apply`` gets was learnt from, said to transformers that ask for it
         (``tells_learnt_rows``): all, none, as of rows that are served, or those of a mask ``bool [rows]``.
     coded : mapping of str to pyarrow.DictionaryArray
-        Text columns that are here instead of in the frame, which has another column then: those that
-        whoever gets the partition only compares (``Transformer.compared``).
+        Text columns that are here instead of in the frame, which may have no column, hence no row, then:
+        those that whoever gets the partition only compares (``Transformer.compared``).
     """
 
     frame: Frame
@@ -97,9 +97,11 @@ class Partition:
 
     @property
     def rows(self) -> int:
-        if len(self.frame.columns) == 0 and self.tensors:
-            return int(next(iter(self.tensors.values())).shape[0])
-        return len(self.frame)
+        if len(self.frame.columns):
+            return len(self.frame)
+        if self.coded:
+            return len(next(iter(self.coded.values())))
+        return int(next(iter(self.tensors.values())).shape[0]) if self.tensors else 0
 
     def replace(self, columns: Columns, schema: TableSchema) -> Partition:
         """Return the partition with columns replaced (same name) or added."""

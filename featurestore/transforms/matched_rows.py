@@ -110,7 +110,7 @@ def matched_codes(
 ) -> tuple[Array, Array, Array]:
     """Return group codes of left and right rows, and which left rows have no null in their key."""
     xp, count = engine.xp, len(matching.left)
-    names, left, rows = by_names(count), partition.frame, len(partition.frame)
+    names, left, rows = by_names(count), partition.frame, partition.rows
     if not count:
         codes = xp.zeros(rows + len(right), dtype=xp.int64)
         return codes[:rows], codes[rows:], xp.ones(rows, dtype=xp.bool_)
