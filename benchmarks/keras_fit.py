@@ -1,6 +1,6 @@
 """Keras' ``fit`` from the store beside ``fit`` from NumPy arrays that hold all rows in memory.
 
-N rows of M float32 columns and a label; a network of two dense layers (256, 1); the same batches of
+N rows of M float32 columns and a label; a network of three dense layers (256, 64, 1); the same batches of
 4,096, weights and seeds. Both are fitted in one process, in turn, several rounds; the rate is that of
 the median epoch, the first of each ``fit`` left out (the arrays are copied into TensorFlow before it).
 Once with one step per execution, once with 16. Before that, both give the same loss of the same
@@ -93,6 +93,7 @@ def built(arguments: dict[str, Any]) -> Any:
         [
             keras.Input((arguments["columns"],)),
             keras.layers.Dense(256, activation="relu"),
+            keras.layers.Dense(64, activation="relu"),
             keras.layers.Dense(1, activation="sigmoid"),
         ]
     )

@@ -9,6 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from training.loading import arrangement as arrangement_module
+from training.loading import buffers
+
+
+@pytest.fixture(autouse=True)
+def memory_of_small_batches_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of large ones always is."""
+    monkeypatch.setattr(buffers, "_WORTH", 1)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from featurestore.dataset.batch import DatasetPart
 from featurestore.execution.budget import WorkStoppedError, budget_of
 from featurestore.execution.events import step
 from training.loading.arrangement import Arrangement, Stripe
+from training.loading.buffers import Buffers
 from training.loading.memory import Writing
 
 _STATM: Final = Path("/proc/self/statm")
@@ -54,6 +55,8 @@ class Assembly(ABC):
         self.part = part
         self.arrangement = arrangement
         self.writing = writing
+        self.buffers = Buffers()
+        """Of batches that are made of what is in memory."""
         self._state = threading.Condition()
         stripes = arrangement.stripes
         self._open = [deque(one.partitions) for one in stripes]  # that nobody reads or has read
@@ -116,6 +119,11 @@ class Assembly(ABC):
         FeatureStoreError
             At the end, what went wrong in a thread.
         """
+        with self.buffers.used(), self._reading_ahead(stripes):
+            yield
+
+    @contextmanager
+    def _reading_ahead(self, stripes: Iterable[int]) -> Iterator[None]:
         if self._whole:
             yield
             return

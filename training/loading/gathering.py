@@ -1,6 +1,6 @@
 """Copying rows out of row-major arrays: what batches are made by, wherever the arrays lie.
 
-Arrays of a batch are new, aligned, and its own.
+Arrays of a batch are aligned and its own; their memory may be that of a batch that is gone (``buffers``).
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import numpy as np
 
 from featurestore.dataset.batch import HostArray
 from featurestore.errors import InvalidInputError
-from training.loading.buffers import aligned_empty
+from training.loading.buffers import Buffers
 from training.loading.mixing import Rows
 
 
-def copied(arrays: Mapping[str, HostArray], start: int, stop: int) -> dict[str, HostArray]:
+def copied(
+    arrays: Mapping[str, HostArray], start: int, stop: int, buffers: Buffers
+) -> dict[str, HostArray]:
     """Return rows ``[start, stop)`` of each array."""
     found = {}
     for key, source in arrays.items():
-        found[key] = new_rows(stop - start, source)
+        found[key] = new_rows(stop - start, source, buffers)
         np.copyto(found[key], source[start:stop])
     return found
 
 
-def taken(arrays: Mapping[str, HostArray], rows: Rows) -> dict[str, HostArray]:
+def taken(arrays: Mapping[str, HostArray], rows: Rows, buffers: Buffers) -> dict[str, HostArray]:
     """Return some rows of each array in the order given; numbers have been checked."""
     found = {}
     for key, source in arrays.items():
-        found[key] = new_rows(rows.size, source)
+        found[key] = new_rows(rows.size, source, buffers)
         take_into(found[key], source, rows)
     return found
 
@@ -39,9 +41,9 @@ def take_into(out: HostArray, source: HostArray, rows: Rows) -> None:
     np.take(source, rows, axis=0, out=out, mode="clip")
 
 
-def new_rows(rows: int, like: HostArray) -> HostArray:
+def new_rows(rows: int, like: HostArray, buffers: Buffers) -> HostArray:
     """Return an uninitialised array for so many rows of another."""
-    return aligned_empty((rows, *like.shape[1:]), like.dtype)
+    return buffers.empty((rows, *like.shape[1:]), like.dtype)
 
 
 def check_range(start: int, stop: int, rows: int) -> None:

@@ -67,7 +67,7 @@ class HeldRows(Assembly):
         """Return rows ``[start, stop)`` as they lie, as arrays of their own."""
         check_range(start, stop, self.rows)
         self.require(start, stop - 1)
-        return batch_of(copied(self._memory.arrays, start, stop), self.schema)
+        return batch_of(copied(self._memory.arrays, start, stop, self.buffers), self.schema)
 
     def view(self, start: int, stop: int) -> Batch:
         """Return rows ``[start, stop)`` as they lie, read-only and not copied."""
@@ -89,7 +89,7 @@ class HeldRows(Assembly):
         bounds = checked_bounds(rows, self.rows)
         if bounds is not None:
             self.require(*bounds)
-        return batch_of(taken(self._memory.arrays, rows), self.schema)
+        return batch_of(taken(self._memory.arrays, rows, self.buffers), self.schema)
 
     def prefetch(self, starts: Rows, count: int) -> None:
         """Do nothing: rows are in memory, or on their way to it."""

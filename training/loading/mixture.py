@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Final
@@ -28,7 +28,7 @@ from featurestore.dataset.batch import Batch, DatasetSchema, HostArray, Role
 from featurestore.errors import InvalidInputError
 from featurestore.fingerprint import Json, fingerprint
 from training.loading.batches import Batches
-from training.loading.buffers import aligned_empty
+from training.loading.buffers import Buffers
 from training.loading.layout import arrays_of, batch_of
 from training.loading.loader import Loader
 from training.loading.memory import LoaderMemory
@@ -242,6 +242,7 @@ class MixedPack:
 
     def __init__(self, packs: Sequence[Any]) -> None:
         self._packs = packs
+        self._buffers = Buffers()
         self.schema: DatasetSchema = packs[0].schema
         self._stops = np.cumsum([one.rows for one in packs])
         self.rows = int(self._stops[-1])
@@ -264,7 +265,7 @@ class MixedPack:
             inputs = list(part.inputs)  # of sequences with the mask, which no schema has
             for name, values in arrays_of(part, self.schema).items():
                 if name not in arrays:
-                    arrays[name] = aligned_empty((len(rows), *values.shape[1:]), values.dtype)
+                    arrays[name] = self._buffers.empty((len(rows), *values.shape[1:]), values.dtype)
                 arrays[name][places] = values
             del part
         made = batch_of(arrays, self.schema)
@@ -278,8 +279,8 @@ class MixedPack:
         """Do nothing: rows come from all over."""
 
     def ahead(self, stripes: Iterable[int]) -> AbstractContextManager[None]:
-        """Do nothing: all is there."""
-        return nullcontext()
+        """Keep memory of batches; all rows are there."""
+        return self._buffers.used()
 
 
 def _stream_rows(stream: Steps, start: int, stop: int) -> Rows:

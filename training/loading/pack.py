@@ -19,7 +19,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
@@ -29,6 +29,7 @@ import numpy as np
 from featurestore.dataset.batch import Batch, DatasetPart, DatasetSchema, HostArray
 from featurestore.errors import CorruptionError
 from training.loading.arrangement import Arrangement
+from training.loading.buffers import Buffers
 from training.loading.filling import Filling
 from training.loading.gathering import check_range, checked_bounds, copied, taken
 from training.loading.layout import (
@@ -72,6 +73,7 @@ class Pack:
         self.rows: int = manifest["rows"]
         self._manifest = manifest
         self._filling = filling
+        self._buffers = Buffers()
         self._layout = pack_layout(schema, self.rows)
         folder = path if filling is None else filling.build
         if filling is None:
@@ -204,11 +206,13 @@ class Pack:
 
     def ahead(self, stripes: Iterable[int]) -> AbstractContextManager[None]:
         """Write in the background inside the block what is missing, these stripes first."""
-        return nullcontext() if self._filling is None else self._write_ahead(self._filling, stripes)
+        if self._filling is None:
+            return self._buffers.used()
+        return self._write_ahead(self._filling, stripes)
 
     @contextmanager
     def _write_ahead(self, filling: Filling, stripes: Iterable[int]) -> Iterator[None]:
-        with filling.ahead(stripes):
+        with self._buffers.used(), filling.ahead(stripes):
             yield
         if filling.published:
             self._written(filling)
@@ -248,7 +252,7 @@ class Pack:
         check_range(start, stop, self.rows)
         self._require(start, stop - 1)
         self._ask_for(start, 2 * stop - start)
-        return self._batch(copied(self._arrays, start, stop))
+        return self._batch(copied(self._arrays, start, stop, self._buffers))
 
     def view(self, start: int, stop: int) -> Batch:
         """Return rows ``[start, stop)`` in table order as the mapped arrays themselves, not copied.
@@ -283,7 +287,7 @@ class Pack:
         bounds = checked_bounds(rows, self.rows)
         if bounds is not None:
             self._require(*bounds)
-        return self._batch(taken(self._arrays, rows))
+        return self._batch(taken(self._arrays, rows, self._buffers))
 
     def prefetch(self, starts: Rows, count: int) -> None:
         """Ask the kernel to read runs of ``count`` rows ahead; returns at once.

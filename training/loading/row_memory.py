@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from featurestore.dataset.batch import HostArray
 from training.loading.arrangement import Chunk
-from training.loading.buffers import aligned_empty
+from training.loading.buffers import Empty, aligned_empty
 from training.loading.layout import ArrayLayout
 
 
@@ -45,6 +45,8 @@ class RowMemory:
                 at += length
 
 
-def empty_arrays(layout: Mapping[str, ArrayLayout], rows: int) -> dict[str, HostArray]:
+def empty_arrays(
+    layout: Mapping[str, ArrayLayout], rows: int, empty: Empty = aligned_empty
+) -> dict[str, HostArray]:
     """Return uninitialised arrays for so many rows."""
-    return {key: aligned_empty((rows, *one.row_shape), one.element) for key, one in layout.items()}
+    return {key: empty((rows, *one.row_shape), one.element) for key, one in layout.items()}

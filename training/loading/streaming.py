@@ -98,7 +98,7 @@ class StreamedRows(Assembly):
             If one is outside.
         """
         checked_bounds(rows, self.rows)
-        found = empty_arrays(self._layout, rows.size)
+        found = empty_arrays(self._layout, rows.size, self.buffers.empty)
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         for number in _in_order(numbers):
             places = np.flatnonzero(numbers == number)
