@@ -86,6 +86,8 @@ def row_codes(coded: pa.DictionaryArray, codes: HostArray) -> tuple[HostArray, H
         valid = np.asarray(indices.is_valid())
         indices = indices.fill_null(len(codes) - 1)
     positions, found = indices.to_numpy(zero_copy_only=False), np.empty(len(indices), codes.dtype)
-    for where in blocks(len(found), np, _BLOCK):  # NumPy makes int64 of positions, which stay in a cache so
+    for where in blocks(
+        len(found), np, _BLOCK
+    ):  # NumPy makes int64 of positions, which stay in a cache so
         found[where] = codes.take(positions[where])
     return found, valid

@@ -56,7 +56,7 @@ def apply(open_session: Opener, yes: bool, check: bool) -> int:
     # What cannot be done is not asked for either: apply says why.
     doable = not shown.waiting and not shown.remedies
     if doable and not yes:
-        click.confirm("Apply?", abort=True)
+        _confirm()
     try:
         proposal.apply(_report)
     except ConflictError as error:
@@ -70,6 +70,15 @@ def apply(open_session: Opener, yes: bool, check: bool) -> int:
         )
         return EXIT_INTERRUPTED
     return 0
+
+
+def _confirm() -> None:
+    """Return if the user says yes."""
+    try:
+        click.confirm("Apply?", abort=True)
+    except click.Abort:
+        click.echo("nothing was changed; --yes applies without asking", err=True)
+        raise
 
 
 def _look(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import linecache
 import sys
 import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -71,7 +72,8 @@ def _run(path: Path) -> ModuleType:
     module.__file__ = file
     sys.modules[name] = module
     try:
-        exec(compile(text, file, "exec"), vars(module))  # noqa: S102 - the reader's own file
+        with redirect_stdout(sys.stderr):  # what it prints is no part of a plan that others read
+            exec(compile(text, file, "exec"), vars(module))  # noqa: S102 - the reader's own file
     except SyntaxError as error:
         where = Path(error.filename or file).name
         shown = f": {error.text.strip()}" if error.text else ""

@@ -276,6 +276,14 @@ def test_two_definitions_of_a_column_are_refused_whichever_is_stored(folder: Pat
         assert "two definitions give column 'a'" in done.output
 
 
+def test_what_the_file_prints_is_no_part_of_the_plan(folder: Path) -> None:
+    ingested(folder)
+    define(BASIC + "print('hello')\n")
+    found = run("plan", "--json")
+    assert json.loads(found.stdout)["changes"]
+    assert found.stderr == "hello\n"
+
+
 def test_nothing_is_applied_unasked(folder: Path) -> None:
     store = ingested(folder)
     define(BASIC)
