@@ -6,7 +6,7 @@ it meets a NumPy number, a frame or None where it expects a name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Final
 
@@ -91,3 +91,15 @@ def column_names(columns: object) -> tuple[str, ...]:
     raise InvalidInputError(
         f"{shown(columns)} does not name columns", "give a name or several, like 'x' or ['x', 'y']"
     )
+
+
+def format_names(names: Sequence[str], most: int = 5) -> str:
+    """Return names with commas between them, the first few of many.
+
+    Examples
+    --------
+    >>> format_names(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from featurestore.arguments import format_names
 from featurestore.dataset.view import TableView
 from featurestore.errors import InvalidInputError, NotReadyError
 from featurestore.execution.feasibility import projected
@@ -351,9 +352,7 @@ def _check_readers_stay(
 
 
 def _names(features: Sequence[Feature]) -> str:
-    names = [name for one in features for name in one.names]
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+    return format_names([name for one in features for name in one.names])
 
 
 def _feature_status(feature: Feature, assessments: Sequence[Assessment]) -> FeatureStatus:

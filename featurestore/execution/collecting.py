@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from featurestore.arguments import shown
+from featurestore.arguments import format_names, shown
 from featurestore.engines.protocol import Engine
 from featurestore.errors import InvalidInputError
 from featurestore.execution.importing import require
@@ -122,8 +122,7 @@ def _needed(
         if part.rows == 1:
             read += lone_row_bytes(schema, part.column_bytes, part.widest_row)
         reading = max(reading, read)
-    shown = ", ".join(columns[:5]) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
-    return Need(f"reading {shown}", copies * kept + reading)
+    return Need(f"reading {format_names(columns)}", copies * kept + reading)
 
 
 def empty_table(schema: TableSchema, columns: Sequence[str]) -> pa.Table:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.arguments import format_names
 from featurestore.errors import InvalidInputError, LateRowsError, SchemaError, SourceError
 from featurestore.ingest.arrays import to_numpy
 from featurestore.ingest.event_time import Steps, time_text, time_values
@@ -210,8 +211,7 @@ def survey(
             on_progress(rows, None, "survey")
     if rows == 0:
         raise SourceError(
-            f"there are no rows in {', '.join(source.files[:3])}"
-            + (f" and {len(source.files) - 3} more" if len(source.files) > 3 else ""),
+            f"there are no rows in {format_names(source.files, most=3)}",
             "give files that hold rows",
         )
     if missing:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from featurestore.arguments import format_names
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.staleness import Standing
 from featurestore.plan.table_files import TableFiles
@@ -128,8 +129,7 @@ class Merge:
 
     def __str__(self) -> str:
         names = [name for piece in self.pieces for name in piece.group.names]
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        return f"merging {shown} of {len(self.pieces[0].parts)} partitions"
+        return f"merging {format_names(names)} of {len(self.pieces[0].parts)} partitions"
 
     def key(self, piece: Piece) -> str:
         """Return the key under which a finished piece is journaled."""

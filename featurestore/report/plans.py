@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from featurestore.arguments import format_names
 from featurestore.execution.dask import Executor
 from featurestore.execution.feasibility import StepPeak, step_peaks, what_would_do
 from featurestore.plan.projection import BuildProjection
@@ -111,7 +112,7 @@ class BuildPlan:
     def _rows(self) -> list[tuple[object, ...]]:
         return [
             (
-                one.level, one.work, _shortened(one.columns), one.kind, ", ".join(one.why),
+                one.level, one.work, format_names(one.columns), one.kind, ", ".join(one.why),
                 one.partitions, one.rows, format_bytes(one.output_bytes),
                 format_bytes(one.task_bytes), one.largest, one.at_once,
                 format_bytes(one.peak_bytes),
@@ -192,8 +193,3 @@ def reasons(assessments: Sequence[Assessment]) -> tuple[str, ...]:
         one.reason or str(one.freshness) for one in assessments if not one.is_fresh
     )
     return tuple(found)
-
-
-def _shortened(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from featurestore.arguments import format_names
 from featurestore.units import format_bytes
 
 
@@ -257,7 +258,7 @@ class BuildReport:
         resumed = f", {self.resumed} found finished" if self.resumed else ""
         reused = f", {self.reused} still right" if self.reused else ""
         return (
-            f"version {self.version}: {', '.join(self.columns) or 'nothing to do'}; "
+            f"version {self.version}: {format_names(self.columns) or 'nothing to do'}; "
             f"{self.computed} partitions computed{resumed}{reused}, "
             f"{format_bytes(self.bytes_written)} written in {self.seconds:.1f} s"
         )
