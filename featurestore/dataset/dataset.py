@@ -16,6 +16,7 @@ from featurestore.dataset.batch import DatasetSchema, Role
 from featurestore.dataset.columns import DatasetColumns, dataset_columns, refuse_future
 from featurestore.dataset.learned import LearnedColumns
 from featurestore.dataset.part import Part
+from featurestore.dataset.picture import SplitPicture, split_picture
 from featurestore.dataset.selection import Selection, condition
 from featurestore.dataset.split import ALL, TEST, TRAIN, VALID, Split
 from featurestore.dataset.targets import Targets, resolve_targets
@@ -272,6 +273,22 @@ class Dataset:
             "split": None if self._split is None else self._split.spec(),
             "parts": list(self.parts),
         }
+
+    def picture(self) -> SplitPicture:
+        """Return how its split divides the table over time; nothing is read.
+
+        Examples
+        --------
+        ``print(table.dataset(features, label="y", split=fs.TimeSplit(valid="2024-01-01")).picture())``
+        """
+        kind = "no split" if self._split is None else type(self._split).__name__
+        folds = [None] if self._split is None else self._split.folds()
+        return split_picture(
+            f"table {self.table!r}, {kind}",
+            [_selections(one, self._table_schema, self._where) for one in folds],
+            self._table_schema,
+            [(one.base.time_min, one.base.time_max) for one in self._view.partitions],
+        )
 
     def __repr__(self) -> str:
         return f"<{self._name()}>"
