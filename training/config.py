@@ -1,7 +1,8 @@
 """A run as a value: what ``train.toml`` says, checked, with every default filled in.
 
     [data]      store table features label where snapshot memory_limit weight group base_margin
-    [split]     kind = "time": valid test embargo     kind = "hash": valid test by seed
+    [split]     kind = "time": valid test embargo     kind = "hash": valid test by seed; others and their
+                keys: see ``training.split_config``
     [pipeline]  impute standardize categorify         true (all that fit), false, or column names
     [model]     kind = "tabular" | "xgboost" | "module:function"    task classes    [model.params]
     [loader]    sample pack hold dtype cache_limit block_rows window_blocks: see ``training.loader_config``
@@ -26,7 +27,6 @@ from featurestore.errors import FeatureStoreError, InvalidInputError, NotFoundEr
 from featurestore.fingerprint import Json
 from featurestore.units import parse_bytes
 from training.config_checks import (
-    BOUNDARY,
     CLASS_WEIGHT,
     COLUMNS,
     EXECUTION,
@@ -45,6 +45,7 @@ from training.config_checks import (
 )
 from training.loader_config import LoaderConfig, check_loader
 from training.metrics import TASKS
+from training.split_config import SplitConfig, check_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +68,6 @@ class DataConfig:
     def inputs(self) -> tuple[str, ...]:
         """The columns that predictions are made of: the features, and the base margin if any."""
         return self.features if self.base_margin is None else (*self.features, self.base_margin)
-
-
-@dataclass(frozen=True, slots=True)
-class SplitConfig:
-    """``[split]``: which rows train, validate and test."""
-
-    kind: str = key_of(choice("time", "hash"))
-    valid: Any = key_of(BOUNDARY)  # noqa: RUF009 - it returns a dataclass field
-    test: Any = key_of(optional(BOUNDARY), default=None)  # noqa: RUF009
-    embargo: str | int | None = key_of(optional(TEXT_OR_WHOLE), default=None)
-    by: tuple[str, ...] | None = key_of(optional(COLUMNS), default=None)
-    seed: int = key_of(whole(0), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,24 +230,8 @@ def _plain(value: Any) -> Any:
 
 def _check_together(config: RunConfig, origin: str) -> None:
     """Check what no key says alone."""
-    split, data = config.split, config.data
-    if split.kind == "hash":
-        shares = [one for one in (split.valid, split.test) if one is not None]
-        if any(not is_number(one) or not 0 <= one < 1 for one in shares):
-            raise InvalidInputError(
-                f"{origin} [split]: valid = {split.valid!r} and test = {split.test!r} are no shares",
-                "with kind = 'hash' give numbers in [0, 1)",
-            )
-        if split.embargo is not None:
-            raise InvalidInputError(
-                f"{origin} [split]: embargo = {split.embargo!r} needs times",
-                "leave it out, or use kind = 'time'",
-            )
-    elif split.by is not None:
-        raise InvalidInputError(
-            f"{origin} [split]: by = {list(split.by)} deals entities by hash",
-            "leave it out, or use kind = 'hash'",
-        )
+    data = config.data
+    check_split(config.split, origin)
     if data.label in data.features:
         raise InvalidInputError(
             f"{origin} [data]: label = {data.label!r} is also among the features",

@@ -80,8 +80,7 @@ def loaders_of(
 
 def _parts(config: RunConfig, dataset: Dataset) -> dict[str, DatasetPart]:
     parts: dict[str, DatasetPart] = {TRAIN: dataset.train, "valid": dataset.valid}
-    split = config.split
-    if split.test is not None and not (split.kind == "hash" and split.test == 0):
+    if config.split.tested:
         parts["test"] = dataset.test
     for name, part in parts.items():
         if part.rows == 0:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from featurestore.dataset.batch import DatasetSchema
 from featurestore.errors import DefinitionError, InvalidInputError, MissingColumnError, SchemaError
 from featurestore.schema import TableSchema
-from training.config import PipelineConfig, RunConfig, SplitConfig
+from training.config import PipelineConfig, RunConfig
 
 if TYPE_CHECKING:
     from featurestore.dataset.dataset import Dataset
-    from featurestore.dataset.split import Split
     from featurestore.table import Table
     from featurestore.transforms.pipeline import Pipeline
 
@@ -40,14 +39,14 @@ def open_dataset(config: RunConfig, table: Table) -> Dataset:
     """
     schema: TableSchema = table.schema
     _check_sampled(config, schema)
-    return table.dataset(
+    dataset = table.dataset(
         features=list(config.data.features),
         label=config.data.label,
         weight=config.data.weight,
         group=config.data.group,
         base_margin=config.data.base_margin,
         where=_rows(config),
-        split=split_of(config.split),
+        split=config.split.split(),
         pipeline=pipeline_of(
             config.pipeline,
             schema,
@@ -55,6 +54,14 @@ def open_dataset(config: RunConfig, table: Table) -> Dataset:
             stored=table.cardinalities(*config.data.features),
         ),
     )
+    if not config.split.folded:
+        return dataset
+    if config.split.fold is None:
+        raise InvalidInputError(
+            f"[split] kind = {config.split.kind!r} has {len(dataset.folds)} folds, and a run trains on one",
+            "set fold = 0 or another, or train on all with python -m training compare",
+        )
+    return dataset.folds[config.split.fold]
 
 
 def _check_sampled(config: RunConfig, schema: TableSchema) -> None:
@@ -79,16 +86,6 @@ def _rows(config: RunConfig) -> Any:
         return chosen
     labelled = ~nw.col(config.data.label).is_null()
     return labelled if chosen is None else chosen & labelled
-
-
-def split_of(config: SplitConfig) -> Split:
-    """Return the split that ``[split]`` describes."""
-    from featurestore.dataset.split import HashSplit, TimeSplit
-
-    if config.kind == "time":
-        return TimeSplit(valid=config.valid, test=config.test, embargo=config.embargo)
-    test = 0.0 if config.test is None else config.test
-    return HashSplit(valid=config.valid, test=test, by=config.by, seed=config.seed)
 
 
 def pipeline_of(

@@ -11,7 +11,6 @@ touch these columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -29,8 +28,9 @@ from featurestore.dataset.memory import (
     sliced_bytes,
     widest_list,
 )
+from featurestore.dataset.row_counts import COUNTING_BYTES, Piece, counted_rows
 from featurestore.dataset.selection import Selection, cut, keep
-from featurestore.dataset.view import ReadTask, TableView
+from featurestore.dataset.view import TableView
 from featurestore.engines.hashing import hash_columns
 from featurestore.engines.protocol import Array
 from featurestore.errors import DefinitionError, InvalidInputError
@@ -43,39 +43,12 @@ from featurestore.execution.task_costs import read_extent, reading_cost
 from featurestore.execution.tasks import with_row_count
 from featurestore.fingerprint import fingerprint
 from featurestore.plan.slicing import SliceLimits
-from featurestore.storage.states import StateStore
 from featurestore.transforms.base import Partition
 from featurestore.transforms.extent import Extent
 from featurestore.transforms.frames import to_arrow
 
-_COUNTING_BYTES: Final = 32
-"""Of each row, to tell whether it is selected: a hash of its key or a condition, and the mask."""
 _COPIES: Final = {"pandas": 2}
 """How often the values exist at once while they are converted; once for all other kinds."""
-
-
-@dataclass(frozen=True, slots=True)
-class CountTask:
-    """Count the selected rows of one partition."""
-
-    source: ReadTask
-    columns: tuple[str, ...]
-    selection: Selection
-
-
-def count_rows(task: CountTask) -> int:
-    """Return how many rows of a partition are selected. Runs where the data is."""
-    engine = task.source.engine
-    return int(task.selection.mask(task.source.read(task.columns), engine).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What a part has of one partition: its position in the table, and which rows, how many."""
-
-    position: int
-    selection: Selection
-    rows: int
 
 
 class Part:
@@ -310,6 +283,26 @@ class Part:
         numbers[~engine.to_host(valid)] = np.nan
         return numbers
 
+    def times(self, partition: int) -> HostArray:
+        """Return the event time of each selected row, in steps of the time column, in table order.
+
+        Returns
+        -------
+        int64 array [rows]
+
+        Raises
+        ------
+        DefinitionError
+            If the table has no time column.
+        MemoryLimitError
+            Before anything is read, if a partition does not fit the memory limit.
+        """
+        engine, name = self._view.engine, self._view.schema.time
+        if name is None:
+            raise DefinitionError("the table has no time column", "ingest it with time=")
+        kept = self._columns(self._piece(partition), (name,), f"column {name!r}")
+        return engine.to_host(engine.values(kept.frame[name])[0]).astype(np.int64)
+
     def _columns(self, piece: Piece, names: Sequence[str], what: str) -> Partition:
         """Return the selected rows of some columns as they are in the table."""
         view = self._view
@@ -321,7 +314,7 @@ class Part:
                 )
         wanted = with_row_count((*names, *piece.selection.columns(view.schema)), view.schema)
         source = view.partitions[piece.position]
-        need = reading_cost(source, wanted, view.schema) + _COUNTING_BYTES * source.rows
+        need = reading_cost(source, wanted, view.schema) + COUNTING_BYTES * source.rows
         view.require_room(Need(f"{what} of part {self._name!r}", need), "name fewer columns")
         read = view.read(piece.position, wanted)
         return keep(read, piece.selection.mask(read, view.engine), view.engine)
@@ -440,49 +433,12 @@ class Part:
         view = self._view
         parts = view.touching(self._selection)
         unsure = [(i, within) for i, within in parts if not within.everything]
-        counted = dict(zip((i for i, _ in unsure), self._count(unsure), strict=True))
+        rows = counted_rows(view, self._name, unsure)
+        counted = dict(zip((i for i, _ in unsure), rows, strict=True))
         rows = [counted.get(i, view.partitions[i].rows) for i, _ in parts]
         return tuple(
             Piece(i, within, count) for (i, within), count in zip(parts, rows, strict=True) if count
         )
-
-    def _count(self, parts: Sequence[tuple[int, Selection]]) -> list[int]:
-        """Return how many rows are selected of partitions that must be looked at.
-
-        The counts are kept in the store under what they depend on, so that the next process that
-        opens the same part looks at nothing.
-        """
-        view, states = self._view, StateStore(self._view.store)
-        if not parts:
-            return []
-        key = fingerprint(
-            "selected rows",
-            [
-                [within.fingerprint, view.partitions[i].provenance(within.columns(view.schema))]
-                for i, within in parts
-            ],
-        )
-        kept = states.get(key)
-        if kept is not None:
-            return [int(count) for count in kept["rows"]["rows"].to_pylist()]
-        tasks = [
-            CountTask(
-                view.task(i), with_row_count(within.columns(view.schema), view.schema), within
-            )
-            for i, within in parts
-        ]
-        needs = [
-            Need(
-                f"counting rows of {self._name}",
-                reading_cost(task.source.source, task.columns, view.schema)
-                + _COUNTING_BYTES * task.source.source.rows,
-                task.source.source.partition,
-            )
-            for task in tasks
-        ]
-        counts = view.run(count_rows, tasks, label=f"count rows of {self._name}", needs=needs)
-        states.put(key, {"rows": pa.table({"rows": pa.array(counts, pa.int64())})})
-        return counts
 
     def _require_memory(self, copies: int) -> None:
         """Refuse to hold all rows after the pipeline, and one partition while it is made."""

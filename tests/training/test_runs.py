@@ -584,7 +584,7 @@ def test_a_served_pipeline_sees_the_time_as_in_training(
     assert bundle.columns == ("x", "colour", "day")
 
     dataset = table.dataset(
-        features=["x", "colour"], label="late", split=source.split_of(run.config.split),
+        features=["x", "colour"], label="late", split=run.config.split.split(),
         pipeline=pipeline,
     )  # fmt: skip
     trained = [dataset.test.arrays(i) for i in range(len(dataset.test.partition_rows))]
