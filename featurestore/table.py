@@ -53,11 +53,14 @@ class Table:
         self._session = session
         self._name = name
 
-    # --- what it is ------------------------------------------------------------------------------------
-
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def store_url(self) -> str:
+        """Where the store is that it belongs to."""
+        return self._session.objects.url
 
     @property
     def schema(self) -> TableSchema:
@@ -481,8 +484,6 @@ class Table:
             where=where, split=split, pipeline=pipeline, weight=weight, group=group,
             base_margin=base_margin,
         )  # fmt: skip
-
-    # --- pieces --------------------------------------------------------------------------------
 
     @property
     def _rows(self) -> RowSet:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.bundle import RunBundle, predict
+    from training.comparison.compare import compare
+    from training.comparison.config import CompareConfig
+    from training.comparison.result import Comparison
     from training.config import RunConfig
     from training.loading.loader import Loader
     from training.loading.mixture import Mixture
@@ -28,6 +31,9 @@ _HOMES = {
     "Run": "training.run",
     "fit": "training.run",
     "predict": "training.bundle",
+    "compare": "training.comparison.compare",
+    "Comparison": "training.comparison.result",
+    "CompareConfig": "training.comparison.config",
 }
 
 
@@ -47,6 +53,8 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "Balanced",
+    "CompareConfig",
+    "Comparison",
     "Loader",
     "Mixture",
     "Run",
@@ -55,6 +63,7 @@ __all__ = [
     "Stratified",
     "Weighted",
     "Window",
+    "compare",
     "fit",
     "predict",
 ]

@@ -90,6 +90,11 @@ class RunBundle:
         return cls(path, config, info, metrics, metrics["task"], pipeline, model)
 
     @property
+    def model(self) -> Model:
+        """The trained model."""
+        return self._model
+
+    @property
     def features(self) -> tuple[str, ...]:
         """The columns the model learnt from, as the table has them."""
         return self.config.data.features

@@ -6,6 +6,7 @@ codes: 0 done, 1 the data, arguments or environment are wrong, 2 wrong usage, 13
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -86,6 +87,28 @@ def predict(
         source: Any = rows[0] if len(rows) == 1 else list(rows)
         result = run_predict(run, source, output, store=store)
         click.echo(f"{len(result)} predictions in {output}")
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--resume", is_flag=True, help="Go on with the comparison that the folder holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def compare(
+    context: click.Context, config: Path, output: Path | None, resume: bool, as_json: bool
+) -> None:
+    """Train the variants that CONFIG (a compare.toml) names, and say which features help.
+
+    Example: python -m training compare compare.toml --output comparisons/news
+    """
+    with _Errors(context.obj):
+        from training.comparison.compare import run_comparison
+        from training.comparison.config import CompareConfig
+
+        said = partial(click.echo, err=True)
+        found = run_comparison(CompareConfig.from_toml(config), output, resume=resume, say=said)
+        click.echo(json.dumps(found.to_json()) if as_json else str(found))
 
 
 @contextmanager

@@ -169,14 +169,7 @@ class RunConfig:
             raise InvalidInputError(f"{path} cannot be read: {error}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidInputError(f"{path} is not TOML: {error}", "correct that line") from error
-        config = cls.from_mapping(content, str(path))
-        data, train = config.data, config.train
-        data = replace(data, store=_beside(path, data.store))
-        if train.cache is not None:
-            train = replace(train, cache=_beside(path, train.cache))
-        if train.tensorboard is not None:
-            train = replace(train, tensorboard=_beside(path, train.tensorboard))
-        return replace(config, data=data, train=train)
+        return relative_to(path, cls.from_mapping(content, str(path)))
 
     @classmethod
     def from_mapping(
@@ -279,6 +272,17 @@ def _check_targets(config: RunConfig, origin: str) -> None:
             f"{origin}: [data] group = {data.group!r} and [model] task = {model.task!r} do not fit",
             "a ranking has both: the column of queries, and task = 'ranking' (or no task)",
         )
+
+
+def relative_to(path: Path, config: RunConfig) -> RunConfig:
+    """Return a configuration whose paths are relative to the file it was read from."""
+    data, train = config.data, config.train
+    data = replace(data, store=_beside(path, data.store))
+    if train.cache is not None:
+        train = replace(train, cache=_beside(path, train.cache))
+    if train.tensorboard is not None:
+        train = replace(train, tensorboard=_beside(path, train.tensorboard))
+    return replace(config, data=data, train=train)
 
 
 def _beside(file: Path, value: str) -> str:

@@ -256,6 +256,9 @@ class DatasetPart(Protocol):
     def numbers(self, partition: int, column: str) -> HostArray:
         """Return a number of each selected row, ``float64``; NaN where there is none."""
 
+    def times(self, partition: int) -> HostArray:
+        """Return the event time of each row of a partition, ``int64``, in steps of the time column."""
+
     def list_items(self, partition: int, column: str) -> tuple[int, int]:
         """Return how many items one row of an input of lists has at most, and all rows of a partition.
 

@@ -32,6 +32,13 @@ def summary_of(files: TableFiles) -> TableSummary:
         files.entry.time,
         _time_range(files),
         sum(stored.values()),
+        {
+            one.name: sum(
+                entry.column_bytes.get(one.name, 0)
+                for entry in files.entries[files.graph.owners[one.name]].values()
+            )
+            for one in files.schema
+        },
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from featurestore.arguments import format_names
@@ -66,6 +66,8 @@ class TableSummary:
     time_range : (str, str), optional
     stored_bytes : int
         On disk, all column groups together.
+    column_bytes : mapping of str to int
+        What the values of each column take in memory, as recorded when they were written.
     """
 
     name: str
@@ -76,6 +78,7 @@ class TableSummary:
     time: str | None
     time_range: tuple[str, str] | None
     stored_bytes: int
+    column_bytes: Mapping[str, int] = field(default_factory=dict)
 
     _HEAD: ClassVar = ("column", "type", "from")
 

@@ -81,6 +81,11 @@ class ArrayPart:
     def numbers(self, partition: int, column: str) -> HostArray:
         return self._column(column)[self._rows_of(partition)].astype(np.float64)
 
+    def times(self, partition: int) -> HostArray:
+        """Each row is of a time of its own: its place."""
+        rows = self._rows_of(partition)
+        return np.arange(rows.start, rows.stop, dtype=np.int64)
+
     def _rows_of(self, partition: int) -> slice:
         start = sum(self.partition_rows[:partition])
         return slice(start, start + self.partition_rows[partition])

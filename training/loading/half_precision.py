@@ -130,6 +130,10 @@ class HalfPart:
         """Return a number of each row; see ``DatasetPart``."""
         return self.full.numbers(partition, column)
 
+    def times(self, partition: int) -> HostArray:
+        """Return the event time of each row; see ``DatasetPart``."""
+        return self.full.times(partition)
+
     def list_items(self, partition: int, column: str) -> tuple[int, int]:
         """Return how many items lists have; see ``DatasetPart``."""
         return self.full.list_items(partition, column)

@@ -1,0 +1,212 @@
+"""Whether a difference is more than chance: intervals of differences between two models.
+
+Both are judged on the same rows of the same folds, so that differences are paired. Two sources of chance are
+told apart:
+
+* Several folds: the *corrected resampled t-test*. Folds share training rows, so that their differences are
+  alike and a plain t interval is far too narrow; the variance is multiplied by ``1/n + valid/train`` instead
+  of ``1/n`` (C. Nadeau, Y. Bengio, "Inference for the generalization error", Machine Learning 52, 2003).
+* One or two folds say little about each other: the *delete-block jackknife* over stretches of time of the rows
+  that both are judged by (H. Künsch, "The jackknife and the bootstrap for general stationary observations",
+  Annals of Statistics 17, 1989), which holds for the models as they were trained.
+
+Of several variants, the smallest p-values have to be smaller by as much as there are variants (S. Holm, 1979).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from featurestore.dataset.batch import HostArray
+
+LEVEL: Final = 0.05
+FOLDS: Final = 3
+"""So many folds have a variance among them worth asking."""
+BLOCKS: Final = 50
+_FEWEST_BLOCKS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean difference, how far it may be off, and how likely it is by chance.
+
+    Parameters
+    ----------
+    mean, lower, upper : float
+        The 95% confidence interval; NaN where there is too little to say.
+    p : float
+        Of a difference as far from 0, were there none; two-sided.
+    method : str
+        In words.
+    """
+
+    mean: float
+    lower: float
+    upper: float
+    p: float
+    method: str
+
+
+def corrected_t(differences: Sequence[float], valid_share: float) -> Interval:
+    """Return the interval of the mean of one difference per fold.
+
+    Parameters
+    ----------
+    differences : sequence of float
+        Two or more.
+    valid_share : float
+        Rows validated on per row trained on.
+
+    Examples
+    --------
+    >>> found = corrected_t([0.1, 0.12, 0.08, 0.11], 0.25)
+    >>> round(found.mean, 4), found.lower > 0, found.p < 0.05
+    (0.1025, True, True)
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    count = len(values)
+    variance = float(values.var(ddof=1)) * (1 / count + valid_share)
+    method = f"corrected resampled t over {count} folds"
+    return _interval(float(values.mean()), variance, count - 1, method)
+
+
+def jackknife(
+    rows: int, time: HostArray | None, difference: Callable[[HostArray], float]
+) -> Interval:
+    """Return the interval of a difference by leaving out one stretch of rows at a time.
+
+    Parameters
+    ----------
+    rows : int
+    time : int64 array [rows], optional
+        Rows of one time are left out together. Without, stretches of rows in the order of the table are.
+    difference : function
+        Of a mask ``bool [rows]`` of the rows that are left.
+    """
+    block = blocks_of(rows, time)
+    count = int(block[-1]) + 1 if rows else 0
+    whole = difference(np.ones(rows, dtype=bool))
+    method = f"delete-block jackknife over {count} stretches of time" if time is not None else (
+        f"delete-block jackknife over {count} stretches of rows"
+    )  # fmt: skip
+    if count < _FEWEST_BLOCKS:
+        return Interval(whole, math.nan, math.nan, math.nan, f"{method}: too few to say")
+    left = np.array([difference(block != one) for one in range(count)])
+    variance = float(((left - left.mean()) ** 2).sum()) * (count - 1) / count
+    return _interval(whole, variance, count - 1, method)
+
+
+def blocks_of(rows: int, time: HostArray | None) -> HostArray:
+    """Return the block of each row: at most 50 of about equal size, none of which parts a time.
+
+    Examples
+    --------
+    >>> blocks_of(4, np.array([7, 7, 7, 9])).tolist()
+    [0, 0, 0, 1]
+    """
+    if time is None:
+        return np.arange(rows) * min(BLOCKS, rows) // max(1, rows)
+    starts = np.flatnonzero(np.concatenate([[True], time[1:] != time[:-1]])) if rows else time
+    counts = np.diff(np.append(starts, rows))
+    # A time belongs where its first row does.
+    place = starts * BLOCKS // max(1, rows)
+    _, number = np.unique(place, return_inverse=True)
+    return np.repeat(number, counts)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for being several; NaN stays NaN and does not count.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    known = sorted((value, place) for place, value in enumerate(p) if not math.isnan(value))
+    found, highest = [math.nan] * len(p), 0.0
+    for rank, (value, place) in enumerate(known):
+        highest = max(highest, min(1.0, value * (len(known) - rank)))
+        found[place] = highest
+    return found
+
+
+def _interval(mean: float, variance: float, freedom: int, method: str) -> Interval:
+    if math.isnan(mean) or math.isnan(variance) or freedom < 1:
+        return Interval(mean, math.nan, math.nan, math.nan, f"{method}: too little to say")
+    if variance <= 0:  # the models are the same, or differ by as much everywhere
+        return Interval(mean, mean, mean, 1.0 if mean == 0 else 0.0, method)
+    error = math.sqrt(variance)
+    wide = t_quantile(1 - LEVEL / 2, freedom) * error
+    return Interval(mean, mean - wide, mean + wide, t_tail(mean / error, freedom), method)
+
+
+def t_tail(t: float, freedom: int) -> float:
+    """Return the probability that Student's t is as far from 0, on either side.
+
+    By the regularised incomplete beta function (W. Press et al., "Numerical Recipes", 6.4).
+
+    Examples
+    --------
+    >>> round(t_tail(2.2281388519649385, 10), 10)
+    0.05
+    """
+    return _beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Return Student's t below which it is with some probability above one half.
+
+    Examples
+    --------
+    >>> round(t_quantile(0.975, 10), 6)
+    2.228139
+    """
+    low, high = 0.0, 1.0
+    while t_tail(high, freedom) / 2 > 1 - probability:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (
+            (middle, high) if t_tail(middle, freedom) / 2 > 1 - probability else (low, middle)
+        )
+    return (low + high) / 2
+
+
+def _beta(x: float, a: float, b: float) -> float:
+    """Return the regularised incomplete beta function."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    )
+    if x < (a + 1) / (a + b + 2):
+        return front * _fraction(x, a, b) / a
+    return 1 - front * _fraction(1 - x, b, a) / b
+
+
+def _fraction(x: float, a: float, b: float) -> float:
+    """Return the continued fraction of the incomplete beta function (Lentz's method)."""
+    tiny = 1e-300
+    c, d = 1.0, 1 / _not_zero(1 - (a + b) * x / (a + 1), tiny)
+    value = d
+    for m in range(1, 10_000):
+        for factor in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1 / _not_zero(1 + factor * d, tiny)
+            c = _not_zero(1 + factor / c, tiny)
+            change = c * d
+            value *= change
+        if abs(change - 1) < 1e-15:
+            break
+    return value
+
+
+def _not_zero(value: float, tiny: float) -> float:
+    return value if abs(value) > tiny else tiny
