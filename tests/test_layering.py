@@ -71,10 +71,11 @@ TRAINING_LAYERS: list[set[str]] = [
     {"checkpoints", "metrics"},
     {"loading"},
     {"hooks"},
-    {"config", "loader_config", "models"},
+    {"config", "loader_config", "split_config", "models"},
     {"source", "unfinished", "run_folder", "run_loaders", "run_memory"},
     {"fitting"},
     {"run", "bundle"},
+    {"comparison"},
     {"cli", "demo"},
     {"__main__"},
 ]

@@ -144,7 +144,7 @@ def split_config(split: Split) -> dict[str, Any]:
     --------
     >>> from featurestore.dataset.split import TimeSplit
     >>> split_config(TimeSplit(valid="2024-01-01"))
-    {'kind': 'time', 'valid': '2024-01-01'}
+    {'kind': 'time', 'valid': '2024-01-01T00:00:00'}
     """
     spec: Any = split.spec() if callable(getattr(split, "spec", None)) else {}
     kinds = {name: kind for kind, (name, _) in _KEYS.items()}

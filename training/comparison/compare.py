@@ -30,7 +30,15 @@ from training.comparison.cells import Cell, CellFolder, CellResult
 from training.comparison.config import BASE, CompareConfig
 from training.comparison.result import Comparison, Period, VariantResult, Verdict, judged
 from training.comparison.scores import Predictions, score
-from training.comparison.statistics import FOLDS, Interval, blocks_of, corrected_t, holm, jackknife
+from training.comparison.statistics import (
+    FOLDS,
+    Interval,
+    Judged,
+    blocks_of,
+    corrected_t,
+    holm,
+    jackknife,
+)
 from training.durable import read_json, write_json
 from training.source import open_dataset, open_table, task_of
 from training.split_config import split_config
@@ -351,20 +359,21 @@ def _difference(
         ]
         share = float(np.mean([a.valid_rows / a.train_rows for a, _ in pairs]))
         return corrected_t([float(one) for one in by_fold], share)
-    several = [
-        _jackknifed(place, task, metric, [(a, b) for a, b in pairs if a.cell.fold == fold])
-        for fold in range(config.folds)
-    ]
-    return several[0] if len(several) == 1 else _pooled(several)
+    return jackknife(
+        [
+            _judged(place, task, metric, [(a, b) for a, b in pairs if a.cell.fold == fold])
+            for fold in range(config.folds)
+        ]
+    )
 
 
-def _jackknifed(
+def _judged(
     place: CellFolder,
     task: str,
     metric: str,
     pairs: Sequence[tuple[CellResult, CellResult]],
-) -> Interval:
-    """Return the difference on the rows of one fold, mean over seeds."""
+) -> Judged:
+    """Return the rows of one fold, whose difference is the mean over seeds."""
     told = [(place.predictions(a.cell), place.predictions(b.cell)) for a, b in pairs]
     first = told[0][0]
 
@@ -374,17 +383,7 @@ def _jackknifed(
         ]
         return float(np.mean(each))
 
-    return jackknife(len(first), first.time, difference)
-
-
-def _pooled(several: Sequence[Interval]) -> Interval:
-    """Return the mean of intervals of different rows, as wide as the widest of them."""
-    mean = float(np.mean([one.mean for one in several]))
-    wide = max(one.upper - one.mean for one in several)
-    p = max(one.p for one in several)
-    if any(math.isnan(one.p) for one in several):
-        wide, p = math.nan, math.nan
-    return Interval(mean, mean - wide, mean + wide, p, several[0].method)
+    return Judged(len(first), first.time, difference)
 
 
 def _periods(

@@ -6,7 +6,7 @@ told apart:
 * Several folds: the *corrected resampled t-test*. Folds share training rows, so that their differences are
   alike and a plain t interval is far too narrow; the variance is multiplied by ``1/n + valid/train`` instead
   of ``1/n`` (C. Nadeau, Y. Bengio, "Inference for the generalization error", Machine Learning 52, 2003).
-* One or two folds say little about each other: the *delete-block jackknife* over stretches of time of the rows
+* Fewer than five folds say little about each other: the *delete-block jackknife* over stretches of time of the rows
   that both are judged by (H. Künsch, "The jackknife and the bootstrap for general stationary observations",
   Annals of Statistics 17, 1989), which holds for the models as they were trained.
 
@@ -25,7 +25,7 @@ import numpy as np
 from featurestore.dataset.batch import HostArray
 
 LEVEL: Final = 0.05
-FOLDS: Final = 3
+FOLDS: Final = 5
 """So many folds have a variance among them worth asking."""
 BLOCKS: Final = 50
 _FEWEST_BLOCKS: Final = 5
@@ -75,10 +75,9 @@ def corrected_t(differences: Sequence[float], valid_share: float) -> Interval:
     return _interval(float(values.mean()), variance, count - 1, method)
 
 
-def jackknife(
-    rows: int, time: HostArray | None, difference: Callable[[HostArray], float]
-) -> Interval:
-    """Return the interval of a difference by leaving out one stretch of rows at a time.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Rows that two models are judged by, and how a difference between them is computed.
 
     Parameters
     ----------
@@ -88,17 +87,34 @@ def jackknife(
     difference : function
         Of a mask ``bool [rows]`` of the rows that are left.
     """
-    block = blocks_of(rows, time)
-    count = int(block[-1]) + 1 if rows else 0
-    whole = difference(np.ones(rows, dtype=bool))
-    method = f"delete-block jackknife over {count} stretches of time" if time is not None else (
-        f"delete-block jackknife over {count} stretches of rows"
-    )  # fmt: skip
-    if count < _FEWEST_BLOCKS:
-        return Interval(whole, math.nan, math.nan, math.nan, f"{method}: too few to say")
-    left = np.array([difference(block != one) for one in range(count)])
-    variance = float(((left - left.mean()) ** 2).sum()) * (count - 1) / count
-    return _interval(whole, variance, count - 1, method)
+
+    rows: int
+    time: HostArray | None
+    difference: Callable[[HostArray], float]
+
+    def left_out(self) -> tuple[float, float, int]:
+        """Return the difference, the variance of it by leaving out a stretch at a time, and how many there are."""
+        block = blocks_of(self.rows, self.time)
+        count = int(block[-1]) + 1 if self.rows else 0
+        whole = self.difference(np.ones(self.rows, dtype=bool))
+        if count < _FEWEST_BLOCKS:
+            return whole, math.nan, count
+        left = np.array([self.difference(block != one) for one in range(count)])
+        return whole, float(((left - left.mean()) ** 2).sum()) * (count - 1) / count, count
+
+
+def jackknife(folds: Sequence[Judged]) -> Interval:
+    """Return the interval of the mean difference over folds by leaving out one stretch of rows at a time.
+
+    Folds are taken to err together, as those of overlapping times do: their standard errors are averaged.
+    """
+    found = [one.left_out() for one in folds]
+    blocks = sum(count for _, _, count in found)
+    what = "rows" if folds[0].time is None else "time"
+    method = f"delete-block jackknife over {blocks} stretches of {what}"
+    error = float(np.mean([math.sqrt(variance) for _, variance, _ in found]))
+    mean = float(np.mean([whole for whole, _, _ in found]))
+    return _interval(mean, error * error, blocks - len(found), method)
 
 
 def blocks_of(rows: int, time: HostArray | None) -> HostArray:
@@ -155,6 +171,9 @@ def t_tail(t: float, freedom: int) -> float:
     >>> round(t_tail(2.2281388519649385, 10), 10)
     0.05
     """
+    near = t * t / (freedom + t * t)
+    if near < 0.5:  # where the other way round would lose digits
+        return 1 - _beta(near, 0.5, freedom / 2)
     return _beta(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
