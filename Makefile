@@ -35,7 +35,14 @@ demo: $(VENV)/.stamp-demo
 test: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.stamp-test
+# What the tests of the site and of a tutorial need besides. Of skfolio one file of prices is read, so what it
+# depends on stays out.
+$(VENV)/.stamp-slow: $(VENV)/.stamp-test
+	$(BIN)/python -m pip install --quiet $(DOCS_PINS)
+	$(BIN)/python -m pip install --quiet --no-deps skfolio==1.12.2
+	@touch $@
+
+test-slow: $(VENV)/.stamp-slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --slow $(PYTEST_ARGS)
 
 check: $(VENV)/.stamp-test

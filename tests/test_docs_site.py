@@ -65,7 +65,9 @@ def test_pinned_versions_are_where_make_docs_finds_them() -> None:
         ["make", "--dry-run", "--always-make", "docs"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert re.search(r"pip install --quiet \"mkdocs==\S+ \"mkdocs-material==\S+ \"mkdocstrings==", told)
+    assert re.search(
+        r"pip install --quiet \"mkdocs==\S+ \"mkdocs-material==\S+ \"mkdocstrings==", told
+    )
 
 
 @pytest.mark.slow
