@@ -57,7 +57,9 @@ def test_the_reference_has_every_public_name_once() -> None:
         for name in package.__all__
         if name != "FeatureStoreError"  # in featurestore.errors, as a whole
     }
-    assert sorted(named) == sorted({*public, "featurestore.errors"})
+    assert len(named) == len(set(named)), "a name is in the reference twice"
+    expected = {*public, "featurestore.errors"}
+    assert set(named) == expected, "enter public names as '::: module.name' in docs/reference/"
 
 
 def test_pinned_versions_are_where_make_docs_finds_them() -> None:
