@@ -19,6 +19,7 @@ from typing import Any, Final
 import click
 
 from featurestore.errors import EnforcementWarning, FeatureStoreError
+from featurestore.inspection_commands import add_commands
 from featurestore.profiling.command import ProfiledGroup, profile
 from featurestore.units import format_bytes
 
@@ -487,6 +488,7 @@ def gc(store: str, safety_age: str, keep_versions: int, dry_run: bool) -> None:
 
 
 main.add_command(profile)
+add_commands(main, _open)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,13 @@ LAYERS: list[set[str]] = [
     {"session"},
     {"features", "compaction"},
     {"diff", "leakage", "repair"},
+    {"preview"},
     {"rows"},
+    {"inspection"},
     {"table"},
     {"store"},
     {"project"},
+    {"inspection_commands"},
     {"cli"},
 ]
 ORDER = {name: rank for rank, names in enumerate(LAYERS) for name in names}

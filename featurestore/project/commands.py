@@ -10,11 +10,14 @@ from typing import Final
 import click
 
 from featurestore.errors import ConflictError, NotFoundError
+from featurestore.preview.preview import Request
 from featurestore.project.definitions import Stated
 from featurestore.project.folder import make_folder, read_folder
 from featurestore.project.plan import ProjectPlan
+from featurestore.project.previewing import preview_defined
 from featurestore.project.proposal import Proposal, plan_without_store, propose
 from featurestore.project.source import read_definitions
+from featurestore.report.previews import Preview
 from featurestore.report.tables import BuildReport
 from featurestore.session import Session
 from featurestore.storage.backends import open_object_store
@@ -79,6 +82,13 @@ def _confirm() -> None:
     except click.Abort:
         click.echo("nothing was changed; --yes applies without asking", err=True)
         raise
+
+
+def preview(open_session: Opener, name: str, request: Request) -> Preview:
+    """Return what a definition of the working directory's project gives on a few partitions."""
+    folder = read_folder(Path())
+    wanted = read_definitions(folder.features)
+    return preview_defined(open_session(folder.store), wanted, name, request)
 
 
 def _look(

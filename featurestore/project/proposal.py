@@ -102,7 +102,7 @@ def propose(session: Session, wanted: Mapping[str, Sequence[Stated]], url: str) 
         As :func:`intended_tables`; or if a fitted feature has no row to learn from.
     """
     with session.holding_newest() as (held, snapshot):
-        waiting = _waiting(wanted, snapshot.tables())
+        waiting = waiting_tables(wanted, snapshot.tables())
         tables = intended_tables(held, snapshot, wanted, waiting)
         costs = _Costs.of(held, tables)
         changes = [one for name in tables for one in costs.changes(name)]
@@ -129,10 +129,10 @@ def propose(session: Session, wanted: Mapping[str, Sequence[Stated]], url: str) 
 
 def plan_without_store(url: str, wanted: Mapping[str, Sequence[Stated]]) -> ProjectPlan:
     """Return the plan for a store that is not there: everything waits to be ingested."""
-    return ProjectPlan(url, None, waiting=tuple(_waiting(wanted, ()).items()))
+    return ProjectPlan(url, None, waiting=tuple(waiting_tables(wanted, ()).items()))
 
 
-def _waiting(wanted: Mapping[str, Sequence[Stated]], tables: Sequence[str]) -> dict[str, str]:
+def waiting_tables(wanted: Mapping[str, Sequence[Stated]], tables: Sequence[str]) -> dict[str, str]:
     """Return the tables whose definitions cannot be bound yet, and which table each waits for."""
     waiting = {name: name for name in wanted if name not in tables}
     grew = True
