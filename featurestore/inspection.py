@@ -1,4 +1,4 @@
-"""What a table is asked before anybody trusts it: do features leak, what would a new one be."""
+"""What a table is asked before anybody trusts it: do features leak, what would a new one be, are values as expected."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featurestore.arguments import column_names
+from featurestore.expectations.expectation import Expectation
 from featurestore.leakage import check_leakage
 from featurestore.preview.preview import Request, preview
 from featurestore.report.leakage import LeakReport
 from featurestore.report.previews import Preview
+from featurestore.report.validation import Validation
 from featurestore.session import Session
+from featurestore.validation import ExpectationSet
 
 
 class Inspection:
-    """The questions of :class:`~featurestore.Table` that compute and publish nothing."""
+    """What :class:`~featurestore.Table` answers about its values, and what it is to expect of them."""
 
     _session: Session
     _name: str
@@ -105,3 +108,45 @@ class Inspection:
                 None if against is None else column_names(against), leak_rows, seed, known or {},
             ),
         )  # fmt: skip
+
+    # --- expectations ------------------------------------------------------------------------
+
+    def expect(self, *expectations: Expectation, replace: bool = False) -> None:
+        """State what is expected of the table's values, from now on.
+
+        Held against what ``append`` and ``replace`` are about to publish, and what ``build`` and
+        ``add`` computed of features that were there before; what is there already is judged by
+        :meth:`validate`. Kept with the table, by version. The same again changes nothing.
+
+        Parameters
+        ----------
+        *expectations : Expectation
+            Such as ``fs.ExpectRange("price", low=0)``.
+        replace : bool
+            Whether these take the place of all that were stated before; with none given, nothing is
+            expected any more.
+
+        Raises
+        ------
+        InvalidInputError
+            For a column that is not there, or whose type cannot be judged so; for a tag without values.
+        """
+        ExpectationSet(self._session, self._name).state(expectations, replace)
+
+    @property
+    def expectations(self) -> tuple[Expectation, ...]:
+        """What is expected of the table's values."""
+        return ExpectationSet(self._session, self._name).stated()
+
+    def validate(self) -> Validation:
+        """Hold the table as it is against its expectations; changes nothing.
+
+        Features are judged in the partitions that are built. Only columns of which something is
+        expected are read, a slice at a time.
+
+        Returns
+        -------
+        Validation
+            ``ok``, and what was found of each expectation.
+        """
+        return ExpectationSet(self._session, self._name).validate()

@@ -1,4 +1,4 @@
-"""Commands that look at data before anybody trusts it: what a new feature would be."""
+"""Commands that look at data before anybody trusts it: what a feature would be, are values as expected."""
 
 from __future__ import annotations
 
@@ -60,4 +60,19 @@ def add_commands(group: click.Group, open_store: Opener) -> None:
             found = table.preview(names[2], label, partitions, rows=rows)
         click.echo(json.dumps(found.to_dict()) if as_json else found)
         if found.leaky:
+            click.get_current_context().exit(EXIT_FAULTS)
+
+    @group.command()
+    @click.argument("store", metavar="STORE")
+    @click.argument("table")
+    @click.option("--memory-limit", help="Such as 2GiB; 60% of the machine if not given.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    def validate(store: str, table: str, memory_limit: str | None, as_json: bool) -> None:
+        """Hold TABLE against what is expected of it (Table.expect); exits with 3 if something is not met.
+
+        Example: featurestore validate golden flights
+        """
+        found = open_store(store, memory_limit).table(table).validate()
+        click.echo(json.dumps(found.to_json()) if as_json else found)
+        if not found.ok:
             click.get_current_context().exit(EXIT_FAULTS)
