@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from featurestore.dataset.split import HashSplit, TimeSplit
     from featurestore.enforcement import enforced
     from featurestore.errors import FeatureStoreError
+    from featurestore.expectations.drift import ExpectDrift
     from featurestore.expectations.expectation import (
-        ExpectDrift,
         ExpectFresh,
         ExpectNulls,
         ExpectRange,
@@ -107,7 +107,7 @@ _HOMES: Final = {
     "Embed": "transforms.embed",
     "Expanding": "transforms.expanding",
     "ExpandingTarget": "transforms.expanding_target",
-    "ExpectDrift": "expectations.expectation",
+    "ExpectDrift": "expectations.drift",
     "ExpectFresh": "expectations.expectation",
     "ExpectNulls": "expectations.expectation",
     "ExpectRange": "expectations.expectation",

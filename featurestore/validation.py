@@ -14,7 +14,8 @@ from featurestore.expectations.checking import (
     judged_table,
     with_reference,
 )
-from featurestore.expectations.expectation import Expectation, ExpectDrift, ExpectUnique
+from featurestore.expectations.drift import ExpectDrift
+from featurestore.expectations.expectation import Expectation, ExpectUnique
 from featurestore.fingerprint import canonical_json
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.validation import Validation

@@ -24,16 +24,15 @@ import pyarrow.compute as pc
 from featurestore.errors import ExpectationError, ExpectationWarning, InvalidInputError
 from featurestore.execution.room import Need, holding
 from featurestore.execution.states import Workplace
+from featurestore.expectations.drift import ExpectDrift, bins_of
 from featurestore.expectations.expectation import (
     REFUSE,
     ColumnExpectation,
     Expectation,
-    ExpectDrift,
     ExpectFresh,
     ExpectUnique,
-    bins_of,
-    expectation_from_json,
 )
+from featurestore.expectations.kinds import expectation_from_json
 from featurestore.expectations.tally import Tally
 from featurestore.ingest.duplicates import Duplicates
 from featurestore.ingest.static_keys import StaticKeys

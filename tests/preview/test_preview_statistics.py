@@ -19,7 +19,7 @@ NUMBERS = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(NUMBERS, max_size=12), max_size=5))
 def test_counts_and_moments_do_not_depend_on_the_parts(parts: list[list[float | None]]) -> None:
     counted = Counted()
@@ -51,7 +51,7 @@ def test_counts_and_moments_do_not_depend_on_the_parts(parts: list[list[float | 
 PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=3, max_size=30)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(PAIRS)
 def test_correlations_are_scipys(pairs: list[tuple[float | None, float | None]]) -> None:
     left, right = (
@@ -74,7 +74,7 @@ def test_correlations_are_scipys(pairs: list[tuple[float | None, float | None]])
             assert found["pearson"] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(width=16), max_size=30))
 def test_ranks_are_scipys(values: list[float]) -> None:
     known = np.array([one for one in values if math.isfinite(one)])
