@@ -73,6 +73,12 @@ def preview(session: Session, table: str, request: Request) -> Preview:
         return _Preview.of(held, snapshot, table, request).run()
 
 
+def expected_seconds(session: Session, table: str, request: Request) -> float:
+    """Return what building features everywhere is expected to take, from partitions of a sample."""
+    with session.holding_newest() as (held, snapshot):
+        return _Preview.of(held, snapshot, table, request).seconds()
+
+
 @dataclass(frozen=True, slots=True)
 class _Preview:
     """One preview.
@@ -119,15 +125,7 @@ class _Preview:
     def run(self) -> Preview:
         started = clock.perf_counter()
         assessor = Assessor({**self.sources, self.files.name: self.files})
-        groups = [one.group for one in self.files.graph.needed([f.group for f in self.features])]
-        assessor.require_buildable(self.files.name, groups)
-        sample = sample_of(
-            Asked(
-                self.files, self.sources, assessor, self.features, self.request.partitions,
-                self._label(),
-                self.unsaid,
-            )
-        )  # fmt: skip
+        sample = self._sample(assessor)
         plan = self._plan(assessor)
         with copied(self.session, self._excerpts(sample)) as copy:
             trial = Trial.build(copy, self.files, sample)
@@ -153,6 +151,25 @@ class _Preview:
             leaks,
             clock.perf_counter() - started,
         )
+
+    def seconds(self) -> float:
+        """Return what a build is expected to take; nothing is looked at but the clock."""
+        assessor = Assessor({**self.sources, self.files.name: self.files})
+        sample, workers = self._sample(assessor), self.session.executor.workers
+        with copied(self.session, self._excerpts(sample)) as copy:
+            trial = Trial.build(copy, self.files, sample)
+            plan = self._plan(assessor)
+            return trial.cost(self.files, sample, self.features, plan, workers).seconds
+
+    def _sample(self, assessor: Assessor) -> Sample:
+        groups = [one.group for one in self.files.graph.needed([f.group for f in self.features])]
+        assessor.require_buildable(self.files.name, groups)
+        return sample_of(
+            Asked(
+                self.files, self.sources, assessor, self.features, self.request.partitions,
+                self._label(), self.unsaid,
+            )
+        )  # fmt: skip
 
     def _label(self) -> tuple[str, ...]:
         label = self.request.label

@@ -14,7 +14,7 @@ from featurestore.preview.preview import Request
 from featurestore.project.definitions import Stated
 from featurestore.project.folder import make_folder, read_folder
 from featurestore.project.plan import ProjectPlan
-from featurestore.project.previewing import preview_defined
+from featurestore.project.previewing import preview_defined, timed
 from featurestore.project.proposal import Proposal, plan_without_store, propose
 from featurestore.project.source import read_definitions
 from featurestore.report.previews import Preview
@@ -38,9 +38,11 @@ def init(folder: str) -> None:
     click.echo("next: ingest a table, write features.py, featurestore plan, featurestore apply")
 
 
-def plan(open_session: Opener, as_json: bool) -> None:
-    """Show what ``apply`` would do in the working directory's project."""
-    found, _, _ = _look(open_session)
+def plan(open_session: Opener, as_json: bool, time: bool = False) -> None:
+    """Show what ``apply`` would do in the working directory's project, and how long if asked."""
+    found, proposal, _ = _look(open_session)
+    if time and proposal is not None:
+        found = timed(proposal.session, proposal)
     _show(found, as_json)
 
 

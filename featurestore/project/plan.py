@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from featurestore.report.previews import duration_text
 from featurestore.units import format_bytes
 
 
@@ -51,6 +52,9 @@ class FeatureChange:
         The most that is written, as it is in memory.
     at_least : bool
         Whether it reads another table's features that are not there yet, so that it may take more.
+    seconds : float, optional
+        Of computing it in these partitions, estimated from a sampled one; None if that was not asked
+        for, or cannot be known yet.
     """
 
     action: Action
@@ -62,14 +66,16 @@ class FeatureChange:
     peak_bytes: int = 0
     output_bytes: int = 0
     at_least: bool = False
+    seconds: float | None = None
 
     def __str__(self) -> str:
         lines = [f"{_SIGNS[self.action]} {self.table}: {', '.join(self.columns)}  ({self.kind})"]
         lines += [f"    {line}" for line in self.why]
         if self.partitions:
             most = "at least " if self.at_least else ""
+            took = "" if self.seconds is None else f"about {duration_text(self.seconds)}, "
             lines.append(
-                f"    {self.partitions} partitions, peak {most}{format_bytes(self.peak_bytes)}, "
+                f"    {self.partitions} partitions, {took}peak {most}{format_bytes(self.peak_bytes)}, "
                 f"writes {'about' if self.at_least else 'up to'} {format_bytes(self.output_bytes)}"
             )
         return "\n".join(lines)
@@ -85,6 +91,7 @@ class FeatureChange:
             "peak_bytes": self.peak_bytes,
             "output_bytes": self.output_bytes,
             "at_least": self.at_least,
+            "seconds": self.seconds,
         }
 
 
@@ -136,6 +143,12 @@ class ProjectPlan:
         ]
         return "\n".join([head, "", *parts, "", *self._summary()])
 
+    @property
+    def seconds(self) -> float | None:
+        """Of all changes that were timed; None if none was."""
+        timed = [one.seconds for one in self.changes if one.seconds is not None]
+        return sum(timed) if timed else None
+
     def _summary(self) -> list[str]:
         counts = [
             f"{number} {_WORDS[action]}"
@@ -149,6 +162,10 @@ class ProjectPlan:
                 f"projected peak {format_bytes(self.peak_bytes)} of a memory limit of "
                 f"{format_bytes(self.memory_limit)}"
             )
+        if self.seconds is not None:
+            untimed = sum(one.seconds is None and one.partitions > 0 for one in self.changes)
+            more = f", without {untimed} that cannot be timed yet" if untimed else ""
+            lines.append(f"about {duration_text(self.seconds)} one after the other{more}")
         return [*lines, *(f"does not fit: {one}" for one in self.remedies)]
 
     def to_json(self) -> dict[str, Any]:
@@ -159,5 +176,6 @@ class ProjectPlan:
             "waiting": [{"table": table, "for": missing} for table, missing in self.waiting],
             "peak_bytes": self.peak_bytes,
             "memory_limit": self.memory_limit,
+            "seconds": self.seconds,
             "does_not_fit": list(self.remedies),
         }

@@ -1,15 +1,23 @@
-"""A preview of a feature that a project's ``features.py`` defines, whatever of it is in the store."""
+"""Features that a project's ``features.py`` defines, on a few partitions: previewed, or timed for a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from featurestore.errors import InvalidInputError, NotFoundError
-from featurestore.preview.preview import Request, preview
+from featurestore.errors import (
+    InvalidInputError,
+    LimitError,
+    MissingColumnError,
+    NotFoundError,
+    NotReadyError,
+)
+from featurestore.plan.definition import Feature
+from featurestore.preview.preview import Request, expected_seconds, preview
 from featurestore.project.definitions import Stated
-from featurestore.project.intent import intended_tables
-from featurestore.project.proposal import waiting_tables
+from featurestore.project.intent import IntendedTable, intended_tables
+from featurestore.project.plan import FeatureChange, ProjectPlan
+from featurestore.project.proposal import Proposal, waiting_tables
 from featurestore.report.previews import Preview
 from featurestore.session import Session
 
@@ -69,11 +77,39 @@ def preview_defined(
             f"write {found[0][0]}.{name}",
         )
     table, feature = found[0]
-    files = tables[table].files
-    others = [
+    return preview(session, table, _asked(tables[table], feature, request))
+
+
+def timed(session: Session, proposal: Proposal) -> ProjectPlan:
+    """Return a proposal's plan with the seconds that each feature is expected to take.
+
+    Each is computed on one partition, or a few where it looks at others, in scratch space. What reads
+    what is not there yet, or does not fit memory, stays without.
+    """
+    changes = []
+    for one in proposal.plan.changes:
+        changes.append(replace(one, seconds=_seconds(session, proposal, one)))
+    return replace(proposal.plan, changes=tuple(changes))
+
+
+def _seconds(session: Session, proposal: Proposal, change: FeatureChange) -> float | None:
+    if not change.partitions:
+        return None
+    table = proposal.tables[change.table]
+    feature = next(one for one in (*table.new, *table.kept) if one.names == change.columns)
+    request = _asked(table, feature, Request(None, partitions=1))
+    try:
+        seconds = expected_seconds(session, change.table, request)
+    except (NotReadyError, MissingColumnError, LimitError):
+        return None
+    return seconds * change.partitions / len(table.files.base)
+
+
+def _asked(table: IntendedTable, feature: Feature, request: Request) -> Request:
+    """Return a request for one feature, with the new definitions that it needs beside it."""
+    others = tuple(
         one.definition
-        for one in files.graph.needed([feature.group])
-        if one.group != feature.group and one in tables[table].new
-    ]
-    asked = replace(request, feature=feature.definition, beside=tuple(others))
-    return preview(session, table, asked)
+        for one in table.files.graph.needed([feature.group])
+        if one.group != feature.group and one in table.new
+    )
+    return replace(request, feature=feature.definition, beside=others)

@@ -311,7 +311,7 @@ class Preview:
         )
         line = (
             f"cost: {each or 'nothing'} per partition; all {self.table_partitions} partitions "
-            f"about {_duration(cost.seconds)} with {cost.workers} at once, peak "
+            f"about {duration_text(cost.seconds)} with {cost.workers} at once, peak "
             f"{format_bytes(cost.peak_bytes)} of {format_bytes(cost.memory_limit)}, "
             f"{format_bytes(cost.disk_bytes)} on disk"
         )
@@ -404,7 +404,14 @@ def _frequent(values: Sequence[tuple[Any, int]]) -> str:
     return f"{shown}, ..." if len(values) > 3 else shown
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """Return an estimated length of time as people say it.
+
+    Examples
+    --------
+    >>> duration_text(0.25), duration_text(75.2), duration_text(1300)
+    ('0.25 s', '75 s', '22 min')
+    """
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
