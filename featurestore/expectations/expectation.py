@@ -64,6 +64,10 @@ class Expectation:
         InvalidInputError
         """
 
+    def as_asked(self) -> Expectation:
+        """Return it as somebody states it, without what is found when it is stated."""
+        return self
+
     def to_json(self) -> dict[str, Json]:
         """Return the expectation as JSON values."""
         return {"kind": self.kind, **asdict(self)}
@@ -374,6 +378,21 @@ class ExpectFresh(Expectation):
             raise InvalidInputError(
                 "freshness is expected of a table without a timestamp or date as its time",
                 "ingest it with time=",
+            )
+
+
+def require_expectations(given: Sequence[Any]) -> None:
+    """Refuse what is no expectation.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    for one in given:
+        if not isinstance(one, Expectation):
+            raise InvalidInputError(
+                f"{one!r} is no expectation",
+                "pass fs.ExpectRange(...), fs.ExpectNulls(...) and the like",
             )
 
 

@@ -92,5 +92,6 @@ class _Watched:
         if isinstance(event, TaskStarted):
             self._begun[event.step, event.task] = event.label, now
         elif isinstance(event, TaskFinished):
-            label, began = self._begun.pop((event.step, event.task))
-            self.seconds[label] += now - began
+            begun = self._begun.pop((event.step, event.task), None)
+            if begun is not None:  # None: of other work, which had begun before
+                self.seconds[begun[0]] += now - begun[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ import click
 
 from featurestore.errors import ConflictError, NotFoundError
 from featurestore.preview.preview import Request
-from featurestore.project.definitions import Stated
+from featurestore.project.definitions import Wanted
 from featurestore.project.folder import make_folder, read_folder
 from featurestore.project.plan import ProjectPlan
 from featurestore.project.previewing import preview_defined, timed
@@ -90,12 +90,12 @@ def preview(open_session: Opener, name: str, request: Request) -> Preview:
     """Return what a definition of the working directory's project gives on a few partitions."""
     folder = read_folder(Path())
     wanted = read_definitions(folder.features)
-    return preview_defined(open_session(folder.store), wanted, name, request)
+    return preview_defined(open_session(folder.store), wanted.features, name, request)
 
 
 def _look(
     open_session: Opener,
-) -> tuple[ProjectPlan, Proposal | None, Mapping[str, Sequence[Stated]]]:
+) -> tuple[ProjectPlan, Proposal | None, Wanted]:
     folder = read_folder(Path())
     wanted = read_definitions(folder.features)
     if not open_object_store(folder.store).exists(STORE_FILE):

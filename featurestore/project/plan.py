@@ -96,6 +96,28 @@ class FeatureChange:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedChange:
+    """What is to be expected of a table that is not, and is not to be that is.
+
+    Parameters
+    ----------
+    table : str
+    stated, dropped : tuple of str
+    """
+
+    table: str
+    stated: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"+ {self.table} expects {one}" for one in self.stated]
+        return "\n".join([*lines, *(f"- {self.table} expects {one}" for one in self.dropped)])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"table": self.table, "state": list(self.stated), "drop": list(self.dropped)}
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectPlan:
     """What ``featurestore apply`` would do.
 
@@ -113,6 +135,7 @@ class ProjectPlan:
     memory_limit : int
     remedies : tuple of str
         What would make it fit, by table; empty if it does.
+    expected : tuple of ExpectedChange
     """
 
     store: str
@@ -122,11 +145,12 @@ class ProjectPlan:
     peak_bytes: int = 0
     memory_limit: int = 0
     remedies: tuple[str, ...] = ()
+    expected: tuple[ExpectedChange, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether the store is as the definitions say."""
-        return not self.changes and not self.waiting
+        return not self.changes and not self.waiting and not self.expected
 
     def __str__(self) -> str:
         at = "there is no store yet" if self.version is None else f"version {self.version}"
@@ -135,7 +159,7 @@ class ProjectPlan:
             return f"{head}, and nothing is defined"
         if self.is_empty:
             return f"{head}: everything is as defined"
-        parts = [str(one) for one in self.changes]
+        parts = [str(one) for one in (*self.changes, *self.expected)]
         parts += [
             f"? {table}: its definitions wait for table {missing!r}, which is not ingested\n"
             f"    featurestore ingest {self.store} {missing} FILES --key KEY --time TIME"
@@ -156,6 +180,11 @@ class ProjectPlan:
             if (number := sum(one.action is action for one in self.changes))
         ]
         counts += [f"{len(self.waiting)} tables wait"] if self.waiting else []
+        for word, some in (
+            ("state", [one for each in self.expected for one in each.stated]),
+            ("drop", [one for each in self.expected for one in each.dropped]),
+        ):
+            counts += [f"{len(some)} expectations to {word}"] if some else []
         lines = [", ".join(counts)]
         if self.peak_bytes:
             lines.append(
@@ -177,5 +206,6 @@ class ProjectPlan:
             "peak_bytes": self.peak_bytes,
             "memory_limit": self.memory_limit,
             "seconds": self.seconds,
+            "expectations": [one.to_json() for one in self.expected],
             "does_not_fit": list(self.remedies),
         }
