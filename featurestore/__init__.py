@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from featurestore.dataset.split import HashSplit, TimeSplit
     from featurestore.enforcement import enforced
     from featurestore.errors import FeatureStoreError
+    from featurestore.expectations.drift import ExpectDrift
+    from featurestore.expectations.expectation import (
+        ExpectFresh,
+        ExpectNulls,
+        ExpectRange,
+        ExpectUnique,
+        ExpectValues,
+    )
     from featurestore.profiling.profile import profile
     from featurestore.profiling.sampler import measure
     from featurestore.project.definitions import Definitions
@@ -99,6 +107,12 @@ _HOMES: Final = {
     "Embed": "transforms.embed",
     "Expanding": "transforms.expanding",
     "ExpandingTarget": "transforms.expanding_target",
+    "ExpectDrift": "expectations.drift",
+    "ExpectFresh": "expectations.expectation",
+    "ExpectNulls": "expectations.expectation",
+    "ExpectRange": "expectations.expectation",
+    "ExpectUnique": "expectations.expectation",
+    "ExpectValues": "expectations.expectation",
     "Expression": "transforms.expression",
     "FeatureStore": "store",
     "FeatureStoreError": "errors",
@@ -183,6 +197,12 @@ __all__ = [
     "Embed",
     "Expanding",
     "ExpandingTarget",
+    "ExpectDrift",
+    "ExpectFresh",
+    "ExpectNulls",
+    "ExpectRange",
+    "ExpectUnique",
+    "ExpectValues",
     "Expression",
     "FeatureStore",
     "FeatureStoreError",

@@ -19,6 +19,7 @@ from typing import Any, Final
 import click
 
 from featurestore.errors import EnforcementWarning, FeatureStoreError
+from featurestore.inspection_commands import add_commands
 from featurestore.profiling.command import ProfiledGroup, profile
 from featurestore.units import format_bytes
 
@@ -262,8 +263,9 @@ def init(folder: str) -> None:
 @main.command()
 @click.argument("store", metavar="[STORE", required=False)
 @click.argument("table", metavar="TABLE]", required=False)
+@click.option("--time", is_flag=True, help="Estimate seconds, from a partition of each feature.")
 @_json_option
-def plan(store: str | None, table: str | None, as_json: bool) -> None:
+def plan(store: str | None, table: str | None, time: bool, as_json: bool) -> None:
     """Show what building TABLE would do and cost; without it, what apply would do in this folder.
 
     Example: featurestore plan golden flights
@@ -271,9 +273,10 @@ def plan(store: str | None, table: str | None, as_json: bool) -> None:
     from featurestore.project import commands
 
     if store is None:
-        commands.plan(lambda url: _open(url).session, as_json)
-    elif table is None:
-        raise click.UsageError("name a TABLE of the store, or none of both in a project's folder")
+        commands.plan(lambda url: _open(url).session, as_json, time)
+    elif table is None or time:
+        said = "--time is for a project: give no STORE" if time else "name a TABLE of the store"
+        raise click.UsageError(f"{said}, or nothing in a project's folder")
     else:
         found = _open(store).table(table).plan()
         click.echo(json.dumps(asdict(found)) if as_json else found)
@@ -487,6 +490,7 @@ def gc(store: str, safety_age: str, keep_versions: int, dry_run: bool) -> None:
 
 
 main.add_command(profile)
+add_commands(main, _open)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,10 @@ class SourceError(InvalidInputError):
     """A source file or stream cannot be read, or holds no rows."""
 
 
+class ExpectationError(InvalidInputError):
+    """Values are not what their table's expectations say; nothing was published."""
+
+
 class DuplicateRowsError(InvalidInputError):
     """Rows share key and time although the table does not allow it."""
 
@@ -121,6 +125,10 @@ class MemoryLimitError(LimitError):
 
 class MemoryProjectionWarning(UserWarning):
     """A step took more memory than was projected for it."""
+
+
+class ExpectationWarning(UserWarning):
+    """Values were published that are not what their table's expectations say."""
 
 
 class EnforcementWarning(UserWarning):

@@ -19,6 +19,7 @@ from featurestore.execution.publish import drop_groups, publish_features
 from featurestore.execution.runner import Build
 from featurestore.execution.sampling import bind_to_sample
 from featurestore.execution.states import Available, StateRequest, prepared_state
+from featurestore.expectations.checking import Judged, concerned, enforce, noted
 from featurestore.plan.definition import Feature, FeatureDefinition
 from featurestore.plan.lineage import lineage
 from featurestore.plan.readers import changed_columns, readers
@@ -253,6 +254,11 @@ class FeatureSet:
         projection = projected(files, sources, assessments, states, place.executor)
         with progress_bars():
             result = Build(place, files, sources, assessments).run(projection)
+        expected = concerned(files, result.entries, rows=False)
+        written_now = {group: tuple(one.values()) for group, one in result.entries.items()}
+        # Refused, what is finished stays in the journal: nothing is computed twice.
+        judged = Judged(place, files, written_now, files.base)
+        operation += noted(enforce(judged, expected, operation))
         features = tuple(
             one
             for one in files.graph.features()

@@ -17,6 +17,7 @@ from featurestore.execution.deleting import Deleted, DeleteTask, delete_rows
 from featurestore.execution.publish import append_partitions, replace_partitions
 from featurestore.execution.room import all_room, require_each
 from featurestore.execution.states import Available
+from featurestore.expectations.checking import Judged, concerned, enforce, noted
 from featurestore.features import FeatureSet
 from featurestore.ingest.partitioner import Report, write_partitions
 from featurestore.ingest.sources import Source, open_source
@@ -81,9 +82,33 @@ class RowSet:
                 existing=files.base,
                 scratch=place.scratch,
             )
+        what = f"append to {self.table}"
+        what += self._held(files, entries, (*files.base, *entries), what)
         change = append_partitions(self.session.objects, files.entry, base, entries)
-        self.session.commit(f"append to {self.table}", change, entries)
+        self.session.commit(what, change, entries)
         return sum(one.rows for one in entries)
+
+    def _held(
+        self,
+        files: TableFiles,
+        new: Sequence[PartitionEntry],
+        base: Sequence[PartitionEntry],
+        what: str,
+    ) -> str:
+        """Hold new partitions against the table's expectations; return what the history says of it.
+
+        Raises
+        ------
+        ExpectationError
+            Nothing is left of the partitions then.
+        """
+        expected = concerned(files, [BASE_GROUP], rows=True) if new else ()
+        try:
+            judged = Judged(self.session.place, files, {BASE_GROUP: new}, base)
+            return noted(enforce(judged, expected, what))
+        except BaseException:  # Ctrl-C too: what was written goes, and the error goes on
+            self._remove({one.partition for one in new})
+            raise
 
     # --- replace -------------------------------------------------------------------------------
 
@@ -121,6 +146,10 @@ class RowSet:
             if new or kept:
                 rows = conforming.between(before.inputs, after.inputs)
                 entries = self._write(files, touched, rows, report)
+        what = f"replace in {self.table}"
+        gone = {one.partition for one in (*touched.whole, *touched.cut)}
+        staying = [one for one in files.base if one.partition not in gone]
+        what += self._held(files, entries, (*staying, *entries), what)
         replaced = touched.replaced(entries)
         change = replace_partitions(
             self.session.objects,
@@ -130,7 +159,7 @@ class RowSet:
             () if replaced else entries,
             span,
         )
-        snapshot = self.session.commit(f"replace in {self.table}", change, entries)
+        snapshot = self.session.commit(what, change, entries)
         written = sum(one.rows for one in entries) - kept
         return RowsReport(removed, written, len(replaced), snapshot.version)
 

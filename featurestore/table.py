@@ -7,7 +7,7 @@ unless the store is a checkout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,10 @@ from featurestore.execution.collecting import collect_rows, dask_frame
 from featurestore.execution.serving import compute_features
 from featurestore.features import FeatureSet, definitions_of
 from featurestore.ingest.sources import open_source
-from featurestore.leakage import check_leakage
+from featurestore.inspection import Inspection
 from featurestore.plan.definition import FeatureDefinition
 from featurestore.plan.lineage import lineage
 from featurestore.plan.table_files import TableFiles
-from featurestore.report.leakage import LeakReport
 from featurestore.report.plans import BuildPlan
 from featurestore.report.summary import summary_of
 from featurestore.report.tables import (
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from featurestore.transforms.pipeline import Pipeline
 
 
-class Table:
+class Table(Inspection):
     """One table of a store; see :meth:`FeatureStore.table`."""
 
     def __init__(self, session: Session, name: str) -> None:
@@ -396,27 +395,6 @@ class Table:
     def cardinalities(self, *columns: str) -> dict[str, int]:
         """Return for each column that holds codes of a stored vocabulary how many there may be."""
         return self._features.cardinalities(self._files(), column_names(columns))
-
-    def check_leakage(
-        self,
-        features: str | Sequence[str] | None = None,
-        sample: int = 50,
-        seed: int = 0,
-        known: Mapping[str, Any] | None = None,
-    ) -> LeakReport:
-        """Recompute rows from what was known at their time, and report the features that differ.
-
-        Parameters
-        ----------
-        features : str or sequence of str, optional
-            All but labels, and what is computed from them, if not given.
-        sample, seed : int
-            How many rows are drawn; all rows of their times are compared.
-        known : mapping of str to str, timedelta or int, optional
-            For tables that joins read: the column that says when a row became known, or how long
-            after its time that was. By default a column ``available``; see ``featurestore.leakage``.
-        """
-        return check_leakage(self._session, self._name, features, sample, seed, known or {})
 
     def lineage(self, *columns: str) -> dict[str, str]:
         """Return for each column the fingerprint of its definition and of all that it reads.

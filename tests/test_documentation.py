@@ -25,7 +25,7 @@ import pytest
 
 import featurestore as fs
 from featurestore.configuration import read_file
-from training import RunConfig
+from training import CompareConfig, RunConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -254,8 +254,10 @@ def test_toml_examples_are_valid_configurations(text: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", toml_blocks())
 def test_toml_examples_are_valid_runs(text: str, tmp_path: Path) -> None:
+    kind = CompareConfig if "[variants]" in text else RunConfig
     (tmp_path / "train.toml").write_text(text)
-    assert RunConfig.from_toml(tmp_path / "train.toml").data.features
+    config = kind.from_toml(tmp_path / "train.toml")
+    assert config.to_json()["data"]["features"]
 
 
 def test_every_key_of_a_run_is_described() -> None:

@@ -35,13 +35,18 @@ LAYERS: list[set[str]] = [
     {"dataset"},
     {"profiling"},
     {"report"},
+    {"expectations"},
     {"session"},
+    {"validation"},
     {"features", "compaction"},
     {"diff", "leakage", "repair"},
+    {"preview"},
     {"rows"},
+    {"inspection"},
     {"table"},
     {"store"},
     {"project"},
+    {"inspection_commands"},
     {"cli"},
 ]
 ORDER = {name: rank for rank, names in enumerate(LAYERS) for name in names}

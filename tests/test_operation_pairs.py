@@ -227,6 +227,7 @@ DROP = on_rows(lambda t: t.drop("double"))
 GONE = lambda s: s.drop("rows")  # noqa: E731
 GC = lambda s: s.gc(safety_age="0s", keep_versions=1)  # noqa: E731
 OLD_TAG = lambda s: s.tag("old", s.version - 1)  # noqa: E731
+EXPECT = on_rows(lambda t: t.expect(fs.ExpectRange("n", low=-500)))
 READER = lambda s: s.table("table_a").add(fs.AsOfJoin("rows", columns="double", prefix="joined_"))  # noqa: E731
 READS_TABLE_B = on_rows(lambda t: t.add(fs.AsOfJoin("table_b", columns="x", prefix="joined_")))
 
@@ -239,6 +240,7 @@ SAME: dict[tuple[str, str], Same] = {
     ("append rows", "delete earlier rows"): Same(LATER, DELETE, "rebases"),
     ("append rows", "drop the table"): Same(LATER, GONE, "conflicts"),
     ("append rows", "drop the table, ingest it again"): Same(LATER, again, "conflicts"),
+    ("append rows", "state what is expected of them"): Same(LATER, EXPECT, "conflicts"),
     ("add a feature", "add the same one"): Same(NEW, NEW, "unaffected"),
     ("add a feature", "add another one of that name"): Same(
         NEW, on_rows(lambda t: t.add(fs.Expression(new=nw.col("n") + 1))), "conflicts"
@@ -303,6 +305,12 @@ SAME: dict[tuple[str, str], Same] = {
     ),
     ("drop a table", "add a feature that joins it"): Same(GONE, READER, "conflicts"),
     ("drop a table", "drop it, ingest it again"): Same(GONE, again, "conflicts"),
+    ("state expectations", "state others"): Same(
+        EXPECT, on_rows(lambda t: t.expect(fs.ExpectNulls("n", at_most=1))), "conflicts"
+    ),
+    ("state expectations", "append rows"): Same(EXPECT, LATER, "rebases"),
+    ("state expectations", "build a feature"): Same(EXPECT, LAZY, "rebases"),
+    ("state expectations", "drop the table, ingest it again"): Same(EXPECT, again, "conflicts"),
     ("tag an old version", "gc that lets it go"): Same(OLD_TAG, GC, "refuses"),
     ("tag the newest version", "gc"): Same(lambda s: s.tag("t"), GC, "unaffected"),
     ("gc that lets a version go", "tag it"): Same(GC, OLD_TAG, "unaffected"),

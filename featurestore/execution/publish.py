@@ -53,6 +53,17 @@ def create_table(
     return change
 
 
+def state_expectations(seen: TableEntry, expectations: Sequence[str]) -> Change:
+    """Publish that a table has other expectations; ``seen`` is its entry on which that was decided."""
+
+    def change(head: Snapshot) -> Mapping[str, Mapping[str, Any] | None]:
+        _base(head, seen)
+        new = replace(seen, expectations=tuple(expectations))
+        return {table_key(seen.name): new.to_json()}
+
+    return change
+
+
 def append_partitions(
     store: ObjectStore, entry: TableEntry, seen: GroupEntry, entries: Sequence[PartitionEntry]
 ) -> Change:
@@ -433,7 +444,13 @@ def _base(head: Snapshot, entry: TableEntry) -> GroupEntry:
     group = head.group(entry.name, BASE_GROUP)
     if group is None:
         raise _gone(entry.name)
-    if head.table(entry.name) != entry:
+    now = head.table(entry.name)
+    if now != entry and replace(now, expectations=entry.expectations) == entry:
+        raise ConflictError(
+            f"the expectations of table {entry.name!r} were changed by someone else meanwhile",
+            "do it again: what is written is held against them",
+        )
+    if now != entry:
         raise ConflictError(
             f"table {entry.name!r} was dropped and ingested again meanwhile",
             "look at it, and do it again if it should be done to the new table as well",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import click
 
 from featurestore.errors import ConflictError, NotFoundError
-from featurestore.project.definitions import Stated
+from featurestore.preview.preview import Request
+from featurestore.project.definitions import Wanted
 from featurestore.project.folder import make_folder, read_folder
 from featurestore.project.plan import ProjectPlan
+from featurestore.project.previewing import preview_defined, timed
 from featurestore.project.proposal import Proposal, plan_without_store, propose
 from featurestore.project.source import read_definitions
+from featurestore.report.previews import Preview
 from featurestore.report.tables import BuildReport
 from featurestore.session import Session
 from featurestore.storage.backends import open_object_store
@@ -35,9 +38,11 @@ def init(folder: str) -> None:
     click.echo("next: ingest a table, write features.py, featurestore plan, featurestore apply")
 
 
-def plan(open_session: Opener, as_json: bool) -> None:
-    """Show what ``apply`` would do in the working directory's project."""
-    found, _, _ = _look(open_session)
+def plan(open_session: Opener, as_json: bool, time: bool = False) -> None:
+    """Show what ``apply`` would do in the working directory's project, and how long if asked."""
+    found, proposal, _ = _look(open_session)
+    if time and proposal is not None:
+        found = timed(proposal.session, proposal)
     _show(found, as_json)
 
 
@@ -81,9 +86,16 @@ def _confirm() -> None:
         raise
 
 
+def preview(open_session: Opener, name: str, request: Request) -> Preview:
+    """Return what a definition of the working directory's project gives on a few partitions."""
+    folder = read_folder(Path())
+    wanted = read_definitions(folder.features)
+    return preview_defined(open_session(folder.store), wanted.features, name, request)
+
+
 def _look(
     open_session: Opener,
-) -> tuple[ProjectPlan, Proposal | None, Mapping[str, Sequence[Stated]]]:
+) -> tuple[ProjectPlan, Proposal | None, Wanted]:
     folder = read_folder(Path())
     wanted = read_definitions(folder.features)
     if not open_object_store(folder.store).exists(STORE_FILE):

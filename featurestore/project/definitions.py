@@ -6,10 +6,11 @@ Always true: nothing here knows a store; it is a list that ``featurestore plan``
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from featurestore.expectations.expectation import Expectation, require_expectations
 from featurestore.features import definitions_of
 from featurestore.plan.definition import FeatureDefinition
 from featurestore.schema import check_name
@@ -30,6 +31,21 @@ class Stated:
 
     definition: FeatureDefinition
     line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a ``features.py`` says of all tables.
+
+    Parameters
+    ----------
+    features : mapping of str to tuple of Stated
+    expectations : mapping of str to tuple of Expectation
+        Of the tables of which it says any, or that there are none.
+    """
+
+    features: Mapping[str, tuple[Stated, ...]]
+    expectations: Mapping[str, tuple[Expectation, ...]]
 
 
 class Definitions:
@@ -55,6 +71,7 @@ class Definitions:
     def __init__(self, table: str) -> None:
         self._table = check_name(table, "table")
         self._stated: list[Stated] = []
+        self._expected: list[Expectation] | None = None
 
     @property
     def table(self) -> str:
@@ -64,6 +81,24 @@ class Definitions:
     def stated(self) -> tuple[Stated, ...]:
         """The definitions, as they were added."""
         return tuple(self._stated)
+
+    @property
+    def expectations(self) -> tuple[Expectation, ...] | None:
+        """What is expected of the table's values; None if nothing is said of that."""
+        return None if self._expected is None else tuple(self._expected)
+
+    def expect(self, *expectations: Expectation) -> None:
+        """Say what is expected of the table's values, instead of all that was stated; see :meth:`Table.expect`.
+
+        Called without any, nothing is to be expected. Not called, what the table has stays.
+
+        Raises
+        ------
+        InvalidInputError
+            For what is no expectation; what depends on the table is judged by ``plan``.
+        """
+        require_expectations(expectations)
+        self._expected = [*(self._expected or ()), *expectations]
 
     def __repr__(self) -> str:
         return f"Definitions({self._table!r}, {len(self._stated)} definitions)"

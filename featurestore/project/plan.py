@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from featurestore.report.previews import duration_text
 from featurestore.units import format_bytes
 
 
@@ -51,6 +52,9 @@ class FeatureChange:
         The most that is written, as it is in memory.
     at_least : bool
         Whether it reads another table's features that are not there yet, so that it may take more.
+    seconds : float, optional
+        Of computing it in these partitions, estimated from a sampled one; None if that was not asked
+        for, or cannot be known yet.
     """
 
     action: Action
@@ -62,14 +66,16 @@ class FeatureChange:
     peak_bytes: int = 0
     output_bytes: int = 0
     at_least: bool = False
+    seconds: float | None = None
 
     def __str__(self) -> str:
         lines = [f"{_SIGNS[self.action]} {self.table}: {', '.join(self.columns)}  ({self.kind})"]
         lines += [f"    {line}" for line in self.why]
         if self.partitions:
             most = "at least " if self.at_least else ""
+            took = "" if self.seconds is None else f"about {duration_text(self.seconds)}, "
             lines.append(
-                f"    {self.partitions} partitions, peak {most}{format_bytes(self.peak_bytes)}, "
+                f"    {self.partitions} partitions, {took}peak {most}{format_bytes(self.peak_bytes)}, "
                 f"writes {'about' if self.at_least else 'up to'} {format_bytes(self.output_bytes)}"
             )
         return "\n".join(lines)
@@ -85,7 +91,30 @@ class FeatureChange:
             "peak_bytes": self.peak_bytes,
             "output_bytes": self.output_bytes,
             "at_least": self.at_least,
+            "seconds": self.seconds,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedChange:
+    """What is to be expected of a table that is not, and is not to be that is.
+
+    Parameters
+    ----------
+    table : str
+    stated, dropped : tuple of str
+    """
+
+    table: str
+    stated: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"+ {self.table} expects {one}" for one in self.stated]
+        return "\n".join([*lines, *(f"- {self.table} expects {one}" for one in self.dropped)])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"table": self.table, "state": list(self.stated), "drop": list(self.dropped)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +135,7 @@ class ProjectPlan:
     memory_limit : int
     remedies : tuple of str
         What would make it fit, by table; empty if it does.
+    expected : tuple of ExpectedChange
     """
 
     store: str
@@ -115,11 +145,12 @@ class ProjectPlan:
     peak_bytes: int = 0
     memory_limit: int = 0
     remedies: tuple[str, ...] = ()
+    expected: tuple[ExpectedChange, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether the store is as the definitions say."""
-        return not self.changes and not self.waiting
+        return not self.changes and not self.waiting and not self.expected
 
     def __str__(self) -> str:
         at = "there is no store yet" if self.version is None else f"version {self.version}"
@@ -128,13 +159,19 @@ class ProjectPlan:
             return f"{head}, and nothing is defined"
         if self.is_empty:
             return f"{head}: everything is as defined"
-        parts = [str(one) for one in self.changes]
+        parts = [str(one) for one in (*self.changes, *self.expected)]
         parts += [
             f"? {table}: its definitions wait for table {missing!r}, which is not ingested\n"
             f"    featurestore ingest {self.store} {missing} FILES --key KEY --time TIME"
             for table, missing in self.waiting
         ]
         return "\n".join([head, "", *parts, "", *self._summary()])
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all changes that were timed; None if none was."""
+        timed = [one.seconds for one in self.changes if one.seconds is not None]
+        return sum(timed) if timed else None
 
     def _summary(self) -> list[str]:
         counts = [
@@ -143,12 +180,21 @@ class ProjectPlan:
             if (number := sum(one.action is action for one in self.changes))
         ]
         counts += [f"{len(self.waiting)} tables wait"] if self.waiting else []
+        for word, some in (
+            ("state", [one for each in self.expected for one in each.stated]),
+            ("drop", [one for each in self.expected for one in each.dropped]),
+        ):
+            counts += [f"{len(some)} expectations to {word}"] if some else []
         lines = [", ".join(counts)]
         if self.peak_bytes:
             lines.append(
                 f"projected peak {format_bytes(self.peak_bytes)} of a memory limit of "
                 f"{format_bytes(self.memory_limit)}"
             )
+        if self.seconds is not None:
+            untimed = sum(one.seconds is None and one.partitions > 0 for one in self.changes)
+            more = f", without {untimed} that cannot be timed yet" if untimed else ""
+            lines.append(f"about {duration_text(self.seconds)} one after the other{more}")
         return [*lines, *(f"does not fit: {one}" for one in self.remedies)]
 
     def to_json(self) -> dict[str, Any]:
@@ -159,5 +205,7 @@ class ProjectPlan:
             "waiting": [{"table": table, "for": missing} for table, missing in self.waiting],
             "peak_bytes": self.peak_bytes,
             "memory_limit": self.memory_limit,
+            "seconds": self.seconds,
+            "expectations": [one.to_json() for one in self.expected],
             "does_not_fit": list(self.remedies),
         }

@@ -13,20 +13,23 @@ from dataclasses import dataclass
 from featurestore.errors import LimitError, NotReadyError
 from featurestore.execution.feasibility import projected, step_peaks
 from featurestore.execution.publish import exchange_features, require_unchanged
+from featurestore.expectations.checking import expectations_of
+from featurestore.expectations.expectation import Expectation
 from featurestore.features import FeatureSet
 from featurestore.plan.definition import Feature
 from featurestore.plan.staleness import Assessment, Assessor, Freshness
 from featurestore.plan.states import require_fit_rows
 from featurestore.plan.table_files import TableFiles, source_of
-from featurestore.project.definitions import Stated
+from featurestore.project.definitions import Stated, Wanted
 from featurestore.project.differences import differences
 from featurestore.project.intent import IntendedTable, intended_tables
-from featurestore.project.plan import Action, FeatureChange, ProjectPlan
+from featurestore.project.plan import Action, ExpectedChange, FeatureChange, ProjectPlan
 from featurestore.report.plans import build_plan, reasons
 from featurestore.report.tables import BuildReport
 from featurestore.session import Session
 from featurestore.storage.records import BASE_GROUP, Snapshot
 from featurestore.storage.states import StateStore
+from featurestore.validation import ExpectationSet, check_expectation
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,15 @@ class Proposal:
     tables : mapping of str to IntendedTable
         In the order of building.
     plan : ProjectPlan
+    expected : mapping of str to sequence of Expectation
+        All of the tables of which something is said.
     """
 
     session: Session
     snapshot: Snapshot
     tables: Mapping[str, IntendedTable]
     plan: ProjectPlan
+    expected: Mapping[str, Sequence[Expectation]]
 
     def apply(self, report: Callable[[str, BuildReport], None]) -> None:
         """Do what the plan says.
@@ -87,13 +93,17 @@ class Proposal:
             )
         else:
             require_unchanged(self.snapshot, self.session.snapshot())
+        for change in self.plan.expected:  # before what is built is held against them
+            ExpectationSet(self.session, change.table).state(
+                self.expected[change.table], replacing=True
+            )
         built = {one.table for one in self.plan.changes if one.partitions}
         for name in self.tables:
             if name in built:
                 report(name, FeatureSet(self.session, name).build())
 
 
-def propose(session: Session, wanted: Mapping[str, Sequence[Stated]], url: str) -> Proposal:
+def propose(session: Session, wanted: Wanted, url: str) -> Proposal:
     """Hold definitions against the newest version of a store.
 
     Raises
@@ -102,8 +112,9 @@ def propose(session: Session, wanted: Mapping[str, Sequence[Stated]], url: str) 
         As :func:`intended_tables`; or if a fitted feature has no row to learn from.
     """
     with session.holding_newest() as (held, snapshot):
-        waiting = _waiting(wanted, snapshot.tables())
-        tables = intended_tables(held, snapshot, wanted, waiting)
+        waiting = waiting_tables(wanted.features, snapshot.tables())
+        tables = intended_tables(held, snapshot, wanted.features, waiting)
+        expected = {name: some for name, some in wanted.expectations.items() if name in tables}
         costs = _Costs.of(held, tables)
         changes = [one for name in tables for one in costs.changes(name)]
         changes.sort(key=lambda one: one.action is Action.DROP)  # stable: the rest stay in order
@@ -123,16 +134,33 @@ def propose(session: Session, wanted: Mapping[str, Sequence[Stated]], url: str) 
             max((one.peak_bytes for one in plans if one.steps), default=0),
             held.place.memory_limit,
             tuple(f"table {one.table}: {one.remedy}" for one in plans if not one.fits),
+            tuple(
+                change
+                for name, some in expected.items()
+                if (change := _expected_change(held, tables[name].files, some)) is not None
+            ),
         )
-    return Proposal(session, snapshot, tables, plan)
+    return Proposal(session, snapshot, tables, plan, expected)
 
 
-def plan_without_store(url: str, wanted: Mapping[str, Sequence[Stated]]) -> ProjectPlan:
+def _expected_change(
+    session: Session, files: TableFiles, wanted: Sequence[Expectation]
+) -> ExpectedChange | None:
+    """Return what a table is to expect that it does not, and the reverse; None if that is nothing."""
+    for one in wanted:
+        check_expectation(session, files, one)
+    now = [one.as_asked() for one in expectations_of(files.entry)]
+    stated = tuple(str(one) for one in dict.fromkeys(wanted) if one not in now)
+    dropped = tuple(str(one) for one in now if one not in wanted)
+    return ExpectedChange(files.name, stated, dropped) if stated or dropped else None
+
+
+def plan_without_store(url: str, wanted: Wanted) -> ProjectPlan:
     """Return the plan for a store that is not there: everything waits to be ingested."""
-    return ProjectPlan(url, None, waiting=tuple(_waiting(wanted, ()).items()))
+    return ProjectPlan(url, None, waiting=tuple(waiting_tables(wanted.features, ()).items()))
 
 
-def _waiting(wanted: Mapping[str, Sequence[Stated]], tables: Sequence[str]) -> dict[str, str]:
+def waiting_tables(wanted: Mapping[str, Sequence[Stated]], tables: Sequence[str]) -> dict[str, str]:
     """Return the tables whose definitions cannot be bound yet, and which table each waits for."""
     waiting = {name: name for name in wanted if name not in tables}
     grew = True

@@ -14,10 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 from featurestore.errors import DefinitionError, FeatureStoreError, NotFoundError
-from featurestore.project.definitions import Definitions, Stated
+from featurestore.expectations.expectation import Expectation
+from featurestore.project.definitions import Definitions, Stated, Wanted
 
 
-def read_definitions(path: Path) -> dict[str, tuple[Stated, ...]]:
+def read_definitions(path: Path) -> Wanted:
     """Return what a file says belongs to which table, in the order in which it says so.
 
     Every :class:`Definitions` that has a name in the file counts.
@@ -32,11 +33,14 @@ def read_definitions(path: Path) -> dict[str, tuple[Stated, ...]]:
     module = _run(path)
     named = {id(one): one for one in vars(module).values() if isinstance(one, Definitions)}.values()
     found: dict[str, tuple[Stated, ...]] = {}
+    expected: dict[str, tuple[Expectation, ...]] = {}
     for one in named:
         found[one.table] = found.get(one.table, ()) + one.stated
+        if one.expectations is not None:
+            expected[one.table] = expected.get(one.table, ()) + one.expectations
     for table, stated in found.items():
         _refuse_repeated(path, table, stated)
-    return found
+    return Wanted(found, expected)
 
 
 def _refuse_repeated(path: Path, table: str, stated: tuple[Stated, ...]) -> None:

@@ -105,10 +105,10 @@ class LeakReport:
                     "through": list(leak.through),
                     "rows": [
                         {
-                            "key": {name: _plain(value) for name, value in row.key.items()},
+                            "key": {name: plain_value(value) for name, value in row.key.items()},
                             "time": row.time,
-                            "stored": _plain(row.stored),
-                            "recomputed": _plain(row.recomputed),
+                            "stored": plain_value(row.stored),
+                            "recomputed": plain_value(row.recomputed),
                         }
                         for row in leak.rows
                     ],
@@ -158,7 +158,8 @@ class LeakReport:
         return found + html_table("not checked", self._LEFT, list(self.unchecked.items()))
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return a value as JSON has it; what it cannot hold as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

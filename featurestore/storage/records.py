@@ -14,13 +14,14 @@ Always true: every path is relative to the store and was validated; a partition'
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from featurestore.errors import CorruptionError, NotFoundError
-from featurestore.fingerprint import Json
+from featurestore.fingerprint import Json, canonical_json
 from featurestore.schema import Field, TableSchema, check_name, type_from_text, type_to_text
 from featurestore.storage.counts import Counts
 from featurestore.storage.provenance import Provenance
@@ -200,6 +201,7 @@ class TableEntry:
 
     Its ingested columns are the column group ``base``; that group's fileset gives the partitions
     and their order. ``identity`` is unique to one ingest; ``""`` in stores of earlier versions.
+    ``expectations`` are those of its values, each as canonical JSON.
     """
 
     name: str
@@ -208,6 +210,7 @@ class TableEntry:
     partition_bytes: int
     duplicates: str = "error"
     identity: str = ""
+    expectations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name, "table")
@@ -220,6 +223,11 @@ class TableEntry:
             "partition_bytes": self.partition_bytes,
             "duplicates": self.duplicates,
             **({"identity": self.identity} if self.identity else {}),
+            **(
+                {"expectations": [json.loads(one) for one in self.expectations]}
+                if self.expectations
+                else {}
+            ),
         }
 
     @classmethod
@@ -235,6 +243,7 @@ class TableEntry:
                 count(value["partition_bytes"]),
                 text(value.get("duplicates", "error")),
                 text(value.get("identity", "")),
+                tuple(canonical_json(dict(one)).decode() for one in value.get("expectations", ())),
             ),
         )
 

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from featurestore.errors import NotFoundError
+from featurestore.expectations.expectation import ExpectNulls, ExpectRange
 from featurestore.report.tables import FeatureStatus
 from featurestore.storage.backends import open_object_store
 from featurestore.store import FeatureStore
@@ -205,6 +206,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             _table(lambda table: table.compact(partition_bytes=ROW_BYTES * 60)),
         ),
         Operation("merge", "fragmented", _table(lambda table: table.compact(merge_groups=True))),
+        Operation(
+            "expect",
+            "built",
+            _table(lambda table: table.expect(ExpectRange("x", low=-99.0), ExpectNulls("x", 1.0))),
+        ),
         Operation("drop feature", "built", _table(lambda table: table.drop("std_x"))),
         Operation("drop table", "built", _store(lambda store: store.drop("rows"))),
         Operation("tag", "grown", _store(lambda store: store.tag("silver")), commits=False),
@@ -226,7 +232,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
 
 @dataclass(frozen=True, slots=True)
 class SeenTable:
-    """A table: its columns and types; if looked at closely, how its features stand and all values."""
+    """A table: columns, types, expectations; if looked at closely, how its features stand and all values."""
 
     columns: tuple[str, ...]
     status: tuple[FeatureStatus, ...] = ()
@@ -302,7 +308,10 @@ def observe(url: str | Path, values: bool = True) -> Seen | None:
 
 def _seen_table(store: FeatureStore, name: str, values: bool) -> SeenTable:
     table = store.table(name)
-    described = tuple(f"{one.name}: {one.type} {one.shape}" for one in table.schema)
+    described = (
+        *(f"{one.name}: {one.type} {one.shape}" for one in table.schema),
+        *map(str, table.expectations),
+    )
     if not values:
         return SeenTable(described)
     status = table.status().features
