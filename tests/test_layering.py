@@ -39,14 +39,14 @@ LAYERS: list[set[str]] = [
     {"session"},
     {"validation"},
     {"features", "compaction"},
-    {"diff", "leakage", "repair"},
+    {"diff", "leakage", "repair", "store_report"},
     {"preview"},
     {"rows"},
     {"inspection"},
     {"table"},
     {"store"},
     {"project"},
-    {"inspection_commands"},
+    {"inspection_commands", "report_command"},
     {"cli"},
 ]
 ORDER = {name: rank for rank, names in enumerate(LAYERS) for name in names}
