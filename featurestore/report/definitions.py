@@ -26,7 +26,9 @@ def parameters(definition: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     if definition.get("fit_on") is not None:
         values["fit_on"] = definition["fit_on"]
     return tuple(
-        (str(name), shortened(_text(value))) for name, value in values.items() if value is not None
+        (str(name), shortened(_text(value)))
+        for name, value in values.items()
+        if value not in (None, [], {})
     )
 
 
@@ -80,9 +82,11 @@ def _of_mapping(value: Mapping[str, Any]) -> str:
     function = value.get("$function")
     if isinstance(function, Mapping):
         return f"{function.get('module')}:{function.get('qualname')}"
-    nodes = value.get("$expression")
+    nodes = value.get("$expression", value.get("$nodes"))
     if isinstance(nodes, Sequence) and all(isinstance(one, Mapping) for one in nodes):
         return _formula(nodes)
+    if len(value) == 1 and next(iter(value)).startswith("$"):  # a duration, a time and the like
+        return _text(next(iter(value.values())))
     return _json(value)
 
 
@@ -108,7 +112,7 @@ def _formula(nodes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _argument(value: Any) -> str:
-    if isinstance(value, Mapping) and "$expression" in value:
+    if isinstance(value, Mapping) and ("$expression" in value or "$nodes" in value):
         return _grouped(_of_mapping(value))
     return _json(value)
 

@@ -137,13 +137,13 @@ def _of_numbers(type_: pa.DataType, parts: Sequence[_Numbers], drifts: bool) -> 
 
 def _edges(pooled: Floats) -> Floats:
     """Return boundaries of equally wide bins over the middle 99% of values, or all where that is one."""
-    low, high = np.quantile(pooled, (0.005, 0.995))
-    if not low < high:
-        low, high = pooled.min(), pooled.max()
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest there is
+        low, high = np.quantile(pooled, (0.005, 0.995))
+        if not low < high:
+            low, high = pooled.min(), pooled.max()
         width = (high - low) / BINS
-    if not np.isfinite(width):  # of numbers near the largest there is
-        return np.array([low, 0.0, high])
+    if not np.isfinite(width):
+        return np.array([pooled.min(), 0.0, pooled.max()])
     edges = low + width * np.arange(BINS + 1)
     edges[-1] = high
     unique: Floats = np.unique(edges)  # neighbouring floats have no twenty bins between them

@@ -82,7 +82,7 @@ const chart = {
     const tall = 96;
     const x = (at) => (rows.length > 1 ? 4 + ((wide - 8) * at) / (rows.length - 1) : wide / 2);
     const y = (value) => 4 + (tall - 8) * (1 - (value - low) / (high - low));
-    const made = svg("svg", { viewBox: `0 0 ${wide} ${tall + 4}`, role: "img" });
+    const made = svg("svg", { class: "band", viewBox: `0 0 ${wide} ${tall + 4}`, preserveAspectRatio: "none", role: "img" });
     const there = rows.map((row, at) => ({ row, at })).filter(({ row }) => row.length && row.every((one) => one !== null));
     const outer = [
       ...there.map(({ row, at }) => `${x(at)},${y(row[row.length - 1])}`),

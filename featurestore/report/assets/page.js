@@ -64,6 +64,8 @@ const format = {
     const text = moment.toISOString().replace(".000Z", "").replace("Z", "");
     return text.endsWith("T00:00:00") ? text.slice(0, -9) : text;
   },
+  /** A time of the data, as ISO 8601 text, to the second. */
+  moment: (text) => text.replace(/(T\d\d:\d\d:\d\d)\.\d+/, "$1").replace(/T00:00:00$/, "").replace("T", " "),
   plural: (count, noun) => `${format.count(count)} ${noun}${count === 1 ? "" : "s"}`,
 };
 
@@ -71,7 +73,8 @@ const format = {
 function definitions(className, pairs) {
   const made = el("dl", className);
   for (const [name, value] of pairs) {
-    made.append(el("dt", "", said(name)), el("dd", "", value instanceof Node ? value : said(value)));
+    const pair = [el("dt", "", said(name)), el("dd", "", value instanceof Node ? value : said(value))];
+    made.append(...(className === "facts" ? [el("div", "", ...pair)] : pair));
   }
   return made;
 }

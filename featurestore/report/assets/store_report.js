@@ -33,7 +33,7 @@ function share(feature, column) {
 
 function psiText(value) {
   if (value === null || value === undefined) return "–";
-  const mark = el("span", value > MUCH ? "bad" : value > LITTLE ? "warn" : "", value < 0.001 ? "<0.001" : value.toPrecision(2));
+  const mark = el("span", value > MUCH ? "bad" : value > LITTLE ? "warn" : "", value < 0.005 ? "<0.01" : value.toFixed(value < 9.95 ? 2 : 0));
   return mark;
 }
 
@@ -78,7 +78,7 @@ class TableReport {
       ["key", table.key.join(", ") || "none"],
       ["time", table.time === null ? "none" : table.time],
     ];
-    if (times.length) pairs.push(["from", times[0][2]], ["to", times[times.length - 1][3]]);
+    if (times.length) pairs.push(["from", format.moment(times[0][2])], ["to", format.moment(times[times.length - 1][3])]);
     return definitions("facts", pairs);
   }
 
@@ -95,7 +95,7 @@ class TableReport {
 
   columns() {
     const columns = [
-      { name: "column", of: (line) => line.name, width: "30%" },
+      { name: "column", of: (line) => line.name, width: "32%" },
       { name: "kind", of: (line) => line.feature.kind, spare: true },
       { name: "type", of: (line) => line.column.type, spare: true },
       {
@@ -133,7 +133,7 @@ class TableReport {
     if (feature.fingerprint) pairs.push(["fingerprint", feature.fingerprint]);
     const cost = `${format.bytes(line.stored)} on disk, ${format.bytes(column.bytes)} in memory`;
     pairs.push(["cost", cost]);
-    const made = el("div", "", el("h3", "", line.name === column.name ? "Definition" : ""), el("p", "", said(column.name)), definitions("said", pairs));
+    const made = el("div", "", el("h3", "", "Definition"), el("p", "name", said(column.name)), definitions("said", pairs));
     if (feature.source) made.append(el("details", "", el("summary", "", "source"), el("pre", "", feature.source)));
     return made;
   }
@@ -161,10 +161,8 @@ class TableReport {
   /** The first and last time of what is drawn above. */
   axis() {
     const { partitions } = this.table;
-    const ends = partitions.length && partitions[0][2] ? [partitions[0][2], partitions[partitions.length - 1][3]] : ["first partition", "last"];
-    const made = el("div", "tools soft axis", el("span", "", ends[0]), el("span", "", ends[1]));
-    made.style.justifyContent = "space-between";
-    return made;
+    const ends = partitions.length && partitions[0][2] ? [format.moment(partitions[0][2]), format.moment(partitions[partitions.length - 1][3])] : ["first partition", "last"];
+    return el("div", "axis soft", el("span", "", ends[0]), el("span", "", ends[1]));
   }
 
   distribution(line) {
@@ -200,8 +198,7 @@ class TableReport {
   }
 
   part(values, one, part, first) {
-    const caption = [`${part[0]}`];
-    if (part[1]) caption.push(`${part[1].slice(0, 10)} to ${part[2].slice(0, 10)}`);
+    const caption = [part[1] ? `${part[0]}: ${part[1].slice(0, 10)} to ${part[2].slice(0, 10)}` : part[0]];
     caption.push(`${format.count(one.rows)} rows, ${format.share(one.rows ? one.nulls / one.rows : null)} null`);
     if (one.odd) caption.push(`${format.count(one.odd)} NaN or infinite`);
     if (one.mean !== undefined) caption.push(`mean ${values.form === "times" ? format.time(one.mean) : format.number(one.mean)}`);
@@ -343,10 +340,10 @@ class StoreReport {
     const names = new Map();
     for (const [tag, version] of tags) names.set(version, [...(names.get(version) || []), tag]);
     const columns = [
-      { name: "version", of: (one) => one[0], show: (one) => format.count(one[0]), number: true, width: "5em" },
+      { name: "version", of: (one) => one[0], show: (one) => format.count(one[0]), number: true, width: "7em" },
       { name: "what", of: (one) => one[2], show: (one) => said(one[3] ? `${one[2]}: ${one[3]}` : one[2]) },
       { name: "tags", of: (one) => (names.get(one[0]) || []).join(", "), spare: true, width: "16%" },
-      { name: "created", of: (one) => one[1], show: (one) => one[1].slice(0, 19).replace("T", " "), spare: true, width: "12em" },
+      { name: "created", of: (one) => one[1], show: (one) => one[1].slice(0, 19).replace("T", " "), spare: true, width: "15em" },
     ];
     const list = new LazyTable(columns, history, { search: (one) => `${one[0]} ${one[2]} ${(names.get(one[0]) || []).join(" ")}`, label: "Search versions", noun: "version" });
     const made = el("section", "card", el("h2", "", "Versions"), list.element);
