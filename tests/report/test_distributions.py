@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.report.distributions import (
@@ -34,6 +34,7 @@ def of(type_: pa.DataType, *parts: list[Any], drifts: bool = True) -> ColumnValu
     return found
 
 
+@settings(deadline=None)
 @given(floats, floats)
 def test_every_value_is_counted_once_whatever_it_is(first: list[Any], second: list[Any]) -> None:
     found = of(pa.float64(), first, second)

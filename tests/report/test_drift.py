@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.report.drift import decile_bins, ks, psi, psi_of_numbers
@@ -34,6 +34,7 @@ def plain_ks(reference: list[float], other: list[float]) -> float:
     )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_psi_is_its_definition(data: st.DataObject) -> None:
     first = data.draw(counts)
@@ -47,6 +48,7 @@ def test_psi_is_its_definition(data: st.DataObject) -> None:
         assert psi(np.array(second), np.array(first)) == pytest.approx(found)
 
 
+@settings(deadline=None)
 @given(numbers, numbers)
 def test_ks_is_its_definition(first: list[float], second: list[float]) -> None:
     found = ks(np.array(first), np.array(second))
@@ -54,6 +56,7 @@ def test_ks_is_its_definition(first: list[float], second: list[float]) -> None:
     assert ks(np.array(first), np.array(first)) == 0
 
 
+@settings(deadline=None)
 @given(numbers, numbers)
 def test_psi_of_numbers_counts_them_between_deciles_of_the_first(
     first: list[float], second: list[float]

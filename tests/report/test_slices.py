@@ -7,7 +7,7 @@ import uuid
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featurestore as fs
@@ -31,6 +31,7 @@ def positions(found: tuple[Slice, ...], sizes: list[int]) -> list[int]:
     return rows
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 12_000), max_size=12))
 def test_parts_are_in_order_and_no_row_is_looked_at_twice(sizes: list[int]) -> None:
     parts = slices_in_order(sizes)
