@@ -27,11 +27,14 @@ class Seen:
         URLs, its own first.
     messages : list of str
         Of the console, of errors that nobody caught, and of dialogs.
+    blocked : list of str
+        Requests that were not made, and why.
     """
 
     page: Any
     requests: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
 
     def text(self, selector: str) -> str:
         return str(self.page.locator(selector).first.inner_text())
@@ -54,18 +57,11 @@ class Seen:
     def background(self) -> str:
         return str(self.page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
-    def search(self, words: str) -> None:
-        self.page.locator("section:has(tr.opens) input[type=search], section input").last.fill(
-            words
-        )
-
-
-Open = Callable[..., Any]
-
 
 def without(reason: str) -> None:
     """Skip; where all tests have to run, fail."""
-    if os.environ.get("CI", "").lower() in ("1", "true"):
+    required = os.environ.get("FEATURESTORE_TEST_BROWSER") == "required"
+    if required or os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(f"{reason}; {REMEDY}")
     pytest.skip(f"{reason}; {REMEDY}")
 
@@ -97,6 +93,7 @@ def look(browser: Any) -> Callable[..., Any]:
         context = browser.new_context(**{**size, **options})
         seen = Seen(context.new_page())
         seen.page.on("request", lambda one: seen.requests.append(one.url))
+        seen.page.on("requestfailed", lambda one: seen.blocked.append(f"{one.url}: {one.failure}"))
         seen.page.on("console", lambda one: seen.messages.append(one.text))
         seen.page.on("pageerror", lambda one: seen.messages.append(str(one)))
 

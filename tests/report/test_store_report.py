@@ -236,8 +236,8 @@ def test_columns_without_distribution_and_odd_tables_are_no_error() -> None:
 
 def test_a_column_that_does_not_fit_memory_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     store = fs.FeatureStore.create(tmp_path / "store", workers=1)
-    store.ingest("rows", pl.DataFrame({"x": [1.0, 2.0], "long": ["a" * 400_000_000, "b"]}))
-    small = store.with_limit(store.session.executor.reserved_bytes + 300 * 2**20)
+    store.ingest("rows", pl.DataFrame({"x": [1.0, 2.0], "long": ["a" * 60_000_000, "b"]}))
+    small = store.with_limit(store.session.executor.reserved_bytes + 150 * 2**20)
     said = columns(facts(small)["tables"][0])
     assert "needs" in said["long"][1]["unseen"]
     assert said["x"][1]["values"]["labels"] == ["1", "2"]
