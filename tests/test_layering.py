@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS: list[set[str]] = [
     {"errors"},
     {"arguments"},
-    {"units"},
+    {"units", "markup"},
     {"fingerprint"},
     {"schema"},
     {"configuration", "control_groups"},
