@@ -84,11 +84,12 @@ const chart = {
     const y = (value) => 4 + (tall - 8) * (1 - (value - low) / (high - low));
     const made = svg("svg", { class: "band", viewBox: `0 0 ${wide} ${tall + 4}`, preserveAspectRatio: "none", role: "img" });
     const there = rows.map((row, at) => ({ row, at })).filter(({ row }) => row.length && row.every((one) => one !== null));
-    const outer = [
-      ...there.map(({ row, at }) => `${x(at)},${y(row[row.length - 1])}`),
-      ...there.slice().reverse().map(({ row, at }) => `${x(at)},${y(row[0])}`),
-    ];
-    if (rows[0].length > 1) made.append(svg("polygon", { class: "area", points: outer.join(" ") }));
+    const back = there.slice().reverse();
+    for (let from = 0; there.length && from < Math.floor(there[0].row.length / 2); from += 1) {
+      const upper = there.map(({ row, at }) => `${x(at)},${y(row[row.length - 1 - from])}`);
+      const lower = back.map(({ row, at }) => `${x(at)},${y(row[from])}`);
+      made.append(svg("polygon", { class: "area", points: [...upper, ...lower].join(" ") }));
+    }
     const middle = there.map(({ row, at }) => `${x(at)},${y(row[Math.floor(row.length / 2)])}`);
     made.append(svg("polyline", { class: "line", points: middle.join(" ") }));
     made.setAttribute("aria-label", `from ${show(low)} to ${show(high)}`);

@@ -118,6 +118,7 @@ class LazyTable {
       { rootMargin: "300px" },
     );
     this.watch.observe(this.more);
+    matchMedia("(max-width: 720px)").addEventListener("change", () => this.refresh());
     this.refresh();
   }
 
@@ -206,7 +207,8 @@ class LazyTable {
       return;
     }
     const cell = el("td", "", this.options.open(row));
-    cell.colSpan = this.columns.length;
+    // Of columns that are drawn: one more would make room for itself.
+    cell.colSpan = this.heads.filter((head) => getComputedStyle(head).display !== "none").length;
     made.after(el("tr", "detail", cell));
   }
 

@@ -52,6 +52,7 @@ class TableReport {
       label: "Search columns: name, kind, type, stale, missing",
       noun: "column",
     });
+    this.list.element.classList.add("columns");
     this.element.append(this.list.element);
   }
 
@@ -95,16 +96,16 @@ class TableReport {
 
   columns() {
     const columns = [
-      { name: "column", of: (line) => line.name, width: "32%" },
-      { name: "kind", of: (line) => line.feature.kind, spare: true },
+      { name: "column", of: (line) => line.name, width: "27%" },
+      { name: "kind", of: (line) => line.feature.kind, spare: true, width: "11%" },
       { name: "type", of: (line) => line.column.type, spare: true },
       {
-        name: "freshness", about: "freshness of each partition, in table order", of: (line) => line.fresh, width: "20%",
+        name: "freshness", about: "freshness of each partition, in table order", of: (line) => line.fresh, width: "19%",
         show: (line) => (line.feature.runs.length ? chart.strip(line.feature.runs) : ""),
       },
       { name: "covered", about: "rows that have a value", of: (line) => line.covered, show: (line) => format.share(line.covered), number: true },
       { name: "nulls", about: "nulls among the rows that are built", of: (line) => line.nulls, show: (line) => format.share(line.nulls), number: true, spare: true },
-      { name: "on disk", of: (line) => line.stored, show: (line) => format.bytes(line.stored), number: true, spare: true },
+      { name: "on disk", of: (line) => line.stored, show: (line) => format.bytes(line.stored), number: true, spare: true, width: "10%" },
     ];
     if (this.table.parts.length > 1) {
       columns.splice(6, 0, {
@@ -288,12 +289,13 @@ class StoreReport {
 
   draw(root) {
     const { facts } = this;
-    root.append(
+    const pieces = [
       heading("Feature store", el("p", "soft", said(`${facts.url} at version ${facts.version}`)), el("p", "soft", `${facts.software}, ${facts.made}`)),
       this.overview(),
       this.place,
       this.history(),
-    );
+    ];
+    root.append(...pieces.filter((one) => one !== null));
     if (facts.tables.length) this.show(facts.tables[0].name);
   }
 
@@ -301,7 +303,7 @@ class StoreReport {
     const { tables } = this.facts;
     if (!tables.length) return el("p", "card", "The store has no tables.");
     const columns = [
-      { name: "table", of: (one) => one.name, width: "34%" },
+      { name: "table", of: (one) => one.name, width: "30%" },
       { name: "rows", of: (one) => one.rows, show: (one) => format.count(one.rows), number: true },
       { name: "partitions", of: (one) => one.partitions.length, show: (one) => format.count(one.partitions.length), number: true, spare: true },
       { name: "features", of: (one) => one.features.length - 1, show: (one) => format.count(one.features.length - 1), number: true },
