@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from featurestore.errors import InvalidInputError
 
-_ASSETS: Final = "featurestore.report"
+_HOME: Final = "featurestore.report"
 _SHARED: Final = ("page.js", "charts.js")
 _STYLE: Final = "page.css"
 # What ends a script or begins a comment in HTML, and what ends a line in JavaScript.
@@ -42,16 +42,20 @@ class Page:
         The script in ``assets`` that draws it, without suffix.
     data : mapping
         JSON values; numbers are finite.
+    home : str
+        The package whose ``assets`` these are.
     """
 
     title: str
     drawing: str
     data: Mapping[str, Any]
+    home: str = _HOME
 
     def to_html(self) -> str:
         """Return the whole document."""
-        style = _asset(_STYLE)
-        script = "\n".join(_asset(name) for name in (*_SHARED, f"{self.drawing}.js"))
+        style = _asset(_HOME, _STYLE)
+        shared = [_asset(_HOME, name) for name in _SHARED]
+        script = "\n".join([*shared, _asset(self.home, f"{self.drawing}.js")])
         policy = (
             f"default-src 'none'; script-src '{_checksum(script)}'; style-src '{_checksum(style)}'; "
             "base-uri 'none'; form-action 'none'"
@@ -105,8 +109,8 @@ def write_page(page: Page, path: str | Path) -> Path:
     return target
 
 
-def _asset(name: str) -> str:
-    return files(_ASSETS).joinpath("assets", name).read_text(encoding="utf-8")
+def _asset(home: str, name: str) -> str:
+    return files(home).joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _checksum(text: str) -> str:

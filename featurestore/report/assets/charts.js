@@ -97,6 +97,59 @@ const chart = {
   },
 
   /**
+   * Lines over a common axis: [{label, points: [[x, y], ...], color, dashed, area}, ...], at most eight
+   * colors. A point whose y is null leaves a gap.
+   */
+  lines(series, options) {
+    const points = series.flatMap((one) => one.points).filter((point) => point[1] !== null);
+    if (!points.length) return el("p", "soft", "nothing to draw");
+    const range = (at) => [Math.min(...points.map((one) => one[at])), Math.max(...points.map((one) => one[at]))];
+    const [left, right] = range(0);
+    let [low, high] = range(1);
+    if (options.fromZero) low = Math.min(0, low);
+    if (low === high) [low, high] = [low - Math.abs(low || 1) / 2, high + Math.abs(high || 1) / 2];
+    const [wide, tall] = [1000, 200];
+    const x = (value) => (right > left ? (wide * (value - left)) / (right - left) : wide / 2);
+    const y = (value) => 3 + (tall - 6) * (1 - (value - low) / (high - low));
+    const made = svg("svg", { class: "lines", viewBox: `0 0 ${wide} ${tall}`, preserveAspectRatio: "none", role: "img" });
+    for (const part of [0, 0.5, 1]) {
+      made.append(svg("line", { class: "axis", x1: 0, y1: 3 + (tall - 6) * part, x2: wide, y2: 3 + (tall - 6) * part }));
+    }
+    for (const one of series) {
+      let path = "";
+      let pen = false;
+      for (const [at, value] of one.points) {
+        if (value !== null) path += `${pen ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+        pen = value !== null;
+      }
+      const known = one.points.filter((point) => point[1] !== null);
+      if (one.area && known.length) {
+        const ends = `L${x(known[known.length - 1][0]).toFixed(1)} ${tall}L${x(known[0][0]).toFixed(1)} ${tall}Z`;
+        made.append(svg("path", { class: `area fill${one.color % 8}`, d: path + ends }));
+      }
+      // A line of one point has no length: its round end is seen.
+      if (known.length === 1) path += "h0.01";
+      made.append(titled(svg("path", { class: `curve color${one.color % 8}${one.dashed ? " dashed" : ""}`, d: path }), one.label));
+    }
+    made.setAttribute("aria-label", `${options.label}: ${options.show(low)} to ${options.show(high)}`);
+    const legend = series.map((one) => el("span", "", el("i", `back${one.color % 8}${one.dashed ? " hollow" : ""}`), said(one.label)));
+    const ends = el("div", "axis soft", el("span", "", options.ends[0]), el("span", "", options.ends[1]));
+    const scale = el("p", "soft", `${options.label}: ${options.show(low)} to ${options.show(high)}`);
+    return el("figure", "", scale, made, ends, el("div", "key", ...legend));
+  },
+
+  /** Amounts beneath each other, as bars of the largest: [[name, value], ...]. */
+  amounts(pairs, show) {
+    const most = Math.max(1, ...pairs.map((pair) => pair[1]));
+    const rows = pairs.flatMap(([name, value]) => {
+      const bar = svg("svg", { class: "strip", viewBox: "0 0 1000 10", preserveAspectRatio: "none" });
+      bar.append(svg("rect", { class: "bar", x: 0, y: 0, width: (1000 * value) / most, height: 10 }));
+      return [said(name), bar, el("span", "number", show(value))];
+    });
+    return el("div", "amounts", ...rows);
+  },
+
+  /**
    * A graph in columns from left to right.
    *
    * nodes: [{id, label, column, kind, here, press}], edges: [[from id, to id]].

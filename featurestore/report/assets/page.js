@@ -118,7 +118,7 @@ class LazyTable {
       { rootMargin: "300px" },
     );
     this.watch.observe(this.more);
-    matchMedia("(max-width: 720px)").addEventListener("change", () => this.refresh());
+    matchMedia("(max-width: 720px)").addEventListener("change", () => this.span());
     this.refresh();
   }
 
@@ -207,9 +207,14 @@ class LazyTable {
       return;
     }
     const cell = el("td", "", this.options.open(row));
-    // Of columns that are drawn: one more would make room for itself.
-    cell.colSpan = this.heads.filter((head) => getComputedStyle(head).display !== "none").length;
     made.after(el("tr", "detail", cell));
+    this.span();
+  }
+
+  /** Let what is opened be as wide as the columns that are drawn: one more would make room for itself. */
+  span() {
+    const drawn = this.heads.filter((head) => getComputedStyle(head).display !== "none").length;
+    for (const cell of this.body.querySelectorAll("tr.detail > td")) cell.colSpan = drawn;
   }
 
   /** Show one row and what is below it: what is searched for gives way. */
