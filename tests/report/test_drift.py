@@ -34,7 +34,7 @@ def plain_ks(reference: list[float], other: list[float]) -> float:
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_psi_is_its_definition(data: st.DataObject) -> None:
     first = data.draw(counts)
@@ -48,7 +48,7 @@ def test_psi_is_its_definition(data: st.DataObject) -> None:
         assert psi(np.array(second), np.array(first)) == pytest.approx(found)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(numbers, numbers)
 def test_ks_is_its_definition(first: list[float], second: list[float]) -> None:
     found = ks(np.array(first), np.array(second))
@@ -56,7 +56,7 @@ def test_ks_is_its_definition(first: list[float], second: list[float]) -> None:
     assert ks(np.array(first), np.array(first)) == 0
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(numbers, numbers)
 def test_psi_of_numbers_counts_them_between_deciles_of_the_first(
     first: list[float], second: list[float]

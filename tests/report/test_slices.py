@@ -31,7 +31,7 @@ def positions(found: tuple[Slice, ...], sizes: list[int]) -> list[int]:
     return rows
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 12_000), max_size=12))
 def test_parts_are_in_order_and_no_row_is_looked_at_twice(sizes: list[int]) -> None:
     parts = slices_in_order(sizes)

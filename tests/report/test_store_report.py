@@ -236,11 +236,19 @@ def test_columns_without_distribution_and_odd_tables_are_no_error() -> None:
 
 def test_a_column_that_does_not_fit_memory_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     store = fs.FeatureStore.create(tmp_path / "store", workers=1)
-    store.ingest("rows", pl.DataFrame({"x": [1.0, 2.0], "long": ["a" * 60_000_000, "b"]}))
-    small = store.with_limit(store.session.executor.reserved_bytes + 150 * 2**20)
+    store.ingest("rows", pl.DataFrame({"x": [1.0, 2.0], "long": ["a" * 24_000_000, "b"]}))
+    small = store.with_limit(store.session.executor.reserved_bytes + 70 * 2**20)
     said = columns(facts(small)["tables"][0])
     assert "needs" in said["long"][1]["unseen"]
     assert said["x"][1]["values"]["labels"] == ["1", "2"]
+
+
+def test_an_old_version_is_told_as_it_was(store: fs.FeatureStore) -> None:
+    found = facts(store.checkout(2))
+    assert (found["version"], found["history"][0][0]) == (2, 2)
+    table = found["tables"][1]
+    assert set(columns(table)) == {"k", "t", "x", "n", "word"}
+    assert table["rows"] == 400
 
 
 # --- the file ----------------------------------------------------------------------------------

@@ -182,7 +182,12 @@ const chart = {
       const text = svg("text", { x: 8, y: 18, direction: "ltr" }, cut(node.label, 22));
       group.append(svg("rect", { width: wide, height: tall, rx: 5 }), text);
       titled(group, node.about || node.label);
-      if (node.press) group.addEventListener("click", node.press);
+      if (node.press) {
+        group.setAttribute("tabindex", "0");
+        group.setAttribute("role", "link");
+        group.addEventListener("click", node.press);
+        group.addEventListener("keydown", (event) => event.key === "Enter" && node.press());
+      }
       made.append(group);
     }
     // Its natural size, but never larger than the page.

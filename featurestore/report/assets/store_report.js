@@ -303,7 +303,7 @@ class StoreReport {
     const { tables } = this.facts;
     if (!tables.length) return el("p", "card", "The store has no tables.");
     const columns = [
-      { name: "table", of: (one) => one.name, width: "30%" },
+      { name: "table", of: (one) => one.name, show: (one) => this.chooser(one.name), width: "30%" },
       { name: "rows", of: (one) => one.rows, show: (one) => format.count(one.rows), number: true },
       { name: "partitions", of: (one) => one.partitions.length, show: (one) => format.count(one.partitions.length), number: true, spare: true },
       { name: "features", of: (one) => one.features.length - 1, show: (one) => format.count(one.features.length - 1), number: true },
@@ -312,12 +312,16 @@ class StoreReport {
     const made = el("section", "card", el("h2", "", "Tables"));
     if (tables.length === 1) return null;
     const list = new LazyTable(columns, tables, { search: (one) => one.name, label: "Search tables", noun: "table" });
-    list.body.addEventListener("click", (event) => {
-      const row = event.target.closest("tr");
-      if (row) this.show(list.kept[[...list.body.children].indexOf(row)].name);
-    });
     made.append(list.element, el("p", "soft", "Press a table to see its columns below."));
     return made;
+  }
+
+  /** A button that shows a table below. */
+  chooser(name) {
+    const press = el("button", "link", said(name));
+    press.type = "button";
+    press.addEventListener("click", () => this.show(name));
+    return press;
   }
 
   show(name) {
