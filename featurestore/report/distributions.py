@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.report.drift import Floats, ks, psi, psi_of_numbers
+from featurestore.report.drift import FEWEST, Floats, ks, psi, psi_of_numbers
 from featurestore.report.facts import ColumnValues, PartValues
 from featurestore.schema import Field
 
@@ -118,9 +118,9 @@ def _of_numbers(type_: pa.DataType, parts: Sequence[_Numbers], drifts: bool) -> 
             counts = np.bincount(np.searchsorted(distinct, one.values), minlength=len(distinct))
         else:
             counts = _histogram(one.values, edges)
-        compared = reference is not None and one is not reference and len(one.values) > 0
+        enough = reference is not None and min(len(reference.values), len(one.values)) >= FEWEST
         moved = distance = None
-        if reference is not None and compared:
+        if reference is not None and one is not reference and enough:
             distance = ks(reference.values, one.values)
             if few:
                 first = np.bincount(
@@ -218,7 +218,8 @@ def _of_categories(
     found = []
     for column, counts in zip(columns, rows, strict=True):
         moved = None
-        if reference is not None and counts is not reference:
+        enough = reference is not None and min(reference.sum(), counts.sum()) >= FEWEST
+        if reference is not None and counts is not reference and enough:
             moved = _rounded(psi(reference, counts))
         shown = tuple(int(one) for one in counts)
         found.append(PartValues(len(column), column.null_count, 0, shown, psi=moved))

@@ -30,6 +30,8 @@ Counts = npt.NDArray[np.int64]
 LITTLE: Final = 0.1
 MUCH: Final = 0.25
 BINS: Final = 10
+FEWEST: Final = 200
+"""Values that each side must have to be compared: of fewer, chance alone makes an index of 0.1."""
 _HALF_A_ROW: Final = 0.5
 
 

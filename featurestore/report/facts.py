@@ -45,7 +45,8 @@ class PartValues:
     quantiles : tuple of float or None
         At 0, 5, 25, 50, 75, 95 and 100 percent, linear between values; empty for categories.
     psi, ks : float, optional
-        Against the first part that has values; see ``drift``. None of that part itself.
+        Against the first part that has values; see ``drift``. None of that part itself, and where one of
+        the two has too few values.
     """
 
     rows: int

@@ -23,7 +23,9 @@ ROWS: Final = 4096
 SLICES: Final = 4
 """Runs of rows that they are taken in, at most."""
 PARTS: Final = 8
-"""Parts of a table without a split."""
+"""Parts of a table without a split, at most."""
+FEWEST_ROWS: Final = 500
+"""Rows of such a part, if there are to be more than two: differences of smaller samples are chance."""
 _SPARSE: Final = 8
 """How many rows are read for one that is selected, at most."""
 
@@ -56,7 +58,7 @@ class Slice:
 
 
 def slices_in_order(sizes: Sequence[int]) -> tuple[tuple[Slice, ...], ...]:
-    """Return slices of up to eight parts of equally many rows, in table order.
+    """Return slices of two to eight parts of equally many rows, in table order.
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ def slices_in_order(sizes: Sequence[int]) -> tuple[tuple[Slice, ...], ...]:
         Rows of each partition.
     """
     total = sum(sizes)
-    parts = min(PARTS, total)
+    parts = min(PARTS, max(2, total // FEWEST_ROWS), total)
     bounds = [total * part // parts for part in range(parts + 1)] if parts else []
     return tuple(
         tuple(one for run in _runs(start, stop) for one in _within(sizes, *run))

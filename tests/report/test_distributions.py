@@ -21,6 +21,7 @@ from featurestore.report.distributions import (
     distribution,
     no_distribution,
 )
+from featurestore.report.drift import FEWEST
 from featurestore.report.facts import ColumnValues
 from featurestore.schema import Field
 
@@ -75,9 +76,9 @@ def test_numbers_near_the_largest_there_is_do_no_harm() -> None:
 
 
 def test_few_numbers_are_bars_of_their_own_and_drift_as_such() -> None:
-    found = of(pa.int32(), [1] * 50 + [2] * 50, [1] * 80 + [2] * 20, [None] * 3)
+    found = of(pa.int32(), [1] * 200 + [2] * 200, [1] * 320 + [2] * 80, [None] * 3)
     assert found.labels == ("1", "2")
-    assert [one.counts for one in found.parts] == [(50, 50), (80, 20), (0, 0)]
+    assert [one.counts for one in found.parts] == [(200, 200), (320, 80), (0, 0)]
     assert found.parts[1].psi == pytest.approx(0.415888, abs=1e-6)
     assert found.parts[1].ks == 0.3
     assert found.parts[0].psi is None
@@ -85,19 +86,28 @@ def test_few_numbers_are_bars_of_their_own_and_drift_as_such() -> None:
 
 
 def test_the_first_part_with_values_is_what_others_are_compared_with() -> None:
-    found = of(pa.float64(), [None, None], [*range(100)], [*range(50, 150)])
+    found = of(pa.float64(), [None, None], [*range(400)], [*range(200, 600)])
     assert [one.psi is None for one in found.parts] == [True, True, False]
     assert found.parts[2].ks == 0.5
-    assert all(one.psi is None for one in of(pa.float64(), [1.0], [2.0], drifts=False).parts)
+    apart = [0.0] * FEWEST, [1.0] * FEWEST
+    assert all(one.psi is None for one in of(pa.float64(), *apart, drifts=False).parts)
+
+
+def test_of_too_few_values_no_drift_is_told() -> None:
+    for type_, first, second in ((pa.float64(), 0.0, 1.0), (pa.string(), "a", "b")):
+        for left, right in ((FEWEST, FEWEST), (FEWEST - 1, FEWEST), (FEWEST, FEWEST - 1)):
+            found = of(type_, [first] * left, [second] * right).parts[1]
+            assert (found.psi is not None) == (left == right)
+            assert found.ks is None or left == right
 
 
 def test_texts_are_counted_and_the_rare_ones_together() -> None:
     labels = [f"c{one:02}" for one in range(30) for _ in range(40 - one)]
-    found = of(pa.string(), labels, ["new"] * 10 + ["c00"] * 30, [None])
-    assert (found.form, found.others, found.distinct) == ("categories", True, 31)
+    found = of(pa.string(), labels, [f"new{one % 25}" for one in range(50)] + ["c00"] * 150, [None])
+    assert (found.form, found.others, found.distinct) == ("categories", True, 55)
     assert found.labels == tuple(f"c{one:02}" for one in range(CATEGORIES - 1))
     assert found.parts[0].counts[0] == 40
-    assert found.parts[1].counts == (30, *[0] * (CATEGORIES - 2), 10)
+    assert found.parts[1].counts == (150, *[0] * (CATEGORIES - 2), 50)
     assert sum(found.parts[0].counts) == len(labels)
     assert (found.parts[1].psi or 0) > 1
     assert (found.parts[2].rows, found.parts[2].nulls, found.parts[2].psi) == (1, 1, None)

@@ -46,25 +46,25 @@ def report(folder: Path) -> Path:
     store = fs.FeatureStore.create(f"memory://{uuid.uuid4().hex}", workers=1)
     random = np.random.default_rng(0)
     hours = pl.datetime_range(
-        pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 20), "1h", eager=True, closed="left"
+        pl.datetime(2024, 1, 1), pl.datetime(2024, 4, 10), "1h", eager=True, closed="left"
     )
     count = len(hours)
     temperatures = pl.DataFrame({"t": hours, "temp": random.normal(size=count)})
-    weather = store.ingest("weather", temperatures, time="t", partition_bytes=2000)
+    weather = store.ingest("weather", temperatures, time="t", partition_bytes=10_000)
     frame = pl.DataFrame(
         {
             "t": hours,
-            "x": random.normal(size=count) + np.arange(count) / 100,
+            "x": random.normal(size=count) + np.arange(count) / 500,
             "word": random.choice(["a", "b", "c"], count),
         }
     )
-    table = store.ingest("rows", frame, time="t", partition_bytes=1500)
+    table = store.ingest("rows", frame, time="t", partition_bytes=8000)
     table.add(
         fs.Expression(twice=nw.col("x") * 2, thrice=nw.col("x") * 3),
         fs.AsOfJoin(weather, columns=["temp"]),
     )
     table.add(fs.Expression(warm=nw.col("temp") + nw.col("twice")))
-    table.append(frame.with_columns(pl.col("t") + pl.duration(days=30)))
+    table.append(frame.with_columns(pl.col("t") + pl.duration(days=120)))
     return store.report(folder / "report.html")
 
 
