@@ -21,6 +21,7 @@ import click
 from featurestore.errors import EnforcementWarning, FeatureStoreError
 from featurestore.inspection_commands import add_commands
 from featurestore.profiling.command import ProfiledGroup, profile
+from featurestore.report_command import report_command
 from featurestore.units import format_bytes
 
 PLUGINS: Final = "featurestore.commands"
@@ -491,6 +492,7 @@ def gc(store: str, safety_age: str, keep_versions: int, dry_run: bool) -> None:
 
 main.add_command(profile)
 add_commands(main, _open)
+main.add_command(report_command(_open))
 
 
 if __name__ == "__main__":

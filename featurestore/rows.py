@@ -1,4 +1,4 @@
-"""The rows of a table: appended, replaced by range of time, deleted by condition.
+"""The rows of a table: ingested, appended, replaced by range of time, deleted by condition.
 
 Rows of a partition never change under its id: what is touched gives way to new partitions, and
 features are missing there until ``build``. Always true: a change is one commit or nothing; partitions
@@ -7,14 +7,16 @@ that it does not touch are not read; memory is that of an ingest, or of a few pa
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from featurestore.arguments import column_names
 from featurestore.dataset.selection import condition
-from featurestore.errors import InvalidInputError
+from featurestore.errors import InvalidInputError, NameTakenError
 from featurestore.execution.deleting import Deleted, DeleteTask, delete_rows
-from featurestore.execution.publish import append_partitions, replace_partitions
+from featurestore.execution.publish import append_partitions, create_table, replace_partitions
 from featurestore.execution.room import all_room, require_each
 from featurestore.execution.states import Available
 from featurestore.expectations.checking import Judged, concerned, enforce, noted
@@ -27,18 +29,72 @@ from featurestore.plan.replacement import Replacement
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.progress import ingest_progress, progress_bars
 from featurestore.report.tables import RowsReport
+from featurestore.schema import check_name
 from featurestore.session import Session
 from featurestore.storage.column_group import new_partition_id, require_intact
 from featurestore.storage.group_writer import DATA
-from featurestore.storage.records import BASE_GROUP, PartitionEntry
+from featurestore.storage.records import BASE_GROUP, GroupEntry, PartitionEntry, TableEntry
 from featurestore.times import TimeLike, to_steps
 from featurestore.transforms.expression import Expression
+from featurestore.units import parse_bytes
 
 if TYPE_CHECKING:
     import narwhals as nw
 
 TimeRange: TypeAlias = "tuple[TimeLike | None, TimeLike | None]"
 """``start <= time < stop``; ``None`` is an open end."""
+
+
+def new_table(
+    session: Session,
+    name: str,
+    key: str | Sequence[str],
+    time: str | None,
+    partition_bytes: int | str,
+    duplicates: str,
+) -> TableEntry:
+    """Return a table that is to be made, with an identity of its own; see ``FeatureStore.ingest``.
+
+    Raises
+    ------
+    NameTakenError
+        If there is one of that name.
+    """
+    session.require_writable()
+    check_name(name, "table")
+    if name in session.snapshot().tables():
+        raise NameTakenError(
+            f"table {name!r} exists already", "use append to add rows, or another name"
+        )
+    size, identity = parse_bytes(partition_bytes), secrets.token_hex(8)
+    return TableEntry(name, column_names(key), time, size, duplicates, identity)
+
+
+def ingest_rows(
+    limited: Session, entry: TableEntry, source: Any, types: dict[str, str] | None
+) -> None:
+    """Publish a new table with the rows of a source."""
+    with (
+        limited.writing_newest() as (session, _),
+        open_source(source, types=types, scratch=session.place.scratch) as opened,
+        all_room(session.place.memory_limit, session.place.engine) as reserved,
+        ingest_progress(f"ingest {entry.name}", session.place.memory_limit) as report,
+    ):
+        entries = write_partitions(
+            session.objects,
+            opened,
+            entry,
+            schema=None,
+            after=None,
+            first_sequence=0,
+            memory_limit=session.place.memory_limit,
+            reserved=reserved,
+            scratch=session.place.scratch,
+            on_progress=session.touching(report),
+        )
+        group = GroupEntry(entry.name, BASE_GROUP, opened.fields)
+        change = create_table(session.objects, entry, group, entries)
+        session.commit(f"ingest {entry.name}", change, entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore.arguments import column_names, shown, text, whole_number
-from featurestore.errors import InvalidInputError, NameTakenError
-from featurestore.execution.publish import create_table, drop_table
-from featurestore.execution.room import all_room
-from featurestore.ingest.partitioner import write_partitions
-from featurestore.ingest.sources import open_source
+from featurestore.arguments import shown, text, whole_number
+from featurestore.errors import InvalidInputError
+from featurestore.execution.publish import drop_table
 from featurestore.plan.readers import readers
-from featurestore.report.progress import counted_progress, ingest_progress
+from featurestore.report.progress import counted_progress
 from featurestore.report.tables import History, StoreSummary
+from featurestore.rows import ingest_rows, new_table
 from featurestore.schema import check_name
 from featurestore.session import Session, workplace
 from featurestore.storage.commit_log import CommitLog
-from featurestore.storage.records import BASE_GROUP, GroupEntry, TableEntry
 from featurestore.table import Table
-from featurestore.units import Duration, parse_bytes
+from featurestore.units import Duration
 from featurestore.versions import VersionLike, find_version
 
 if TYPE_CHECKING:
+    from featurestore.dataset.split import Split
     from featurestore.report.differences import StoreDiff
     from featurestore.report.repairs import RepairReport
     from featurestore.storage.doctor import DoctorReport
@@ -214,35 +211,8 @@ class FeatureStore:
         InvalidInputError
             For every fault of the data; the store is then exactly as before.
         """
-        self._session.require_writable()
-        check_name(name, "table")
-        if name in self.tables():
-            raise NameTakenError(
-                f"table {name!r} exists already", "use append to add rows, or another name"
-            )
-        size, identity = parse_bytes(partition_bytes), secrets.token_hex(8)
-        entry = TableEntry(name, column_names(key), time, size, duplicates, identity)
-        with (
-            self._session.limited(memory_limit).writing_newest() as (session, _),
-            open_source(source, types=types, scratch=session.place.scratch) as opened,
-            all_room(session.place.memory_limit, session.place.engine) as reserved,
-            ingest_progress(f"ingest {name}", session.place.memory_limit) as report,
-        ):
-            entries = write_partitions(
-                session.objects,
-                opened,
-                entry,
-                schema=None,
-                after=None,
-                first_sequence=0,
-                memory_limit=session.place.memory_limit,
-                reserved=reserved,
-                scratch=session.place.scratch,
-                on_progress=session.touching(report),
-            )
-            group = GroupEntry(name, BASE_GROUP, opened.fields)
-            change = create_table(session.objects, entry, group, entries)
-            session.commit(f"ingest {name}", change, entries)
+        entry = new_table(self._session, name, key, time, partition_bytes, duplicates)
+        ingest_rows(self._session.limited(memory_limit), entry, source, types)
         return self.table(name)
 
     def table(self, name: str) -> Table:
@@ -358,6 +328,32 @@ class FeatureStore:
                 lease = session.hold(after)
             with lease:
                 return diff(session, before, after, rows)
+
+    def report(
+        self,
+        path: str | Path = "report.html",
+        *,
+        tables: str | Sequence[str] | None = None,
+        split: Split | None = None,
+        values: bool = True,
+    ) -> Path:
+        """Write one HTML file about the store, which needs nothing but a browser; return its path.
+
+        Parameters
+        ----------
+        path : str or Path
+            Replaced if it is there.
+        tables : str or sequence of str, optional
+            All if not given.
+        split : Split, optional
+            Whose parts are compared, in every table that is reported; eight parts of each table in its
+            order if not given.
+        values : bool
+            Whether distributions are drawn, of 4,096 rows of each part; else only metadata is read.
+        """
+        from featurestore.store_report import write_report
+
+        return write_report(self._session, path, tables, split, values)
 
     # --- care ------------------------------------------------------------------------------------------------
 

@@ -111,6 +111,32 @@ def compare(
         click.echo(json.dumps(found.to_json()) if as_json else str(found))
 
 
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), default=Path("runs.html"), show_default=True
+)
+@click.option(
+    "--timeline",
+    "timelines",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Memory recorded with --profile; repeat for several.",
+)
+@click.pass_context
+def report(
+    context: click.Context, runs: tuple[Path, ...], output: Path, timelines: tuple[Path, ...]
+) -> None:
+    """Write one HTML file about RUN folders: metrics, learning curves, memory, configurations.
+
+    Example: python -m training report runs/first runs/second -o compared.html
+    """
+    with _Errors(context.obj):
+        from training.run_report import report as write
+
+        click.echo(str(write(runs, output, timelines)))
+
+
 @contextmanager
 def _enforced(limit: int | str | None) -> Iterator[None]:
     """Keep a memory limit, and say what keeps it."""

@@ -8,6 +8,7 @@ learnt is kept in the store, so the next dataset like it finds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from featurestore.dataset.targets import Targets, resolve_targets
 from featurestore.dataset.view import TableView
 from featurestore.errors import DefinitionError, NotFoundError
 from featurestore.fingerprint import Json
+from featurestore.markup import Markup, html_table, strip
 from featurestore.schema import TableSchema
 from featurestore.transforms.expression_json import StoredExpression
 from featurestore.transforms.pipeline import FittedPipeline, Pipeline
@@ -292,6 +294,28 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"<{self._name()}>"
+
+    def _repr_html_(self) -> str:
+        roles = {name: str(role) for name, role in self.targets.roles.items()}
+        named = [*dict.fromkeys((*self.features, *roles))]
+        schema = self._table_schema
+        columns = [(name, schema[name].type, roles.get(name, "feature")) for name in named]
+        parts = [(name, self._picture(name)) for name in self.parts]
+        return html_table(self._name(), ("column", "type", "role"), columns) + (
+            html_table("rows by partition, in table order", ("part", ""), parts) if parts else ""
+        )
+
+    def _picture(self, part: str) -> Markup:
+        """Return which partitions a part has rows of: all of theirs, some, or none; reads nothing."""
+        words = {"all": "bar", "some": "part", "none": "none"}
+        selection = self._selections[part]
+        found = [
+            words[selection.covers(one.base.time_min, one.base.time_max)]
+            for one in self._view.partitions
+        ]
+        runs = [(state, sum(1 for _ in some)) for state, some in groupby(found)]
+        said = ", ".join(f"{found.count(state)} partitions {word}" for word, state in words.items())
+        return strip(runs, said)
 
     def _name(self) -> str:
         of = f"{self.table!r} at {self.snapshot_id.split('-')[0]}"

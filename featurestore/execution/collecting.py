@@ -56,7 +56,7 @@ def collect_rows(
     check_kind(kind)
     start, stop = _bounds(rows, sum(one.rows for one in partitions))
     pieces = _pieces(partitions, start, stop)
-    need = _needed(pieces, schema, columns, _COPIES[kind])
+    need = needed(pieces, schema, columns, _COPIES[kind])
     with holding(need, place.memory_limit, place.engine, _LESS):
         engine = _engine(place.engine)
         wanted = with_row_count(columns, schema)
@@ -105,7 +105,7 @@ def _pieces(
     return pieces
 
 
-def _needed(
+def needed(
     pieces: Sequence[tuple[PartitionSource, int, int]],
     schema: TableSchema,
     columns: Sequence[str],

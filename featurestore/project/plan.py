@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from featurestore.markup import beside, html_table, meter
 from featurestore.report.previews import duration_text
 from featurestore.units import format_bytes
 
@@ -196,6 +197,21 @@ class ProjectPlan:
             more = f", without {untimed} that cannot be timed yet" if untimed else ""
             lines.append(f"about {duration_text(self.seconds)} one after the other{more}")
         return [*lines, *(f"does not fit: {one}" for one in self.remedies)]
+
+    def _repr_html_(self) -> str:
+        most = max(self.memory_limit, 1)
+        rows = [
+            (
+                f"{_SIGNS[one.action]} {_WORDS[one.action]}", one.table, ", ".join(one.columns),
+                one.kind, "\n".join(one.why), one.partitions or "",
+                beside(format_bytes(one.peak_bytes), meter(one.peak_bytes, most, "of the limit"))
+                if one.partitions else "",
+            )
+            for one in self.changes
+        ]  # fmt: skip
+        said = [f"{self.store}: everything is as defined"] if self.is_empty else self._summary()
+        head = ("", "table", "columns", "kind", "why", "partitions", "peak")
+        return html_table("; ".join(said), head, rows)
 
     def to_json(self) -> dict[str, Any]:
         return {

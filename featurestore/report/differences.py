@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from featurestore.report.tables import html_table, text_table
+from featurestore.markup import html_table
+from featurestore.report.tables import text_table
 
 TimeRange = tuple[str, str] | None
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from featurestore.report.tables import html_table, text_table
+from featurestore.markup import html_table
+from featurestore.report.tables import text_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class LeakReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        found = html_table(self._caption(), self._HEAD, self._leak_rows())
+        found: str = html_table(self._caption(), self._HEAD, self._leak_rows())
         found += html_table("the first rows that differ", self._ROWS, self._row_rows())
         return found + html_table("not checked", self._LEFT, list(self.unchecked.items()))
 

@@ -9,9 +9,10 @@ from typing import ClassVar
 from featurestore.arguments import format_names
 from featurestore.execution.dask import Executor
 from featurestore.execution.feasibility import StepPeak, step_peaks, what_would_do
+from featurestore.markup import beside, html_table, meter
 from featurestore.plan.projection import BuildProjection
 from featurestore.plan.staleness import Assessment
-from featurestore.report.tables import html_table, text_table
+from featurestore.report.tables import text_table
 from featurestore.storage.scratch import Scratch
 from featurestore.units import format_bytes
 
@@ -142,7 +143,11 @@ class BuildPlan:
     def _repr_html_(self) -> str:
         if self.is_empty:
             return html_table(f"plan for {self.table}: nothing to build", self._HEAD, [])
-        return html_table(f"plan for {self.table}: {self._caption()}", self._HEAD, self._rows())
+        rows = [
+            (*row[:-1], beside(row[-1], meter(one.peak_bytes, self.memory_limit, "of the limit")))
+            for row, one in zip(self._rows(), self.steps, strict=True)
+        ]
+        return html_table(f"plan for {self.table}: {self._caption()}", self._HEAD, rows)
 
 
 def build_plan(

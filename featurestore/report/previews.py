@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from featurestore.markup import html_table
 from featurestore.report.leakage import LeakReport
-from featurestore.report.tables import html_table, text_table
+from featurestore.report.tables import text_table
 from featurestore.units import format_bytes
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
@@ -336,7 +337,7 @@ class Preview:
 
     def _repr_html_(self) -> str:
         names, rows = self._head_table()
-        found = html_table(self._caption(), names, rows)
+        found: str = html_table(self._caption(), names, rows)
         found += html_table("distribution", self._DISTRIBUTION, self._distribution_rows())
         found += html_table("found", self._FINDINGS, self._finding_rows())
         return found + html_table("cost", ("expected",), [(self._cost_line(),)])

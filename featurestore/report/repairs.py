@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from featurestore.report.tables import html_table, text_table
+from featurestore.markup import html_table
+from featurestore.report.tables import text_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from featurestore.arguments import format_names
+from featurestore.markup import Markup, html_table, meter, strip
 from featurestore.units import format_bytes
 
 
@@ -36,19 +36,6 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(head), *(line(row) for row in cells)])
-
-
-def html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return rows as an HTML table; everything is escaped."""
-    top = "".join(f"<th>{html.escape(one)}</th>" for one in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(one))}</td>" for one in row) + "</tr>"
-        for row in rows
-    )
-    return (
-        f"<table><caption>{html.escape(caption)}</caption>"
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +109,18 @@ class StoreSummary:
         )
 
     def to_html(self) -> str:
-        return html_table(f"{self.url} at version {self.version}", self._HEAD, self._rows())
+        most = max((one.stored_bytes for one in self.tables), default=0)
+        rows = [
+            (*row, meter(one.stored_bytes, most, "share of the largest"))
+            for row, one in zip(self._rows(), self.tables, strict=True)
+        ]
+        return html_table(f"{self.url} at version {self.version}", [*self._HEAD, ""], rows)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 class Version(Protocol):
@@ -187,6 +185,11 @@ class FeatureStatus:
     def is_fresh(self) -> bool:
         return not self.stale and not self.missing
 
+    def strip(self) -> Markup:
+        """Return a bar for a notebook: how many partitions are fresh, stale and missing."""
+        counts = (("fresh", self.fresh), ("stale", self.stale), ("missing", self.missing))
+        return strip([one for one in counts if one[1]])
+
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
@@ -229,7 +232,12 @@ class TableStatus:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return html_table(f"status of {self.table} (partitions)", self._HEAD, self._rows())
+        rows = [
+            (row[0], one.strip(), *row[1:])
+            for row, one in zip(self._rows(), self.features, strict=True)
+        ]
+        head = (self._HEAD[0], "partitions", *self._HEAD[1:])
+        return html_table(f"status of {self.table} (partitions)", head, rows)
 
 
 @dataclass(frozen=True, slots=True)

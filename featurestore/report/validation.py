@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from featurestore.markup import html_table
 from featurestore.report.leakage import plain_value
-from featurestore.report.tables import html_table, text_table
+from featurestore.report.tables import text_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from typing import Any
 
 from featurestore.errors import FormatError, NotFoundError
 from featurestore.fingerprint import Json
-from featurestore.report.tables import html_table, text_table
+from featurestore.markup import html_table
+from featurestore.report.tables import text_table
 from featurestore.units import format_bytes
 from training.comparison.scores import rises
 from training.comparison.statistics import LEVEL, Interval
