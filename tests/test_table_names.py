@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import featurestore as fs
@@ -91,3 +92,11 @@ def test_lists_are_no_groups() -> None:
     for join in (fs.AsOfJoin, fs.Lookup):
         with pytest.raises(DefinitionError, match=r"cannot compare tensors or lists: 'l'"):
             table.add(join("rows", "x", by="l", prefix="j_"))
+
+
+def test_a_nul_in_a_name_is_refused() -> None:
+    """Polars ends the process when it hands such a name to Arrow: it must not get there."""
+    store = fs.FeatureStore.create("memory://nul-in-a-name")
+    for rows in (pl.DataFrame({"a\x00b": [1]}), pa.table({"a\x00b": [1]})):
+        with pytest.raises(SchemaError, match=r"NUL|cannot name"):
+            store.ingest("rows", rows)

@@ -31,6 +31,12 @@ class Table:
         self.name = name
         self.format = f"{type(value).__module__.split('.')[0]} {type(value).__name__}"
         self._value = value
+        for column in getattr(value, "columns", ()):
+            # Polars ends the process when it hands such a name to Arrow.
+            if isinstance(column, str) and "\x00" in column:
+                raise SchemaError(
+                    f"column name {column!r} of {name} has a NUL character", "rename it"
+                )
         with _streaming(name):
             self.types: pa.Schema = pa.RecordBatchReader.from_stream(value).schema
 
