@@ -95,7 +95,7 @@ def test_lists_are_no_groups() -> None:
 
 
 def test_a_nul_in_a_name_is_refused() -> None:
-    """Polars ends the process when it hands such a name to Arrow: it must not get there."""
+    """Handing it over, Polars ends the process and Arrow cuts the name short."""
     store = fs.FeatureStore.create("memory://nul-in-a-name")
     for rows in (pl.DataFrame({"a\x00b": [1]}), pa.table({"a\x00b": [1]})):
         with pytest.raises(SchemaError, match=r"NUL|cannot name"):

@@ -31,8 +31,8 @@ class Table:
         self.name = name
         self.format = f"{type(value).__module__.split('.')[0]} {type(value).__name__}"
         self._value = value
-        for column in getattr(value, "columns", ()):
-            # Polars ends the process when it hands such a name to Arrow.
+        for column in getattr(value, "column_names", getattr(value, "columns", ())):
+            # Handing such a name over, Polars ends the process and Arrow cuts the name short.
             if isinstance(column, str) and "\x00" in column:
                 raise SchemaError(
                     f"column name {column!r} of {name} has a NUL character", "rename it"
