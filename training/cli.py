@@ -129,9 +129,16 @@ def report(
 ) -> None:
     """Write one HTML file about RUN folders: metrics, learning curves, memory, configurations.
 
+    Of the folder of one comparison: what differs, by how much, and when.
+
     Example: python -m training report runs/first runs/second -o compared.html
     """
     with _Errors(context.obj):
+        if len(runs) == 1 and (runs[0] / "comparison.json").is_file():
+            from training.comparison.page import report as write_comparison
+
+            click.echo(str(write_comparison(runs[0], output)))
+            return
         from training.run_report import report as write
 
         click.echo(str(write(runs, output, timelines)))

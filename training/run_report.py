@@ -152,8 +152,8 @@ def run_facts(folder: Path) -> RunFacts:
         tuple(figures),
         curves(folder / "history.csv"),
         tuple((name, value) for name, value in memory.items() if isinstance(value, int)),
-        tuple(_flat(config)),
-        tuple(_flat(environment)),
+        tuple(flat(config)),
+        tuple(flat(environment)),
     )
 
 
@@ -233,12 +233,12 @@ def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+def flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     """Return nested values by dotted names, without those that are null."""
     found: list[tuple[str, str]] = []
     for name, one in value.items():
         if isinstance(one, Mapping):
-            found += _flat(one, f"{before}{name}.")
+            found += flat(one, f"{before}{name}.")
         elif isinstance(one, list):
             found.append((f"{before}{name}", ", ".join(map(str, one))))
         elif one is not None:
