@@ -310,6 +310,12 @@ def test_the_readme_shows_the_shipped_example() -> None:
     assert shipped.partition("\n")[2] == shown[0]  # all but its first line, a comment
 
 
+def test_the_shipped_comparison_is_valid() -> None:
+    config = CompareConfig.from_toml(ROOT / "examples/compare.toml")
+    assert config.folds == 5
+    assert config.added("with weather")
+
+
 # --- examples and docstrings ------------------------------------------------------------------------
 
 
