@@ -102,7 +102,7 @@ def compare(
 
     Example: python -m training compare compare.toml --output comparisons/news
     """
-    with _Errors(context.obj):
+    with _Errors(context.obj, "the comparison is not finished"):
         from training.comparison.compare import run_comparison
         from training.comparison.config import CompareConfig
 
@@ -158,8 +158,9 @@ def _enforced(limit: int | str | None) -> Iterator[None]:
 class _Errors:
     """Turns the package's errors into a paragraph and an exit code."""
 
-    def __init__(self, traceback: bool) -> None:
+    def __init__(self, traceback: bool, interrupted: str = "no run folder was made") -> None:
         self._traceback = traceback
+        self._interrupted = interrupted
 
     def __enter__(self) -> None:
         return None
@@ -169,7 +170,7 @@ class _Errors:
             return
         if isinstance(error, KeyboardInterrupt):
             notes = " ".join(getattr(error, "__notes__", []))
-            click.echo(f"Interrupted; no run folder was made. {notes}".rstrip(), err=True)
+            click.echo(f"Interrupted; {self._interrupted}. {notes}".rstrip(), err=True)
             sys.exit(130)
         if isinstance(error, FeatureStoreError):
             click.echo(f"Error: {error}", err=True)
