@@ -19,6 +19,7 @@ from click.testing import CliRunner
 import featurestore as fs
 import training
 from featurestore.errors import (
+    CorruptionError,
     FeatureStoreError,
     InvalidInputError,
     MissingColumnError,
@@ -161,6 +162,13 @@ def test_an_interrupted_comparison_goes_on_and_finds_the_same(
         "[3/4] base, fold 1, seed 0", "[4/4] noise, fold 1, seed 0",
     ]  # fmt: skip
     assert known(found) == known(whole)
+    told = found.path / "predictions" / "1-fold1-seed0.parquet"
+    told.write_bytes(b"damaged")
+    with pytest.raises(CorruptionError, match="delete it, and go on"):
+        training.compare(table, "y", ["x"], variants, resume=True, **made)
+    told.unlink()
+    again = training.compare(table, "y", ["x"], variants, resume=True, **made)
+    assert known(again) == known(whole)
 
 
 def known(found: Comparison) -> dict[str, Any]:

@@ -8,7 +8,7 @@ with and gone on with; beside it, what it said of each row it is judged by.
       cells/0-fold0-seed0.json              metrics, rows, seconds, importance
       predictions/0-fold0-seed0.parquet     time (in steps), label, prediction (of classes: one column each)
 
-Always true: a cell whose ``.json`` is there is complete, and is not computed again.
+Always true: a cell whose two files are there is complete, and is not computed again.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class CellFolder:
             If its file cannot be read.
         """
         path = self.path / "cells" / f"{cell.name}.json"
-        if not path.exists():
+        if not path.exists() or not self._told(cell).exists():
             return None
         try:
             return CellResult.from_json(cell, read_json(path, _REMEDY))
@@ -148,7 +148,7 @@ class CellFolder:
         ------
         CorruptionError
         """
-        path = self.path / "predictions" / f"{cell.name}.parquet"
+        path = self._told(cell)
         try:
             table = pq.read_table(path, use_threads=False)
             names = [name for name in table.column_names if name.startswith("prediction")]
@@ -197,6 +197,9 @@ class CellFolder:
         write_json(self.path / "cells" / f"{cell.name}.json", result.to_json())
         return result
 
+    def _told(self, cell: Cell) -> Path:
+        return self.path / "predictions" / f"{cell.name}.parquet"
+
     def _write(self, cell: Cell, rows: Predictions) -> None:
         told = rows.prediction
         columns = {"label": rows.label}
@@ -206,7 +209,7 @@ class CellFolder:
             columns |= {f"prediction_{i}": told[:, i] for i in range(told.shape[1])}
         if rows.time is not None:
             columns = {"time": rows.time, **columns}
-        path = self.path / "predictions" / f"{cell.name}.parquet"
+        path = self._told(cell)
         building = path.with_name(f".{path.name}.building")
         pq.write_table(pa.table(columns), building)
         flush(building)
