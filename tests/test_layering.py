@@ -79,7 +79,7 @@ TRAINING_LAYERS: list[set[str]] = [
     {"config", "loader_config", "split_config", "models"},
     {"source", "unfinished", "run_folder", "run_loaders", "run_memory"},
     {"fitting"},
-    {"run", "bundle", "run_report"},
+    {"run", "bundle", "run_report", "run_list"},
     {"comparison"},
     {"cli", "demo"},
     {"__main__"},

@@ -144,6 +144,32 @@ def report(
         click.echo(str(write(runs, output, timelines)))
 
 
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option(
+    "--sort",
+    default="created",
+    show_default=True,
+    metavar="BY",
+    help="A metric, best first: auc, test.loss; or name, seconds, epochs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def runs(context: click.Context, folder: Path, sort: str, as_json: bool) -> None:
+    """List the runs in FOLDER, finished or not; piped, as lines of values separated by tabs.
+
+    Example: python -m training runs --sort auc
+    """
+    with _Errors(context.obj):
+        from training.run_list import list_runs
+
+        found = list_runs(folder, sort)
+        if as_json:
+            click.echo(json.dumps(found.to_json()))
+        else:
+            click.echo(str(found) if sys.stdout.isatty() else found.to_tsv())
+
+
 @contextmanager
 def _enforced(limit: int | str | None) -> Iterator[None]:
     """Keep a memory limit, and say what keeps it."""
