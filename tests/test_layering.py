@@ -72,7 +72,16 @@ LIBRARIES = {
 }
 # The same of training: packages and modules, in order.
 TRAINING_LAYERS: list[set[str]] = [
-    {"durable", "history", "interrupts", "ranking", "config_checks", "stored_pipeline", "flights"},
+    {
+        "durable",
+        "environment",
+        "history",
+        "interrupts",
+        "ranking",
+        "config_checks",
+        "stored_pipeline",
+        "flights",
+    },
     {"checkpoints", "metrics"},
     {"loading"},
     {"hooks"},

@@ -44,17 +44,17 @@ def main(context: click.Context, traceback: bool) -> None:
 def fit(
     context: click.Context, config: Path, output: Path | None, enforce: bool, resume: bool
 ) -> None:
-    """Train what CONFIG (a train.toml) says and write a run folder.
+    """Train what CONFIG says and write a run folder: a train.toml, or a run to be trained again.
 
     Ctrl-C saves; the same command with --resume goes on.
 
     Example: python -m training fit train.toml --output runs/first --resume
     """
     with _Errors(context.obj), ExitStack() as during:
-        from training.config import RunConfig
+        from training.run import configured
         from training.run import fit as train
 
-        run = RunConfig.from_toml(config)
+        run = configured(config)
         if enforce:
             during.enter_context(_enforced(run.data.memory_limit))
         said = partial(click.echo, err=True)
