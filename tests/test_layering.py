@@ -77,6 +77,7 @@ TRAINING_LAYERS: list[set[str]] = [
         "environment",
         "history",
         "interrupts",
+        "memory_series",
         "ranking",
         "config_checks",
         "stored_pipeline",

@@ -10,6 +10,7 @@
       model.keras or model.ubj
       metrics.json      per part: rows, loss, AUC and accuracy, RMSE and MAE, or NDCG; seconds, rows/s
       memory.json       the limit, what was projected, what was measured; the framework's part apart
+      memory_series.csv resident and anonymous bytes over seconds, 240 lines at most
       history.csv       per epoch         curves.png     the same as a picture
       environment.json  versions of Python and all packages, system, processor, memory
 
@@ -36,6 +37,7 @@ from training.durable import read_json, write_json
 from training.environment import command, environment
 from training.fitting.kinds import Model, model_class
 from training.loading.loader import Loader
+from training.memory_series import MemorySeries
 from training.metrics import evaluate, require_labels
 from training.run_folder import (
     RUNS,
@@ -198,9 +200,10 @@ def _make(
         projected += held_together(loaders)
     memory = RunMemory(loaders.values(), projected)
     resumed = work.has_checkpoints
-    model, training_seconds = _train(config, task, loaders, memory, work, say)
-    with step("judge model", 0, kind=FRAMEWORK):
-        parts = {name: _judge(model, task, one, kept=kept) for name, one in judged.items()}
+    with MemorySeries() as series:
+        model, training_seconds = _train(config, task, loaders, memory, work, say)
+        with step("judge model", 0, kind=FRAMEWORK):
+            parts = {name: _judge(model, task, one, kept=kept) for name, one in judged.items()}
     _require_numbers(parts)
     metrics = {
         "task": task,
@@ -219,6 +222,7 @@ def _make(
     write_json(folder / "definitions.json", defined)
     write_json(folder / "memory.json", memory.to_json())
     write_json(folder / "environment.json", environment())
+    series.write(folder / "memory_series.csv")
     write_history(folder, model.history)
     draw_curves(folder / "curves.png", model.history)
     facts: dict[str, Json] = {

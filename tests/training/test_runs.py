@@ -127,13 +127,17 @@ def test_a_run_folder_holds_everything(run: Run) -> None:
     assert {one.name for one in run.path.iterdir()} == {
         "run.json", "config.json", "schema.json", "pipeline.json", "states.arrow", model,
         "metrics.json", "memory.json", "history.csv", "curves.png", "environment.json",
-        "definitions.json",
+        "definitions.json", "memory_series.csv",
     }  # fmt: skip
     memory = json.loads((run.path / "memory.json").read_text())
     assert 0 < memory["before_framework"] <= memory["framework_imported"] + (64 << 20)
     assert memory["framework_imported"] <= memory["fit_peak"] + (64 << 20)
     assert memory["before_framework"] < memory["projected_peak"] <= memory["memory_limit"]
     assert 0 <= memory["framework"] < memory["fit_peak"]
+    with (run.path / "memory_series.csv").open() as file:
+        moments = list(csv.DictReader(file))
+    assert 2 <= len(moments) <= 240
+    assert max(int(one["anonymous_bytes"]) for one in moments) > 0
     metrics = json.loads((run.path / "metrics.json").read_text())
     assert metrics["task"] == "binary"
     assert {name: part["rows"] for name, part in metrics["parts"].items()} == {
