@@ -21,7 +21,7 @@ from featurestore.features import FeatureSet, definitions_of
 from featurestore.ingest.sources import open_source
 from featurestore.inspection import Inspection
 from featurestore.plan.definition import FeatureDefinition
-from featurestore.plan.lineage import lineage
+from featurestore.plan.lineage import definitions, lineage
 from featurestore.plan.table_files import TableFiles
 from featurestore.report.plans import BuildPlan
 from featurestore.report.summary import summary_of
@@ -403,6 +403,17 @@ class Table(Inspection):
         """
         files = self._files()
         return lineage(files, self._session.sources(files), column_names(columns))
+
+    def definitions(self, *columns: str) -> dict[str, Any]:
+        """Return the definitions of all features that columns are computed from, as plain JSON.
+
+        Returns
+        -------
+        dict
+            By table, inputs before what reads them; ingested columns have none.
+        """
+        files = self._files()
+        return definitions(files, self._session.sources(files), column_names(columns))
 
     def drop(self, *columns: str) -> None:
         """Remove features; their files stay until ``gc`` while older versions name them.

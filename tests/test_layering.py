@@ -72,14 +72,24 @@ LIBRARIES = {
 }
 # The same of training: packages and modules, in order.
 TRAINING_LAYERS: list[set[str]] = [
-    {"durable", "history", "interrupts", "ranking", "config_checks", "stored_pipeline", "flights"},
+    {
+        "durable",
+        "environment",
+        "history",
+        "interrupts",
+        "memory_series",
+        "ranking",
+        "config_checks",
+        "stored_pipeline",
+        "flights",
+    },
     {"checkpoints", "metrics"},
     {"loading"},
     {"hooks"},
     {"config", "loader_config", "split_config", "models"},
     {"source", "unfinished", "run_folder", "run_loaders", "run_memory"},
     {"fitting"},
-    {"run", "bundle", "run_report"},
+    {"run", "bundle", "run_report", "run_list"},
     {"comparison"},
     {"cli", "demo"},
     {"__main__"},

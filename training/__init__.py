@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from training.loading.sampling import Balanced, Stratified, Weighted
     from training.loading.sequences import Window
     from training.run import Run, fit
+    from training.run_list import ListedRun, RunList, list_runs
 
 _HOMES = {
     "Loader": "training.loading.loader",
@@ -29,7 +30,10 @@ _HOMES = {
     "RunConfig": "training.config",
     "RunBundle": "training.bundle",
     "Run": "training.run",
+    "ListedRun": "training.run_list",
+    "RunList": "training.run_list",
     "fit": "training.run",
+    "list_runs": "training.run_list",
     "predict": "training.bundle",
     "compare": "training.comparison.compare",
     "Comparison": "training.comparison.result",
@@ -55,15 +59,18 @@ __all__ = [
     "Balanced",
     "CompareConfig",
     "Comparison",
+    "ListedRun",
     "Loader",
     "Mixture",
     "Run",
     "RunBundle",
     "RunConfig",
+    "RunList",
     "Stratified",
     "Weighted",
     "Window",
     "compare",
     "fit",
+    "list_runs",
     "predict",
 ]

@@ -44,17 +44,17 @@ def main(context: click.Context, traceback: bool) -> None:
 def fit(
     context: click.Context, config: Path, output: Path | None, enforce: bool, resume: bool
 ) -> None:
-    """Train what CONFIG (a train.toml) says and write a run folder.
+    """Train what CONFIG says and write a run folder: a train.toml, or a run to be trained again.
 
     Ctrl-C saves; the same command with --resume goes on.
 
     Example: python -m training fit train.toml --output runs/first --resume
     """
     with _Errors(context.obj), ExitStack() as during:
-        from training.config import RunConfig
+        from training.run import configured
         from training.run import fit as train
 
-        run = RunConfig.from_toml(config)
+        run = configured(config)
         if enforce:
             during.enter_context(_enforced(run.data.memory_limit))
         said = partial(click.echo, err=True)
@@ -142,6 +142,32 @@ def report(
         from training.run_report import report as write
 
         click.echo(str(write(runs, output, timelines)))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option(
+    "--sort",
+    default="created",
+    show_default=True,
+    metavar="BY",
+    help="A metric, best first: auc, test.loss; or name, seconds, epochs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def runs(context: click.Context, folder: Path, sort: str, as_json: bool) -> None:
+    """List the runs in FOLDER, finished or not; piped, as lines of values separated by tabs.
+
+    Example: python -m training runs --sort auc
+    """
+    with _Errors(context.obj):
+        from training.run_list import list_runs
+
+        found = list_runs(folder, sort)
+        if as_json:
+            click.echo(json.dumps(found.to_json()))
+        else:
+            click.echo(str(found) if sys.stdout.isatty() else found.to_tsv())
 
 
 @contextmanager

@@ -1,15 +1,18 @@
 """A training run: from a configuration to a run folder that holds everything it led to.
 
     run/
-      run.json          format, snapshot and dataset it was trained on, checksums of the files below
+      run.json          format, snapshot and dataset it was trained on, seeds, the command that trains it
+                        again, checksums of the files below
       config.json       the resolved configuration
       schema.json       the features as the table has them, and the inputs as the model sees them
+      definitions.json  the features that inputs, label and weights are computed from, by table
       pipeline.json     the fitted pipeline's steps      states.arrow   what they learnt
       model.keras or model.ubj
       metrics.json      per part: rows, loss, AUC and accuracy, RMSE and MAE, or NDCG; seconds, rows/s
       memory.json       the limit, what was projected, what was measured; the framework's part apart
+      memory_series.csv resident and anonymous bytes over seconds, 240 lines at most
       history.csv       per epoch         curves.png     the same as a picture
-      environment.json  versions of Python and packages
+      environment.json  versions of Python and all packages, system, processor, memory
 
 Always true: a run folder appears complete or not at all, and never replaces another.
 """
@@ -31,13 +34,15 @@ from featurestore.fingerprint import Json
 from featurestore.report.progress import progress_bars
 from training.config import RunConfig
 from training.durable import read_json, write_json
+from training.environment import command, environment
 from training.fitting.kinds import Model, model_class
 from training.loading.loader import Loader
+from training.memory_series import MemorySeries
 from training.metrics import evaluate, require_labels
 from training.run_folder import (
     RUNS,
+    config_of,
     draw_curves,
-    environment,
     finite,
     folder_of,
     seal,
@@ -96,7 +101,7 @@ def fit(
     Parameters
     ----------
     config : RunConfig, mapping or path
-        A path is read as ``train.toml``.
+        A path is read as ``train.toml``; that of a run folder trains it again, on the same snapshot.
     output : path, optional
         The folder to make; ``runs/<time>-<table>-<model>`` if not given.
     resume : bool
@@ -118,10 +123,7 @@ def fit(
     KeyboardInterrupt
         After saving a checkpoint; a note says how to go on.
     """
-    if isinstance(config, str | Path):
-        config = RunConfig.from_toml(config)
-    elif not isinstance(config, RunConfig):
-        config = RunConfig.from_mapping(config)
+    config = configured(config)
     work = Unfinished.newest(config, RUNS) if resume and output is None else None
     if work is None:
         work = Unfinished.of(target_of(config, output, resume=resume))
@@ -138,6 +140,16 @@ def fit(
                 error.add_note(f"It is saved; go on with --resume --output {work.target}")
             raise
     return Run(work.target, config, snapshot, metrics)
+
+
+def configured(given: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
+    """Return the configuration that :func:`fit` is given, in whatever form."""
+    if isinstance(given, RunConfig):
+        return given
+    if not isinstance(given, str | Path):
+        return RunConfig.from_mapping(given)
+    path = Path(given).expanduser()
+    return config_of(path) if path.is_dir() else RunConfig.from_toml(path)
 
 
 def finished(config: RunConfig, path: Path) -> Run:
@@ -174,6 +186,7 @@ def _make(
     # The grain of the shuffle follows the memory limit, which may be another one now.
     loaders = loaders_of(config, dataset, begun.get("window_blocks"))
     train = loaders[TRAIN].part
+    defined = _definitions(config, train.snapshot_id)
     blocks = loaders[TRAIN].steps.order.window_blocks
     work.note(snapshot=train.snapshot_id, window_blocks=blocks)
     kept, held = config.loader.keeps_rows, config.loader.hold is not None
@@ -187,9 +200,10 @@ def _make(
         projected += held_together(loaders)
     memory = RunMemory(loaders.values(), projected)
     resumed = work.has_checkpoints
-    model, training_seconds = _train(config, task, loaders, memory, work, say)
-    with step("judge model", 0, kind=FRAMEWORK):
-        parts = {name: _judge(model, task, one, kept=kept) for name, one in judged.items()}
+    with MemorySeries() as series:
+        model, training_seconds = _train(config, task, loaders, memory, work, say)
+        with step("judge model", 0, kind=FRAMEWORK):
+            parts = {name: _judge(model, task, one, kept=kept) for name, one in judged.items()}
     _require_numbers(parts)
     metrics = {
         "task": task,
@@ -205,18 +219,30 @@ def _make(
     save_pipeline(folder, dataset.pipeline, table.schema, config.data.inputs, dataset.schema)
     write_json(folder / "config.json", config.to_json())
     write_json(folder / "metrics.json", finite(metrics))
+    write_json(folder / "definitions.json", defined)
     write_json(folder / "memory.json", memory.to_json())
     write_json(folder / "environment.json", environment())
+    series.write(folder / "memory_series.csv")
     write_history(folder, model.history)
     draw_curves(folder / "curves.png", model.history)
     facts: dict[str, Json] = {
         "snapshot": train.snapshot_id,
         "dataset": train.digest,
         "model": model.file,
+        "seeds": {"train": config.train.seed, "split": config.split.seed},
+        "command": command(work.target),
         "lineage": {name: dataset.lineage[name] for name in config.data.inputs},
     }
     seal(folder, facts)
     return train.snapshot_id, metrics
+
+
+def _definitions(config: RunConfig, snapshot: str) -> dict[str, Json]:
+    """Return the definitions of all features that a run reads, as its snapshot has them."""
+    data = config.data
+    read = [*data.inputs, data.label, data.weight, data.group]
+    fixed = open_table(replace(config, data=replace(data, snapshot=snapshot)))
+    return fixed.definitions(*dict.fromkeys(one for one in read if one is not None))
 
 
 def _train(

@@ -5,31 +5,25 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import errno
-import importlib.metadata
 import importlib.util
 import math
-import os
-import platform
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from featurestore.errors import NameTakenError
+from featurestore.errors import CorruptionError, NameTakenError
 from featurestore.fingerprint import Json, digest
 from training.config import RunConfig
-from training.durable import flush, write_json
+from training.durable import flush, read_json, write_json
 
 RUN_VERSION: Final = 1
 RUNS: Final = Path("runs")
 """Where runs go that are not told where."""
 _TAKEN: Final = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
-_PACKAGES: Final = (
-    "featurestore", "numpy", "polars", "pyarrow", "narwhals", "zarr", "dask", "keras",
-    "tensorflow", "tensorflow-cpu", "jax", "torch", "xgboost", "xgboost-cpu",
-)  # fmt: skip
 
 
 def target_of(config: RunConfig, output: str | Path | None, *, resume: bool = False) -> Path:
@@ -48,6 +42,23 @@ def target_of(config: RunConfig, output: str | Path | None, *, resume: bool = Fa
     if target.exists() and not (resume and (target / "run.json").exists()):
         raise NameTakenError(f"{target} exists already", "name another output, or delete it")
     return target
+
+
+def config_of(folder: Path) -> RunConfig:
+    """Return the configuration of a finished run, with the snapshot that it was trained on.
+
+    Raises
+    ------
+    CorruptionError
+        If it is no run folder, or a file in it cannot be read.
+    """
+    remedy = "name a train.toml, or a folder that training.fit made"
+    info = read_json(folder / "run.json", remedy)
+    origin = folder / "config.json"
+    config = RunConfig.from_mapping(read_json(origin, remedy), str(origin))
+    if not isinstance(info.get("snapshot"), str):
+        raise CorruptionError(f"{folder / 'run.json'} names no snapshot", remedy)
+    return replace(config, data=replace(config.data, snapshot=info["snapshot"]))
 
 
 @contextmanager
@@ -121,19 +132,3 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
-
-
-def environment() -> dict[str, Json]:
-    """Return versions of Python and packages."""
-    versions: dict[str, Json] = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "packages": versions,
-    }

@@ -25,7 +25,7 @@ from training.checkpoints import Checkpoints
 from training.config import RunConfig
 from training.durable import read_json, write_json
 
-_SUFFIX: Final = ".unfinished"
+UNFINISHED: Final = ".unfinished"
 FREE: Final = {
     "data": {"memory_limit"},
     "loader": {"cache_limit", "hold"},
@@ -50,14 +50,14 @@ class Unfinished:
 
     @classmethod
     def of(cls, target: Path) -> Unfinished:
-        return cls(target.with_name(f".{target.name}{_SUFFIX}"), target)
+        return cls(target.with_name(f".{target.name}{UNFINISHED}"), target)
 
     @classmethod
     def newest(cls, config: RunConfig, runs: Path) -> Unfinished | None:
         """Return the newest unfinished run of a configuration among ``runs``."""
         found = [
-            (one.stat().st_mtime_ns, cls(one, runs / one.name[1 : -len(_SUFFIX)]))
-            for one in runs.glob(f".*{_SUFFIX}")
+            (one.stat().st_mtime_ns, cls(one, runs / one.name[1 : -len(UNFINISHED)]))
+            for one in runs.glob(f".*{UNFINISHED}")
             if (one / "config.json").exists()
         ]
         for _, one in sorted(found, key=lambda pair: pair[0], reverse=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import narwhals as nw
@@ -10,6 +11,7 @@ import pytest
 
 import featurestore as fs
 from featurestore.errors import MissingColumnError
+from featurestore.plan.definition import FeatureDefinition
 
 
 @pytest.fixture
@@ -69,3 +71,16 @@ def test_defining_the_same_function_again_commits_nothing(table: fs.Table) -> No
     version = table.version
     table.feature(half, inputs=["x"], output="half")
     assert table.version == version
+
+
+def test_definitions_are_those_of_all_it_reads_inputs_first(table: fs.Table) -> None:
+    found = table.definitions("both", "x")
+    assert [one["columns"] for one in found["rows"]] == [["warm"], ["y"], ["both"]]
+    assert [one["columns"] for one in found["sky"]] == [["warm"]]
+    assert found == json.loads(json.dumps(found))
+    read = FeatureDefinition.from_json(found["rows"][2])
+    assert read.transformer == fs.Expression(both=nw.col("warm") + nw.col("y"))
+    assert table.definitions("y") == {"rows": [found["rows"][1]]}
+    assert table.definitions("x") == {}
+    with pytest.raises(MissingColumnError):
+        table.definitions("nothing")

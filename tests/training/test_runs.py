@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,7 @@ pytest.importorskip("xgboost")
 
 from click.testing import CliRunner
 
+import featurestore as fs
 from featurestore.errors import (
     CorruptionError,
     DefinitionError,
@@ -37,6 +40,7 @@ from featurestore.errors import (
 from featurestore.store import FeatureStore
 from training import Run, RunBundle, RunConfig, fit, predict
 from training.cli import main
+from training.environment import environment, processor
 from training.loading.memory import row_bytes
 from training.run_loaders import held_rows, held_together, loaders_of
 from training.source import open_dataset, open_table
@@ -123,12 +127,17 @@ def test_a_run_folder_holds_everything(run: Run) -> None:
     assert {one.name for one in run.path.iterdir()} == {
         "run.json", "config.json", "schema.json", "pipeline.json", "states.arrow", model,
         "metrics.json", "memory.json", "history.csv", "curves.png", "environment.json",
+        "definitions.json", "memory_series.csv",
     }  # fmt: skip
     memory = json.loads((run.path / "memory.json").read_text())
     assert 0 < memory["before_framework"] <= memory["framework_imported"] + (64 << 20)
     assert memory["framework_imported"] <= memory["fit_peak"] + (64 << 20)
     assert memory["before_framework"] < memory["projected_peak"] <= memory["memory_limit"]
     assert 0 <= memory["framework"] < memory["fit_peak"]
+    with (run.path / "memory_series.csv").open() as file:
+        moments = list(csv.DictReader(file))
+    assert 2 <= len(moments) <= 240
+    assert max(int(one["anonymous_bytes"]) for one in moments) > 0
     metrics = json.loads((run.path / "metrics.json").read_text())
     assert metrics["task"] == "binary"
     assert {name: part["rows"] for name, part in metrics["parts"].items()} == {
@@ -193,6 +202,52 @@ def test_new_rows_get_a_prediction_each(run: Run, suffix: str, tmp_path: Path) -
 def test_equal_configurations_give_equal_metrics(keras_run: Run, tmp_path: Path) -> None:
     again = fit(keras_run.config, tmp_path / "again")
     assert again.metrics["parts"] == keras_run.metrics["parts"]
+
+
+def test_a_run_is_trained_again_by_the_command_in_its_folder(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    table = store.ingest("t", rows(600, 0, 0), key="id", time="day")
+    table.add(fs.Expression(twice=nw.col("x") * 2), fs.Expression(is_late=nw.col("late") | False))
+    content = configuration(
+        tmp_path / "store",
+        tmp_path / "packs",
+        data={"features": ["twice"], "label": "is_late"},
+        split={"valid": 300, "test": 400},
+        model={"kind": "xgboost", "params": {"nthread": 1, "subsample": 0.5}},
+        train={"seed": 5},
+    )
+    first = fit(content, tmp_path / "first run")
+    table.add(fs.Expression(twice=nw.col("x") * 3), replace=True)
+    info = json.loads((first.path / "run.json").read_text())
+    assert info["seeds"]["train"] == 5
+    python, *command = shlex.split(info["command"])
+    assert (python, command[:3]) == ("python", ["-m", "training", "fit"])
+    done = CliRunner().invoke(main, command[2:])
+    assert done.exit_code == 0, done.output
+    again = tmp_path / "first run-again"
+    for name in ("model.ubj", "definitions.json", "history.csv", "states.arrow"):
+        assert (again / name).read_bytes() == (first.path / name).read_bytes()
+    defined = json.loads((again / "definitions.json").read_text())
+    assert [one["columns"] for one in defined["t"]] == [["twice"], ["is_late"]]
+    assert "Error: " in CliRunner().invoke(main, ["fit", str(tmp_path / "packs")]).output
+
+
+def test_the_environment_has_versions_and_no_variables(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = json.loads((run.path / "environment.json").read_text())
+    assert found["python"] == platform.python_version()
+    assert found["packages"]["numpy"] == np.__version__
+    assert found["memory_bytes"] > 0
+    monkeypatch.setenv("API_TOKEN", "swordfish")
+    environment.cache_clear()
+    assert "swordfish" not in json.dumps(environment())
+
+
+def test_a_processor_is_named_where_the_kernel_does(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: A: B 3000\n")
+    assert processor(tmp_path / "cpuinfo") == "A: B 3000"
+    assert processor(tmp_path / "nothere") == platform.processor()
 
 
 def test_regression_and_hash_split(store: Path, tmp_path: Path) -> None:
