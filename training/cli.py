@@ -29,7 +29,10 @@ _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 @click.option("--traceback", is_flag=True, help="Show where an error was raised.")
 @click.pass_context
 def main(context: click.Context, traceback: bool) -> None:
-    """Train models from a golden set, and predict with them."""
+    """Train models from a golden set, and predict with them.
+
+    Example: python -m training fit train.toml --output runs/first
+    """
     context.obj = traceback
 
 

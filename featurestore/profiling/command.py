@@ -54,7 +54,10 @@ def _remember(ctx: click.Context, _: click.Parameter, value: str | None) -> None
 
 @click.group()
 def profile() -> None:
-    """Look at recorded memory; every command records it with --profile PATH."""
+    """Look at recorded memory; every command records it with --profile PATH.
+
+    Example: featurestore profile show build.json
+    """
 
 
 @profile.command("show")
