@@ -21,6 +21,7 @@ import click
 from featurestore.completion_command import completion
 from featurestore.errors import EnforcementWarning, FeatureStoreError
 from featurestore.inspection_commands import add_commands
+from featurestore.look_commands import add_look_commands
 from featurestore.profiling.command import ProfiledGroup, profile
 from featurestore.report_command import report_command
 from featurestore.units import format_bytes
@@ -224,33 +225,6 @@ def drop_table(store: str, table: str) -> None:
 
 
 @main.command()
-@_store_argument
-@click.argument("table", required=False)
-def show(store: str, table: str | None) -> None:
-    """Show the tables of STORE, or the columns of TABLE.
-
-    Example: featurestore show golden flights
-    """
-    opened = _open(store)
-    click.echo(opened if table is None else opened.table(table))
-
-
-@main.command()
-@_store_argument
-@click.argument("table")
-@click.option("--check", is_flag=True, help="Exit with 3 if anything is stale or missing.")
-def status(store: str, table: str, check: bool) -> None:
-    """Show for each feature of TABLE how many partitions are fresh, stale or missing.
-
-    Example: featurestore status golden flights --check
-    """
-    found = _open(store).table(table).status()
-    click.echo(found)
-    if check and not found.is_fresh:
-        sys.exit(EXIT_FAULTS)
-
-
-@main.command()
 @click.argument("folder", default=".")
 def init(folder: str) -> None:
     """Start a project in FOLDER: features.py says what a store is to hold.
@@ -342,17 +316,6 @@ def leakage(
 
 @main.command()
 @_store_argument
-@click.option("--last", default=20, show_default=True, help="How many versions.")
-def log(store: str, last: int) -> None:
-    """Show the newest versions of STORE.
-
-    Example: featurestore log golden --last 5
-    """
-    click.echo(_open(store).history(last))
-
-
-@main.command()
-@_store_argument
 @click.argument("name")
 @click.option("--version", "version", type=int, help="The newest if not given.")
 def tag(store: str, name: str, version: int | None) -> None:
@@ -375,18 +338,6 @@ def untag(store: str, name: str) -> None:
     """
     _open(store).untag(name)
     click.echo(f"tag {name} removed")
-
-
-@main.command()
-@_store_argument
-def tags(store: str) -> None:
-    """Show the tags of STORE and their versions.
-
-    Example: featurestore tags golden
-    """
-    from featurestore.report.tables import text_table
-
-    click.echo(text_table(["tag", "version"], sorted(_open(store).tags().items())))
 
 
 @main.command()
@@ -492,6 +443,7 @@ def gc(store: str, safety_age: str, keep_versions: int, dry_run: bool) -> None:
 
 
 add_commands(main, _open)
+add_look_commands(main, _open)
 for _command in (profile, report_command(_open), completion):
     main.add_command(_command)
 

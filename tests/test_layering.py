@@ -46,7 +46,7 @@ LAYERS: list[set[str]] = [
     {"table"},
     {"store"},
     {"project"},
-    {"inspection_commands", "report_command", "completion_command"},
+    {"inspection_commands", "report_command", "completion_command", "look_commands"},
     {"cli"},
 ]
 ORDER = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -9,12 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
+import featurestore as fs
 from featurestore import cli as store_cli
+from featurestore.testing.tables import plus_one
 from training import cli as training_cli
 
 ROOT = Path(__file__).parents[1]
@@ -129,3 +134,33 @@ def test_an_unknown_shell_is_wrong_usage() -> None:
     done = CliRunner().invoke(store_cli.main, ["completion", "dos"])
     assert done.exit_code == 2
     assert "bash" in done.stderr
+
+
+def test_what_people_parse_is_printed_as_json(tmp_path: Path) -> None:
+    store = fs.FeatureStore.create(tmp_path / "store")
+    table = store.ingest("rows", pl.DataFrame({"t": [1, 2], "x": [1.0, 2.0]}), time="t")
+    table.feature(plus_one, inputs=["x"], output="same")
+    store.tag("first", 1)
+
+    def said(*arguments: str) -> Any:
+        name, *more = arguments
+        done = CliRunner().invoke(
+            store_cli.main, [name, str(tmp_path / "store"), *more, "--json"], catch_exceptions=False
+        )
+        assert done.stderr == ""
+        return json.loads(done.stdout)
+
+    shown = said("show")
+    assert (shown["version"], [one["name"] for one in shown["tables"]]) == (store.version, ["rows"])
+    assert said("show", "rows") == shown["tables"][0]
+    assert (shown["tables"][0]["rows"], shown["tables"][0]["time"]) == (2, "t")
+    origins = {one["name"]: one["from"] for one in shown["tables"][0]["columns"]}
+    assert (origins["x"], origins["same"]) == ("ingested", "Function")
+    status = said("status", "rows", "--check")
+    assert status["is_fresh"] is False
+    [feature] = status["features"]
+    assert (feature["columns"], feature["fresh"], feature["missing"]) == (["same"], 0, 1)
+    log = said("log", "--last", "2")
+    assert [one["version"] for one in log] == [store.version - 1, store.version]
+    assert all(one["id"] and not one["fault"] for one in log)
+    assert said("tags") == {"first": 1}
