@@ -159,16 +159,7 @@ class RunConfig:
             Naming the file, the key, its value, what it may be, and the remedy.
         """
         path = Path(path)
-        try:
-            content = tomllib.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            raise NotFoundError(
-                f"there is no file {path}", "give the path of a train.toml"
-            ) from None
-        except OSError as error:
-            raise InvalidInputError(f"{path} cannot be read: {error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"{path} is not TOML: {error}", "correct that line") from error
+        content = read_toml(path, "train.toml")
         return relative_to(path, cls.from_mapping(content, str(path)))
 
     @classmethod
@@ -272,6 +263,26 @@ def _check_targets(config: RunConfig, origin: str) -> None:
             f"{origin}: [data] group = {data.group!r} and [model] task = {model.task!r} do not fit",
             "a ranking has both: the column of queries, and task = 'ranking' (or no task)",
         )
+
+
+def read_toml(path: Path, kind: str) -> dict[str, Any]:
+    """Return what a configuration file says; ``kind`` is what it is usually called.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    InvalidInputError
+        If it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}", f"give the path of a {kind}") from None
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path} is not TOML: {error}", "correct that line") from error
 
 
 def relative_to(path: Path, config: RunConfig) -> RunConfig:

@@ -9,16 +9,15 @@ several folds. Besides:
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from featurestore.errors import InvalidInputError, NotFoundError
+from featurestore.errors import InvalidInputError
 from featurestore.fingerprint import Json
 from training.comparison.scores import CHOICES
-from training.config import RunConfig, relative_to
+from training.config import RunConfig, read_toml, relative_to
 from training.config_checks import FLAG, TEXT, is_text, key_of, optional, section_of, whole
 
 BASE: Final = "base"
@@ -84,16 +83,7 @@ class CompareConfig:
             Naming the file, the key, its value, what it may be, and the remedy.
         """
         path = Path(path)
-        try:
-            content = tomllib.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            raise NotFoundError(
-                f"there is no file {path}", "give the path of a compare.toml"
-            ) from None
-        except OSError as error:
-            raise InvalidInputError(f"{path} cannot be read: {error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"{path} is not TOML: {error}", "correct that line") from error
+        content = read_toml(path, "compare.toml")
         config = cls.from_mapping(content, str(path))
         return replace(config, run=relative_to(path, config.run))
 
