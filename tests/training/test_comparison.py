@@ -91,7 +91,7 @@ def test_what_is_planted_is_found_and_what_leaks_is_flagged(
     assert found["early"].leaks == ("early",)
     assert found["news"].importance["news"] > 0.1 > abs(found["noise"].importance["noise0"])
     assert found["news"].feature_bytes["news"] >= 8 * table.rows
-    assert found.unchecked == {"noise0": "ingested, not computed"}
+    assert found.unchecked == dict.fromkeys(["x", "noise0"], "ingested, not computed")
     assert len(found.periods) == 12
     assert all(one.scores["news"] < one.scores["base"] for one in found.periods[::3])
     assert len([one for one in said if one.startswith("[")]) == 10
@@ -127,7 +127,7 @@ def test_entities_are_compared_by_hash(table: fs.Table, tmp_path: Path) -> None:
     found = training.compare(table, "y", ["x"], {"news": ["news"]}, **made)
     assert found["news"].verdict is Verdict.HELPS
     assert found["news"].importance == {}
-    assert found.unchecked == {"news": "not asked for"}
+    assert found.unchecked == dict.fromkeys(["x", "news"], "not asked for")
 
 
 def test_an_interrupted_comparison_goes_on_and_finds_the_same(
@@ -199,6 +199,8 @@ def known(found: Comparison) -> dict[str, Any]:
         ({"train": {"seed": 3}}, InvalidInputError, "seeds"),
         ({"model": "forest"}, InvalidInputError, "kind"),
         ({"compare": {"leaks": 1}}, InvalidInputError, "leak"),
+        ({"train": {"early_stopping": 3}}, InvalidInputError, "early_stopping"),
+        ({"split": fs.WalkForward(1500, 3, 300)}, InvalidInputError, "valid part of fold 2 has no"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_words(
@@ -210,6 +212,18 @@ def test_what_cannot_be_compared_is_refused_in_words(
     with pytest.raises(error, match=words):
         training.compare(table, **given)
     assert not (tmp_path / "found" / "comparison.json").exists()
+
+
+def test_a_base_that_leaks_is_named_before_anything_is_trained(
+    table: fs.Table, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    made = options(tmp_path, split=fs.TimeSplit(valid=1500), say=said.append)
+    found = training.compare(table, "y", ["x", "early"], {"news": ["news"]}, **made)
+    assert said[0] == "these features know what was not known yet: ['early']"
+    assert found["base"].leaks == ("early",)
+    assert "early leak" in found["base"].reason
+    assert found["news"].verdict is not Verdict.LEAKS
 
 
 def test_a_fold_of_one_class_is_undecided(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_the_corrected_interval_is_the_t_interval_of_a_larger_variance(
 ) -> None:
     found = corrected_t(differences, share)
     values = np.asarray(differences)
-    if values.var(ddof=1) <= 0:
-        assert (found.lower, found.upper) == (found.mean, found.mean)
+    if values.var(ddof=1) <= 0:  # how much of it is chance cannot be told, unless there is none
+        assert math.isnan(found.p) if found.mean else found.p == 1
         return
     error = math.sqrt(values.var(ddof=1) * (1 / len(values) + share))
     freedom = len(values) - 1
@@ -70,10 +70,37 @@ def test_intervals_hold_what_they_say() -> None:
     assert 5 <= missed <= 30
 
 
-@given(st.lists(st.integers(0, 6), max_size=60))
-def test_blocks_part_no_time(times: list[int]) -> None:
+@pytest.mark.parametrize(("horizon", "days"), [(5, 250), (20, 400)])
+def test_labels_that_look_ahead_do_not_narrow_intervals(horizon: int, days: int) -> None:
+    """Differences of neighbouring days share most of what labels look at."""
+    random, missed = np.random.default_rng(5), 0
+    for _ in range(100):
+        noise = random.standard_normal(days + horizon - 1)
+        each = np.convolve(noise, np.ones(horizon), "valid")
+        day = np.repeat(np.arange(days), 3)
+
+        def difference(kept: np.ndarray, each: np.ndarray = each[day]) -> float:
+            return float(each[kept].mean())
+
+        found = jackknife([Judged(len(day), day, difference, horizon)])
+        missed += not found.lower <= 0 <= found.upper
+    assert missed <= 15
+
+
+def test_too_few_long_stretches_say_nothing() -> None:
+    day = np.arange(60)
+    found = jackknife([Judged(60, day, lambda kept: float(kept.sum()), 20)])
+    assert math.isnan(found.p)
+    assert "too little to say" in found.method
+
+
+@given(st.lists(st.integers(0, 60), max_size=60), st.integers(0, 30))
+def test_blocks_part_no_time(times: list[int], least: int) -> None:
     time = np.sort(np.asarray(times, dtype=np.int64))
-    block = blocks_of(len(time), time)
+    block = blocks_of(len(time), time, least)
+    if len(time) and block[-1] > 0:
+        begins = [int(time[block == one][0]) for one in range(int(block[-1]) + 1)]
+        assert min(np.diff([*begins, int(time[-1]) + 1])) >= least
     assert len(block) == len(time)
     assert (np.diff(block) >= 0).all()
     for one in np.unique(time):

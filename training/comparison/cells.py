@@ -55,7 +55,7 @@ class Cell:
         """How its files are called; a variant's name may be any text."""
         return f"{self.place}-fold{self.fold}-seed{self.seed}"
 
-    def config(self, of: CompareConfig, snapshot: str) -> RunConfig:
+    def config(self, of: CompareConfig, snapshot: str | int | None) -> RunConfig:
         """Return the run that it is."""
         run, split = of.run, of.run.split
         return replace(

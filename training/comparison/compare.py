@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from featurestore.dataset.batch import HostArray
+from featurestore.dataset.split import length, length_steps
 from featurestore.errors import InvalidInputError, NameTakenError
 from featurestore.times import from_steps
 from training.comparison.cells import Cell, CellFolder, CellResult
@@ -161,13 +162,13 @@ def run_comparison(
         With a note that says how to go on.
     """
     folder, begun = _folder(config, output, resume=resume)
-    snapshot, task = begun.get("snapshot"), begun.get("task")
-    if snapshot is None or task is None:
-        snapshot, task = _looked_at(config)
+    if not begun:
+        begun = _looked_at(config)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(
-            folder / _BEGUN, {"snapshot": snapshot, "task": task, "config": config.to_json()}
-        )
+        write_json(folder / _BEGUN, begun)
+    if begun["leaks"] and say is not None:
+        say(f"these features know what was not known yet: {begun['leaks']}")
+    snapshot, task = begun["snapshot"], begun["task"]
     cells, place = _cells(config), CellFolder(folder)
     found: list[CellResult] = []
     try:
@@ -183,7 +184,7 @@ def run_comparison(
     except KeyboardInterrupt as error:
         error.add_note(f"What is done is kept; go on with --resume --output {folder}")
         raise
-    comparison = _concluded(config, place, snapshot, task, found)
+    comparison = _concluded(config, place, begun, found)
     comparison.save()
     return comparison
 
@@ -223,24 +224,37 @@ def _folder(
     return folder, begun
 
 
-def _looked_at(config: CompareConfig) -> tuple[str, str]:
-    """Return snapshot and task, having seen that every variant can be trained.
+def _looked_at(config: CompareConfig) -> dict[str, Any]:
+    """Return snapshot, task and leaks, having seen that every variant can be trained on every fold.
 
     Raises
     ------
     FeatureStoreError
     """
-    table = open_table(config.run)
-    task = ""
-    for name in config.names:
-        cell = Cell(name, 0, 0, 0)
-        one = cell.config(config, config.run.data.snapshot)  # type: ignore[arg-type]
+    run = config.run
+    table = open_table(run)
+    snapshot = run.data.snapshot
+    for fold in range(config.folds):
+        one = Cell(BASE, 0, fold, 0).config(config, snapshot)
         dataset = open_dataset(one, table)
-        if not task:
-            task = task_of(one, dataset.schema)
-            config.metric(task)
-            snapshot = dataset.snapshot_id
-    return snapshot, task
+        for name, part in (("train", dataset.train), ("valid", dataset.valid)):
+            if not part.rows:
+                raise InvalidInputError(
+                    f"the {name} part of fold {fold} has no rows (split {run.to_json()['split']})",
+                    "move the boundaries of [split] to where the table has rows",
+                )
+    task = task_of(one, dataset.schema)
+    config.metric(task)
+    for place, name in enumerate(config.names):
+        open_dataset(Cell(name, place, 0, 0).config(config, snapshot), table)
+    leaks, unchecked = _leaks(config, table)
+    return {
+        "snapshot": dataset.snapshot_id,
+        "task": task,
+        "leaks": sorted(leaks),
+        "unchecked": unchecked,
+        "config": config.to_json(),
+    }
 
 
 def _cells(config: CompareConfig) -> list[Cell]:
@@ -254,17 +268,19 @@ def _cells(config: CompareConfig) -> list[Cell]:
 
 
 def _concluded(
-    config: CompareConfig, place: CellFolder, snapshot: str, task: str, found: Sequence[CellResult]
+    config: CompareConfig, place: CellFolder, begun: Mapping[str, Any], found: Sequence[CellResult]
 ) -> Comparison:
+    snapshot, task, leaks = begun["snapshot"], begun["task"], set(begun["leaks"])
     metric = config.metric(task)
     table = open_table(replace(config.run, data=replace(config.run.data, snapshot=snapshot)))
-    leaks, unchecked = _leaks(config, table)
     sizes = table.describe().column_bytes
     differences = [
-        _difference(config, place, task, metric, name, found) for name in config.variants
+        _difference(config, place, task, metric, name, found, table.schema)
+        for name in config.variants
     ]
     adjusted = holm([one.p for one in differences])
-    results = [_summed(config, metric, BASE, found, None, math.nan, (), {})]
+    own = tuple(one for one in config.features(BASE) if one in leaks)
+    results = [_summed(config, metric, BASE, found, None, math.nan, own, {})]
     for name, difference, p in zip(config.variants, differences, adjusted, strict=True):
         leaking = tuple(one for one in config.added(name) if one in leaks)
         costs = {one: sizes[one] for one in config.added(name)}
@@ -279,13 +295,13 @@ def _concluded(
         len(config.settings.seeds),
         tuple(results),
         tuple(_periods(config, place, task, metric, table.schema)),
-        unchecked,
+        begun["unchecked"],
     )
 
 
 def _leaks(config: CompareConfig, table: Table) -> tuple[set[str], dict[str, str]]:
-    """Return which added features leak, and which were not checked."""
-    added = list(dict.fromkeys(one for name in config.variants for one in config.added(name)))
+    """Return which features leak, of the base and of variants, and which were not checked."""
+    added = list(dict.fromkeys(one for name in config.names for one in config.features(name)))
     if not config.settings.leakage:
         return set(), dict.fromkeys(added, "not asked for")
     defined = {column for one in table.status().features for column in one.columns}
@@ -318,7 +334,9 @@ def _summed(
 ) -> VariantResult:
     own = _of(found, name)
     verdict, reason = (
-        (Verdict.BASE, "") if difference is None else judged(metric, difference, p, leaks)
+        (Verdict.BASE, f"{', '.join(leaks)} leak: see table.check_leakage" if leaks else "")
+        if difference is None
+        else judged(metric, difference, p, leaks)
     )
     shuffled = [one.importance for one in own if one.importance]
     return VariantResult(
@@ -348,6 +366,7 @@ def _difference(
     metric: str,
     name: str,
     found: Sequence[CellResult],
+    schema: TableSchema,
 ) -> Interval:
     """Return how a variant differs from the base."""
     pairs = list(zip(_of(found, BASE), _of(found, name), strict=True))
@@ -359,11 +378,13 @@ def _difference(
         ]
         share = float(np.mean([a.valid_rows / a.train_rows for a, _ in pairs]))
         return corrected_t([float(one) for one in by_fold], share)
+    split = config.run.split
+    ahead = max(
+        length_steps(length(one, "horizon"), schema) for one in (split.horizon, split.embargo)
+    )
     return jackknife(
-        [
-            _judged(place, task, metric, [(a, b) for a, b in pairs if a.cell.fold == fold])
-            for fold in range(config.folds)
-        ]
+        _judged(place, task, metric, [(a, b) for a, b in pairs if a.cell.fold == fold], ahead)
+        for fold in range(config.folds)
     )
 
 
@@ -372,6 +393,7 @@ def _judged(
     task: str,
     metric: str,
     pairs: Sequence[tuple[CellResult, CellResult]],
+    horizon: int,
 ) -> Judged:
     """Return the rows of one fold, whose difference is the mean over seeds."""
     told = [(place.predictions(a.cell), place.predictions(b.cell)) for a, b in pairs]
@@ -383,7 +405,7 @@ def _judged(
         ]
         return float(np.mean(each))
 
-    return Judged(len(first), first.time, difference)
+    return Judged(len(first), first.time, difference, horizon)
 
 
 def _periods(
@@ -393,25 +415,36 @@ def _periods(
     if schema.time is None:
         return
     type_, each = schema[schema.time].type, max(1, _PERIODS // config.folds)
+    seeds = config.settings.seeds
     for fold in range(config.folds):
+        rows = place.predictions(Cell(BASE, 0, fold, seeds[0]))
+        assert rows.time is not None
+        parts = _stretches(rows, each)
+        bounds = [
+            [from_steps(int(rows.time[at]), type_) for at in (part.start, part.stop - 1)]
+            for part in parts
+        ]
+        del rows
         told = {
             name: [
-                place.predictions(Cell(name, number, fold, seed)) for seed in config.settings.seeds
+                _scores(place, Cell(name, number, fold, seed), task, metric, parts)
+                for seed in seeds
             ]
             for number, name in enumerate(config.names)
         }
-        rows = told[BASE][0]
-        assert rows.time is not None
-        for part in _stretches(rows, each):
+        for number, (first, last) in enumerate(bounds):
             yield Period(
-                fold,
-                from_steps(int(rows.time[part.start]), type_),
-                from_steps(int(rows.time[part.stop - 1]), type_),
-                {
-                    name: float(np.mean([score(task, metric, one.rows(part)) for one in several]))
-                    for name, several in told.items()
-                },
-            )
+                fold, first, last,
+                {name: float(np.mean([one[number] for one in some])) for name, some in told.items()},
+            )  # fmt: skip
+
+
+def _scores(
+    place: CellFolder, cell: Cell, task: str, metric: str, parts: Sequence[slice]
+) -> list[float]:
+    """Return the metric of some stretches of a cell's rows."""
+    rows = place.predictions(cell)
+    return [score(task, metric, rows.rows(part)) for part in parts]
 
 
 def _stretches(rows: Predictions, count: int) -> list[slice]:

@@ -194,6 +194,12 @@ def _check(config: CompareConfig, origin: str) -> None:
             f"{origin} [train]: seed = {run.train.seed} is of one training",
             "give [compare] seeds = [...]",
         )
+    if run.train.early_stopping:
+        raise InvalidInputError(
+            f"{origin} [train]: early_stopping = {run.train.early_stopping} chooses how long to train by the "
+            "part that variants are judged by",
+            "leave it out: all variants train for epochs",
+        )
     if run.train.tensorboard is not None:
         raise InvalidInputError(
             f"{origin} [train]: tensorboard = {run.train.tensorboard!r} is for one training",

@@ -8,7 +8,8 @@ told apart:
   of ``1/n`` (C. Nadeau, Y. Bengio, "Inference for the generalization error", Machine Learning 52, 2003).
 * Fewer than five folds say little about each other: the *delete-block jackknife* over stretches of time of the rows
   that both are judged by (H. Künsch, "The jackknife and the bootstrap for general stationary observations",
-  Annals of Statistics 17, 1989), which holds for the models as they were trained.
+  Annals of Statistics 17, 1989), which holds for the models as they were trained. Labels that look ahead make rows
+  of neighbouring times alike: a stretch is at least twice as long as they look.
 
 Of several variants, the smallest p-values have to be smaller by as much as there are variants (S. Holm, 1979).
 """
@@ -16,7 +17,7 @@ Of several variants, the smallest p-values have to be smaller by as much as ther
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +29,9 @@ LEVEL: Final = 0.05
 FOLDS: Final = 5
 """So many folds have a variance among them worth asking."""
 BLOCKS: Final = 50
-_FEWEST_BLOCKS: Final = 5
+_FEWEST_BLOCKS: Final = 8
+_HORIZONS: Final = 2
+"""How often a stretch is as long as labels look ahead, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +89,18 @@ class Judged:
         Rows of one time are left out together. Without, stretches of rows in the order of the table are.
     difference : function
         Of a mask ``bool [rows]`` of the rows that are left.
+    horizon : int
+        How far labels look ahead, in steps of the time.
     """
 
     rows: int
     time: HostArray | None
     difference: Callable[[HostArray], float]
+    horizon: int = 0
 
     def left_out(self) -> tuple[float, float, int]:
         """Return the difference, the variance of it by leaving out a stretch at a time, and how many there are."""
-        block = blocks_of(self.rows, self.time)
+        block = blocks_of(self.rows, self.time, _HORIZONS * self.horizon)
         count = int(block[-1]) + 1 if self.rows else 0
         whole = self.difference(np.ones(self.rows, dtype=bool))
         if count < _FEWEST_BLOCKS:
@@ -103,26 +109,33 @@ class Judged:
         return whole, float(((left - left.mean()) ** 2).sum()) * (count - 1) / count, count
 
 
-def jackknife(folds: Sequence[Judged]) -> Interval:
+def jackknife(folds: Iterable[Judged]) -> Interval:
     """Return the interval of the mean difference over folds by leaving out one stretch of rows at a time.
 
-    Folds are taken to err together, as those of overlapping times do: their standard errors are averaged.
+    Folds are taken to err together, as those of overlapping times do: their standard errors are averaged. One
+    fold is looked at after the other.
     """
-    found = [one.left_out() for one in folds]
+    found, what = [], "rows"
+    for one in folds:
+        found.append(one.left_out())
+        what = "rows" if one.time is None else "time"
     blocks = sum(count for _, _, count in found)
-    what = "rows" if folds[0].time is None else "time"
     method = f"delete-block jackknife over {blocks} stretches of {what}"
     error = float(np.mean([math.sqrt(variance) for _, variance, _ in found]))
     mean = float(np.mean([whole for whole, _, _ in found]))
     return _interval(mean, error * error, blocks - len(found), method)
 
 
-def blocks_of(rows: int, time: HostArray | None) -> HostArray:
+def blocks_of(rows: int, time: HostArray | None, least: int = 0) -> HostArray:
     """Return the block of each row: at most 50 of about equal size, none of which parts a time.
+
+    With ``least``, none but a lone one is shorter than so many steps of the time.
 
     Examples
     --------
     >>> blocks_of(4, np.array([7, 7, 7, 9])).tolist()
+    [0, 0, 0, 1]
+    >>> blocks_of(4, np.array([1, 2, 3, 9]), least=4).tolist()
     [0, 0, 0, 1]
     """
     if time is None:
@@ -132,7 +145,20 @@ def blocks_of(rows: int, time: HostArray | None) -> HostArray:
     # A time belongs where its first row does.
     place = starts * BLOCKS // max(1, rows)
     _, number = np.unique(place, return_inverse=True)
+    if least > 0 and rows:
+        number = _lengthened(number, time[starts], int(time[-1]), least)
     return np.repeat(number, counts)
+
+
+def _lengthened(number: HostArray, time: HostArray, last: int, least: int) -> HostArray:
+    """Return the block of each time, those put together that begin less than ``least`` before the next one."""
+    begins = [int(time[np.argmax(number == one)]) for one in range(int(number[-1]) + 1)]
+    kept = [begins[0]]
+    for begin in begins[1:]:
+        # The last one needs its length, too.
+        if begin - kept[-1] >= least and last + 1 - begin >= least:
+            kept.append(begin)
+    return np.searchsorted(np.array(kept), time, side="right") - 1
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -154,8 +180,10 @@ def holm(p: Sequence[float]) -> list[float]:
 def _interval(mean: float, variance: float, freedom: int, method: str) -> Interval:
     if math.isnan(mean) or math.isnan(variance) or freedom < 1:
         return Interval(mean, math.nan, math.nan, math.nan, f"{method}: too little to say")
-    if variance <= 0:  # the models are the same, or differ by as much everywhere
-        return Interval(mean, mean, mean, 1.0 if mean == 0 else 0.0, method)
+    if variance <= 0 and mean:  # by as much everywhere: how much is chance cannot be told
+        return Interval(mean, math.nan, math.nan, math.nan, f"{method}: all differences are equal")
+    if variance <= 0:
+        return Interval(mean, mean, mean, 1.0, method)
     error = math.sqrt(variance)
     wide = t_quantile(1 - LEVEL / 2, freedom) * error
     return Interval(mean, mean - wide, mean + wide, t_tail(mean / error, freedom), method)
