@@ -135,8 +135,8 @@ def blocks_of(rows: int, time: HostArray | None, least: int = 0) -> HostArray:
     --------
     >>> blocks_of(4, np.array([7, 7, 7, 9])).tolist()
     [0, 0, 0, 1]
-    >>> blocks_of(4, np.array([1, 2, 3, 9]), least=4).tolist()
-    [0, 0, 0, 1]
+    >>> blocks_of(4, np.array([1, 2, 5, 9]), least=4).tolist()
+    [0, 0, 1, 1]
     """
     if time is None:
         return np.arange(rows) * min(BLOCKS, rows) // max(1, rows)
