@@ -24,6 +24,7 @@ from featurestore.errors import (
     NotFoundError,
     NotReadyError,
     SchemaError,
+    SourceError,
 )
 from featurestore.fingerprint import digest
 from featurestore.report.progress import progress_bars
@@ -112,7 +113,7 @@ class RunBundle:
         Parameters
         ----------
         frame : pyarrow.Table or object with ``__arrow_c_stream__``
-            At least the columns ``columns``, before the pipeline, in any order.
+            A frame of Polars, pandas, DuckDB or Narwhals has it. At least the columns ``columns``, before the pipeline, in any order.
 
         Returns
         -------
@@ -123,8 +124,18 @@ class RunBundle:
         ------
         SchemaError
             If a column is missing or of a type that does not fit.
+        SourceError
+            If ``frame`` holds no rows that Arrow can take, as a lazy frame does not.
         """
-        table = frame if isinstance(frame, pa.Table) else pa.table(frame)
+        try:
+            table = frame if isinstance(frame, pa.Table) else pa.table(frame)
+        except TypeError as error:
+            kind = type(frame)
+            raise SourceError(
+                f"the rows are a {kind.__module__}.{kind.__qualname__}, which Arrow cannot take",
+                "give a frame with rows, of any library that has __arrow_c_stream__; collect() or "
+                "compute() a lazy one first",
+            ) from error
         return self._model.predict(self._batches(table))
 
     def _batches(self, table: pa.Table) -> Iterator[Batch]:

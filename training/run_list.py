@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from featurestore.errors import CorruptionError, FormatError, InvalidInputError, NotFoundError
 from featurestore.fingerprint import Json
+from featurestore.markup import html_table
 from featurestore.report.tables import text_table
 from training.durable import read_json
 from training.run_folder import RUN_VERSION, RUNS
@@ -27,6 +28,8 @@ SORTS: Final = ("created", "name", "seconds", "epochs")
 _LARGER_IS_BETTER: Final = ("auc", "accuracy", "ndcg")
 _OURS: Final = ("config.json", "metrics.json", "pipeline.json")
 """A folder without ``run.json`` that has one of these was a run; any other is none of ours."""
+_COMPARISON: Final = "compare.json"
+"""Is in the folder of a comparison, beside ``runs``."""
 _FACTS: Final = ("state", "created", "table", "model", "task", "epochs", "seconds")
 
 
@@ -37,7 +40,8 @@ class ListedRun:
     Parameters
     ----------
     name : str
-        Of the folder that the run is in, or is to become.
+        Of the folder that the run is in, or is to become; after that of its comparison, as
+        ``news/0-fold0-seed0``, where it was listed with others.
     path : Path
         Where its files are now; of an unfinished run the hidden folder with its checkpoints.
     state : {"complete", "unfinished", "broken"}
@@ -113,16 +117,31 @@ class RunList:
         """Return a table for people: metrics of the validation part, and what it is sorted by."""
         if not self.runs:
             return f"{_printable(self.folder)} holds no runs"
+        notes = [
+            f"{_printable(one.name)}: {_printable(one.problem)}" for one in self.runs if one.problem
+        ]
+        return "\n".join([text_table(*self._table()), *notes])
+
+    def _repr_html_(self) -> str:
+        head, rows = self._table()
+        told = [
+            [*row, _printable(one.problem or "")] for row, one in zip(rows, self.runs, strict=True)
+        ]
+        return html_table(f"runs in {_printable(self.folder)}", [*head, "problem"], told)
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Return head and rows for people."""
         names = dict.fromkeys(name for one in self.runs for name in one.metrics)
         shown = [name for name in names if name.startswith("valid.") and name != "valid.rows"]
         by = _metric_name(self.sort, names)
         shown += [by] if by is not None and by not in shown else []
-        head = ["run", "state", "created", "model", "epochs", "seconds", *shown]
+        head = ["run", "state", "created", "table", "model", "epochs", "seconds", *shown]
         rows = [
             [
                 _printable(one.name),
                 one.state,
                 _printable(one.created or ""),
+                _printable(one.table or ""),
                 _printable(one.model or ""),
                 _short(one.epochs),
                 _short(one.seconds),
@@ -130,10 +149,7 @@ class RunList:
             ]
             for one in self.runs
         ]
-        notes = [
-            f"{_printable(one.name)}: {_printable(one.problem)}" for one in self.runs if one.problem
-        ]
-        return "\n".join([text_table(head, rows), *notes])
+        return head, rows
 
 
 def list_runs(folder: str | Path = RUNS, sort: str = "created") -> RunList:
@@ -142,7 +158,8 @@ def list_runs(folder: str | Path = RUNS, sort: str = "created") -> RunList:
     Parameters
     ----------
     folder : path
-        Its folders are looked at, not what is in those; a run folder itself is a list of one.
+        Its folders are looked at, not what is in those, but for the runs of comparisons; a run folder
+        itself is a list of one, and of a comparison folder its runs are listed.
     sort : str
         A metric, as ``valid.auc``, or ``auc``, which is that of the validation part: best first
         (largest for AUC, accuracy and NDCG, least for losses and errors); ``created``: newest first;
@@ -166,7 +183,8 @@ def list_runs(folder: str | Path = RUNS, sort: str = "created") -> RunList:
             "name the folder that holds run folders; 'python -m training fit' makes them in runs",
         )
     try:
-        paths = [folder] if (folder / "run.json").exists() else sorted(folder.iterdir())
+        within = folder / "runs" if _is_comparison(folder) else folder
+        paths = [folder] if (folder / "run.json").exists() else sorted(within.iterdir())
         found = [one for path in paths for one in _looked_at(path)]
     except OSError as error:
         raise InvalidInputError(
@@ -186,8 +204,17 @@ def _looked_at(path: Path) -> Iterator[ListedRun]:
             yield _unfinished(ListedRun(name, path, "unfinished"))
         elif not hidden and any((path / one).exists() for one in ("run.json", *_OURS)):
             yield _complete(ListedRun(path.resolve().name, path, "complete"))
+        elif not hidden and _is_comparison(path):
+            for below in sorted((path / "runs").iterdir()):
+                for one in _looked_at(below):
+                    yield replace(one, name=f"{path.name}/{one.name}")
     except (CorruptionError, FormatError, RecursionError, OSError) as error:
         yield ListedRun(path.resolve().name, path, "broken", str(error).partition("\n")[0])
+
+
+def _is_comparison(path: Path) -> bool:
+    """Return whether a folder is that of a comparison which has begun with its runs."""
+    return (path / _COMPARISON).is_file() and (path / "runs").is_dir()
 
 
 def _unfinished(run: ListedRun) -> ListedRun:

@@ -106,6 +106,43 @@ def test_unfinished_runs_are_listed_under_the_name_they_are_to_have(folder: Path
     assert [one.name for one in list_runs(folder).runs if one.state == "unfinished"] == ["later"]
 
 
+def test_runs_of_comparisons_are_listed_with_the_others(folder: Path) -> None:
+    news = folder / "news"
+    made(news / "runs", "0-fold0-seed0", loss=0.1)
+    made(news / "runs", "1-fold0-seed0", loss=0.5)
+    (news / "runs" / "1-fold0-seed0" / "metrics.json").unlink()
+    Unfinished.of(news / "runs" / "1-fold1-seed0").path.mkdir()
+    assert names(list_runs(folder)) == ["a", "b", "c"], (
+        "a folder with runs need not be a comparison"
+    )
+    write_json(news / "compare.json", {})
+    found = list_runs(folder, "loss")
+    assert names(found) == [
+        "news/0-fold0-seed0",
+        "c",
+        "b",
+        "a",
+        "news/1-fold0-seed0",
+        "news/1-fold1-seed0",
+    ]
+    assert [one.state for one in found.runs[-2:]] == ["broken", "unfinished"]
+    assert found.runs[0].path == news / "runs" / "0-fold0-seed0"
+    assert names(list_runs(news)) == ["0-fold0-seed0", "1-fold0-seed0", "1-fold1-seed0"]
+    shutil.rmtree(news / "runs")
+    assert names(list_runs(folder)) == ["a", "b", "c"]
+    assert names(list_runs(news)) == []
+
+
+def test_a_notebook_shows_a_table_with_everything_escaped(folder: Path) -> None:
+    (folder / "a").rename(folder / "<b>bold")
+    (folder / "b" / "metrics.json").unlink()
+    shown = list_runs(folder, "loss")._repr_html_()
+    assert "<td>&lt;b&gt;bold</td>" in shown
+    assert "<td>flights</td>" in shown
+    assert "<td>files are missing: metrics.json</td>" in shown
+    assert shown.count("<tr>") == 4
+
+
 HARMS: dict[str, Any] = {
     "gone": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
@@ -212,5 +249,5 @@ def test_the_command_is_for_people_and_for_programs(
     monkeypatch.chdir(folder.parent)
     assert run("runs").stdout.count("\n") == 4
     assert str(list_runs(folder, "auc")).splitlines()[0].split() == [
-        "run", "state", "created", "model", "epochs", "seconds", "valid.loss", "valid.auc",
+        "run", "state", "created", "table", "model", "epochs", "seconds", "valid.loss", "valid.auc",
     ]  # fmt: skip

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from featurestore.errors import (
     NotFoundError,
     NotReadyError,
     SchemaError,
+    SourceError,
 )
 from featurestore.store import FeatureStore
 from training import Run, RunBundle, RunConfig, fit, predict
@@ -183,6 +185,39 @@ def test_rows_that_lack_features_are_refused(run: Run) -> None:
         bundle.predict(pl.DataFrame({"x": [1.0]}))
     with pytest.raises(SchemaError, match="'x' is"):
         bundle.predict(pl.DataFrame({"x": ["one"], "gaps": [1.0], "colour": ["red"]}))
+
+
+FRAMES: dict[str, Callable[[pl.DataFrame], Any]] = {
+    "arrow": lambda frame: frame.to_arrow(),
+    "record batch": lambda frame: frame.to_arrow().combine_chunks().to_batches()[0],
+    "reader": lambda frame: frame.to_arrow().to_reader(max_chunksize=7),
+    "pandas": lambda frame: pytest.importorskip("pandas") and frame.to_pandas(),
+    "narwhals": nw.from_native,
+    "duckdb": lambda frame: pytest.importorskip("duckdb").from_arrow(frame.to_arrow()),
+}
+
+
+@pytest.mark.parametrize("library", FRAMES)
+def test_frames_of_every_library_get_equal_predictions(xgboost_run: Run, library: str) -> None:
+    new = rows(50, ROWS, 1).drop("late", "delay")
+    bundle = RunBundle.load(xgboost_run.path)
+    expected = bundle.predict(new)
+    np.testing.assert_array_equal(bundle.predict(FRAMES[library](new)), expected)
+    found = predict(bundle, FRAMES[library](new))
+    assert found.select("id", "day").equals(new.select("id", "day"))
+    np.testing.assert_array_equal(found["prediction"].to_numpy(), expected.reshape(-1))
+
+
+def test_frames_without_rows_are_refused(xgboost_run: Run) -> None:
+    bundle = RunBundle.load(xgboost_run.path)
+    lazy = rows(5, ROWS, 1).lazy()
+    for frame in (lazy, nw.from_native(lazy), 3):
+        with pytest.raises(
+            SourceError, match=r"(?s)rows are a .*which Arrow cannot.*lazy one first"
+        ):
+            bundle.predict(frame)
+        with pytest.raises(SourceError):
+            predict(bundle, frame)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
