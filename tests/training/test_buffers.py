@@ -84,6 +84,21 @@ def test_memory_is_used_again_once_nobody_has_it() -> None:
         assert address(buffers.empty(LARGE, F4)) == where
 
 
+@pytest.mark.parametrize("steps", range(6))
+def test_who_keeps_what_an_array_is_a_view_of_keeps_its_values(steps: int) -> None:
+    buffers = Buffers()
+    with buffers.used():
+        kept: Any = buffers.empty(LARGE, F4)
+        kept[...] = 1
+        for _ in range(steps):  # as far down as there are arrays, and one further
+            if getattr(kept, "base", None) is not None:
+                kept = kept.base
+        before = np.asarray(kept).tobytes()
+        other = buffers.empty(LARGE, F4)
+        other[...] = 2
+        assert np.asarray(kept).tobytes() == before
+
+
 def test_a_size_has_memory_of_its_own() -> None:
     buffers = Buffers()
     with buffers.used():

@@ -66,7 +66,7 @@ class Buffers:
     def __init__(self) -> None:
         self._passes: deque[None] = deque()
         self._free: dict[int, deque[HostArray]] = {}
-        self._lent: dict[int, weakref.ref[HostArray]] = {}
+        self._lent: dict[int, weakref.ref[_Lent]] = {}
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -88,11 +88,10 @@ class Buffers:
             block = self._free[size].pop()
         except (KeyError, IndexError):
             block = _block(size)
-        # NumPy makes the owner of memory the base of a view of a view, unless their types differ.
-        lent = block.view(_Lent)
+        lent = _Lent(block)
         number = id(block)
         self._lent[number] = weakref.ref(lent, partial(_given_back, weakref.ref(self), block))
-        return _within(lent, shape, dtype)
+        return _within(np.asarray(lent), shape, dtype)
 
     def _take_back(self, block: HostArray) -> None:
         self._lent.pop(id(block), None)
@@ -100,8 +99,18 @@ class Buffers:
             self._free.setdefault(block.size - ALIGNMENT, deque(maxlen=_KEPT)).append(block)
 
 
-class _Lent(np.ndarray):
-    """A view of a block, which lives as long as any array that was made of it."""
+class _Lent:
+    """A block, handed out: lives as long as any array that was made of it.
+
+    It is what the chain of ``base`` ends at: who walks that down to the owner of the memory and keeps what is
+    found, as caches and shared-memory tools do, keeps this, never the block alone.
+    """
+
+    __slots__ = ("__array_interface__", "__weakref__", "_block")
+
+    def __init__(self, block: HostArray) -> None:
+        self._block = block
+        self.__array_interface__ = block.__array_interface__
 
 
 def _given_back(owner: weakref.ref[Buffers], block: HostArray, _: object) -> None:
@@ -116,5 +125,4 @@ def _block(size: int) -> HostArray:
 
 def _within(block: HostArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostArray:
     start = -block.ctypes.data % ALIGNMENT
-    plain = block[start : start + block.size - ALIGNMENT].view(np.ndarray)
-    return plain.view(dtype).reshape(shape)
+    return block[start : start + block.size - ALIGNMENT].view(dtype).reshape(shape)
