@@ -28,7 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 from featurestore.dataset.batch import HostArray
-from featurestore.errors import InvalidInputError, NameTakenError
+from featurestore.errors import CorruptionError, InvalidInputError, NameTakenError
 from featurestore.execution.events import FRAMEWORK, step
 from featurestore.fingerprint import Json
 from featurestore.report.progress import progress_bars
@@ -169,7 +169,10 @@ def finished(config: RunConfig, path: Path) -> Run:
         raise NameTakenError(
             f"{path} is of another configuration: {different} differ", "name another output"
         )
-    return Run(path, config, done["run"]["snapshot"], done["metrics"])
+    snapshot = done["run"].get("snapshot")
+    if not isinstance(snapshot, str):
+        raise CorruptionError(f"{path / 'run.json'} names no snapshot", remedy)
+    return Run(path, config, snapshot, done["metrics"])
 
 
 def _make(

@@ -50,7 +50,7 @@ def loaders_of(
         "hold": chosen.hold,
         "dtype": chosen.dtype,
     }
-    parts = _parts(config, dataset)
+    parts = parts_of(config, dataset)
     order: dict[str, Any] = {
         "seed": settings.seed,
         "last": "drop" if settings.drop_last else "keep",
@@ -78,7 +78,14 @@ def loaders_of(
     return loaders
 
 
-def _parts(config: RunConfig, dataset: Dataset) -> dict[str, DatasetPart]:
+def parts_of(config: RunConfig, dataset: Dataset) -> dict[str, DatasetPart]:
+    """Return the parts that a run trains on and is judged by.
+
+    Raises
+    ------
+    InvalidInputError
+        If one has no rows.
+    """
     parts: dict[str, DatasetPart] = {TRAIN: dataset.train, "valid": dataset.valid}
     if config.split.tested:
         parts["test"] = dataset.test

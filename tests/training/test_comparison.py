@@ -192,6 +192,16 @@ def known(found: Comparison) -> dict[str, Any]:
         ({"variants": {"a": ["y"]}}, InvalidInputError, "is the label"),
         ({"seeds": []}, InvalidInputError, "seeds"),
         ({"seeds": [1, 1]}, InvalidInputError, "seeds"),
+        ({"seeds": 3}, InvalidInputError, "seeds = 3"),
+        ({"base": "x"}, InvalidInputError, "features = 'x'"),
+        ({"variants": {"a": "news"}}, InvalidInputError, "list of column names"),
+        ({"variants": {"a": None}}, InvalidInputError, "list of column names"),
+        ({"variants": ["news"]}, InvalidInputError, "no variants"),
+        ({"model": None}, InvalidInputError, "model is None"),
+        ({"train": [1]}, InvalidInputError, r"train is \[1\]"),
+        ({"compare": None}, InvalidInputError, "compare=None is no section"),
+        ({"data": {"label": "up"}}, InvalidInputError, "other arguments say"),
+        ({"output": "/dev/null/x"}, InvalidInputError, "cannot be written"),
         ({"metric": "auc"}, InvalidInputError, "none of a regression task"),
         ({"label": "nope"}, FeatureStoreError, "nope"),
         ({"split": None}, InvalidInputError, "no split"),
@@ -200,7 +210,7 @@ def known(found: Comparison) -> dict[str, Any]:
         ({"model": "forest"}, InvalidInputError, "kind"),
         ({"compare": {"leaks": 1}}, InvalidInputError, "leak"),
         ({"train": {"early_stopping": 3}}, InvalidInputError, "early_stopping"),
-        ({"split": fs.WalkForward(1500, 3, 300)}, InvalidInputError, "valid part of fold 2 has no"),
+        ({"split": fs.WalkForward(1500, 3, 300)}, InvalidInputError, "valid part has no rows"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_words(
@@ -239,6 +249,100 @@ def test_a_fold_of_one_class_is_undecided(tmp_path: Path) -> None:
     assert math.isnan(found["base"].score)
     assert found["lag"].verdict is Verdict.UNDECIDED
     assert Comparison.open(found.path)["lag"].verdict is Verdict.UNDECIDED
+
+
+def test_a_last_fold_without_rows_is_refused_before_anything_is_trained(
+    table: fs.Table, tmp_path: Path
+) -> None:
+    split = fs.WalkForward(1500, n_splits=4, valid=200)
+    with pytest.raises(InvalidInputError, match="'fold': 3"):
+        training.compare(table, "y", ["x"], {"a": ["noise0"]}, **options(tmp_path, split=split))
+    assert not (tmp_path / "found").exists()
+
+
+def test_rank_correlations_within_a_time_want_a_time(tmp_path: Path) -> None:
+    store, rows = fs.FeatureStore.create(tmp_path / "store"), np.arange(40)
+    columns = {"k": rows, "x": rows * 1.0, "z": rows * 1.0, "y": rows * 1.0}
+    table = store.ingest("rows", pa.table(columns), key="k")
+    made = options(tmp_path, split=fs.HashSplit(valid=0.5, test=0), metric="ic")
+    with pytest.raises(InvalidInputError, match="has no time"):
+        training.compare(table, "y", ["x"], {"a": ["z"]}, **made)
+
+
+def test_what_lies_in_the_folder_is_not_believed(table: fs.Table, tmp_path: Path) -> None:
+    split = fs.WalkForward(1500, n_splits=2, valid=200)
+    made = options(tmp_path, split=split, resume=True, compare={"leakage": False})
+    made["train"]["epochs"] = 2
+
+    def again() -> Comparison:
+        return training.compare(table, "y", ["x"], {"noise": ["noise0"]}, **made)
+
+    whole = known(again())
+    folder = tmp_path / "found"
+
+    def refused(name: str, content: bytes, words: str) -> None:
+        path = folder / name
+        before = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(CorruptionError, match=words):
+            again()
+        path.write_bytes(before)
+
+    # Of another fold: as many rows, whose times are others.
+    told = "predictions/1-fold1-seed0.parquet"
+    other = (folder / "predictions/1-fold0-seed0.parquet").read_bytes()
+    refused(told, other, "not of the same rows")
+    other = (folder / "cells/0-fold1-seed0.json").read_bytes()
+    refused("cells/1-fold1-seed0.json", other, "it is of .'base', 1, 0.")
+    mine = json.loads((folder / "cells/1-fold1-seed0.json").read_text())
+    for scores in ([], {}, {"rmse": 1.0}):
+        broken = json.dumps({**mine, "scores": scores}).encode()
+        refused("cells/1-fold1-seed0.json", broken, "no result of a cell")
+    refused("compare.json", b"{}", "holds no configuration")
+    begun = json.loads((folder / "compare.json").read_text())
+    refused("compare.json", json.dumps({**begun, "task": None}).encode(), "no snapshot or no task")
+    assert known(again()) == whole
+    run = folder / "runs/1-fold1-seed0/run.json"
+    (folder / "cells/1-fold1-seed0.json").unlink()
+    run.write_text("{}")
+    with pytest.raises(CorruptionError, match="names no snapshot"):
+        again()
+    (folder / "comparison.json").write_text('{"version": 1}')
+    with pytest.raises(CorruptionError, match="is no comparison"):
+        Comparison.open(folder)
+
+
+def test_one_process_works_in_a_folder(table: fs.Table, tmp_path: Path) -> None:
+    made = options(tmp_path, split=fs.TimeSplit(valid=1500), resume=True)
+    held = (
+        "import fcntl, os, sys; handle = os.open(sys.argv[1], os.O_RDONLY); "
+        "fcntl.flock(handle, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    )
+    (tmp_path / "found").mkdir()
+    command = [sys.executable, "-c", held, str(tmp_path / "found")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(NameTakenError, match="another process works"):
+            training.compare(table, "y", ["x"], {"noise": ["noise0"]}, **made)
+        process.kill()  # what it held goes with it
+    assert training.compare(table, "y", ["x"], {"noise": ["noise0"]}, **made)["noise"]
+
+
+def test_a_store_that_was_written_to_says_how_a_comparison_goes_on(tmp_path: Path) -> None:
+    table = planted(tmp_path, days=60).table("rows")
+    made = options(tmp_path, split=fs.TimeSplit(valid=400), compare={"leakage": False})
+    first = training.compare(table, "y", ["x"], {"noise": ["noise0"]}, **made)
+    version = table.version
+    store = fs.FeatureStore.open(table.store_url)
+    row = {"k": [0], "t": [600], "x": [0.0], "y": np.zeros(1, np.float32), "up": [True]}
+    store.table("rows").append(pa.table({**row, "noise0": [0.0], "noise1": [0.0]}))
+    again = store.table("rows")
+    with pytest.raises(NameTakenError, match=rf"store.checkout\({version}\).table\('rows'\)"):
+        training.compare(again, "y", ["x"], {"noise": ["noise0"]}, resume=True, **made)
+    there = store.checkout(version).table("rows")
+    found = training.compare(there, "y", ["x"], {"noise": ["noise0"]}, resume=True, **made)
+    assert known(found) == known(first)
 
 
 CONFIG = """

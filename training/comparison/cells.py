@@ -13,7 +13,7 @@ Always true: a cell whose two files are there is complete, and is not computed a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from featurestore.errors import CorruptionError
 from featurestore.fingerprint import Json
 from training.bundle import RunBundle
 from training.comparison.config import CompareConfig
-from training.comparison.scores import Predictions, rises, score, scores
+from training.comparison.scores import CHOICES, IC, Predictions, rises, score, scores
 from training.config import RunConfig
 from training.durable import flush, read_json, write_json
 from training.fitting.kinds import Model
@@ -106,15 +106,26 @@ class CellResult:
 
     @classmethod
     def from_json(cls, cell: Cell, content: Mapping[str, Any]) -> CellResult:
+        """Return the result of a cell that :meth:`to_json` described.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, AttributeError
+            If it is none, or that of another cell.
+        """
+        whose = tuple(content[key] for key in ("variant", "fold", "seed"))
+        if whose != (cell.variant, cell.fold, cell.seed):
+            raise ValueError(f"it is of {whose}")
+
         def numbers(values: Mapping[str, Any]) -> dict[str, float]:
             return {key: float("nan") if one is None else float(one) for key, one in values.items()}
 
         return cls(
             cell,
             numbers(content["scores"]),
-            content["train_rows"],
-            content["valid_rows"],
-            content["training_seconds"],
+            int(content["train_rows"]),
+            int(content["valid_rows"]),
+            float(content["training_seconds"]),
             numbers(content["importance"]),
         )
 
@@ -125,7 +136,7 @@ class CellFolder:
 
     path: Path
 
-    def result(self, cell: Cell) -> CellResult | None:
+    def result(self, cell: Cell, task: str) -> CellResult | None:
         """Return what came of a cell; None if it is not complete.
 
         Raises
@@ -137,8 +148,12 @@ class CellFolder:
         if not path.exists() or not self._told(cell).exists():
             return None
         try:
-            return CellResult.from_json(cell, read_json(path, _REMEDY))
-        except (KeyError, TypeError, ValueError) as error:
+            found = CellResult.from_json(cell, read_json(path, _REMEDY))
+            for metric in CHOICES[task]:
+                if metric != IC:  # which tables without a time lack
+                    found.scores[metric]
+            return found
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptionError(f"{path} is no result of a cell: {error}", _REMEDY) from error
 
     def predictions(self, cell: Cell) -> Predictions:
@@ -156,8 +171,25 @@ class CellFolder:
             told = several[0] if len(several) == 1 else np.stack(several, axis=1)
             at = table["time"].to_numpy() if "time" in table.column_names else None
             return Predictions(table["label"].to_numpy(), told, at)
-        except (OSError, pa.ArrowException, KeyError, IndexError) as error:
+        except (OSError, ValueError, pa.ArrowException, KeyError, IndexError) as error:
             raise CorruptionError(f"{path} cannot be read: {error}", _REMEDY) from error
+
+    def rows_of(self, cells: Sequence[Cell]) -> list[Predictions]:
+        """Return what several cells' models said of the same rows.
+
+        Raises
+        ------
+        CorruptionError
+            If they did not judge the same rows, in the same order.
+        """
+        found = [self.predictions(one) for one in cells]
+        for cell, one in zip(cells, found, strict=True):
+            if not one.same_rows(found[0]):
+                raise CorruptionError(
+                    f"{self._told(cell)} and {self._told(cells[0])} are not of the same rows",
+                    "delete both, and go on with the comparison: they are computed again",
+                )
+        return found
 
     def compute(
         self,

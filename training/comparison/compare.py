@@ -1,21 +1,17 @@
 """Running a comparison: the cells one after the other, then what differs.
 
     comparison/
-      compare.json       the resolved configuration, the snapshot and the task; from the first cell on
+      compare.json       what it was begun with: see ``training.comparison.folder``
       runs/ cells/ predictions/        see ``training.comparison.cells``
       comparison.json    what was found; from the end on
 
 Always true: all cells see one snapshot, the same folds, seeds and number of epochs or rounds; packs are
 shared. A comparison that was killed goes on where it was, and finds what it would have found.
-
-Trade-off: one process works on a comparison; a second one that resumes it meanwhile is not noticed.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import math
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from featurestore.arguments import shown
 from featurestore.dataset.batch import HostArray
 from featurestore.dataset.split import length, length_steps
-from featurestore.errors import InvalidInputError, NameTakenError
+from featurestore.errors import InvalidInputError
 from featurestore.times import from_steps
 from training.comparison.cells import Cell, CellFolder, CellResult
 from training.comparison.config import BASE, CompareConfig
+from training.comparison.folder import Begun, begun, folder_of, held, note
 from training.comparison.result import Comparison, Period, VariantResult, Verdict, judged
-from training.comparison.scores import Predictions, score
+from training.comparison.scores import IC, Predictions, score
 from training.comparison.statistics import (
     FOLDS,
     Interval,
@@ -40,19 +38,15 @@ from training.comparison.statistics import (
     holm,
     jackknife,
 )
-from training.durable import read_json, write_json
+from training.run_loaders import parts_of
 from training.source import open_dataset, open_table, task_of
 from training.split_config import split_config
-from training.unfinished import different_keys
 
 if TYPE_CHECKING:
     from featurestore.dataset.split import Split
     from featurestore.schema import TableSchema
     from featurestore.table import Table
 
-COMPARISONS: Final = Path("comparisons")
-"""Where comparisons go that are not told where."""
-_BEGUN: Final = "compare.json"
 _PERIODS: Final = 12
 """Stretches of time that the metric is told of, over all folds."""
 
@@ -121,26 +115,25 @@ def compare(
     ``training.compare(prices, "up", base=["ret_1d"], variants={"with news": ["news_7d"]},
     split=fs.WalkForward("2024-01-01", 4, "30d", horizon="5d"), train={"epochs": 50})``
     """
-    settings = {"seeds": list(seeds), **sections.pop("compare", {})}
+    settings: dict[str, Any] = {"seeds": _listed(seeds)}
     if metric is not None:
         settings["metric"] = metric
     data = {
         "store": table.store_url,
         "table": table.name,
-        "features": list(base),
+        "features": _listed(base),
         "label": label,
         "snapshot": table.version,
-        **sections.pop("data", {}),
     }
     config = CompareConfig.from_mapping(
         {
             **sections,
-            "data": data,
+            "data": _section("data", sections.get("data", {}), data),
             "split": split_config(split),
-            "model": {"kind": model} if isinstance(model, str) else dict(model),
-            "train": dict(train or {}),
-            "compare": settings,
-            "variants": {name: list(one) for name, one in variants.items()},
+            "model": {"kind": model} if isinstance(model, str) else model,
+            "train": {} if train is None else train,
+            "compare": _section("compare", sections.get("compare", {}), settings),
+            "variants": variants,
         },
         "compare()",
     )
@@ -161,100 +154,90 @@ def run_comparison(
     KeyboardInterrupt
         With a note that says how to go on.
     """
-    folder, begun = _folder(config, output, resume=resume)
-    if not begun:
-        begun = _looked_at(config)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / _BEGUN, begun)
-    if begun["leaks"] and say is not None:
-        say(f"these features know what was not known yet: {begun['leaks']}")
-    snapshot, task = begun["snapshot"], begun["task"]
-    cells, place = _cells(config), CellFolder(folder)
-    found: list[CellResult] = []
+    folder = folder_of(config, output, resume=resume)
+    known = begun(folder, config, resume=resume)
+    if known is None:
+        seen = _looked_at(config)
+    with held(folder):
+        if known is None:
+            known = begun(folder, config, resume=resume) or seen
+            note(folder, config, known)
+        if known.leaks and say is not None:
+            say(f"these features know what was not known yet: {list(known.leaks)}")
+        place = CellFolder(folder)
+        found = _cells_of(config, place, known, say)
+        comparison = _concluded(config, place, known, found)
+        comparison.save()
+        return comparison
+
+
+def _cells_of(
+    config: CompareConfig, place: CellFolder, known: Begun, say: Callable[[str], None] | None
+) -> list[CellResult]:
+    """Return what came of each cell; those that are not complete are computed."""
+    cells, found = _cells(config), list[CellResult]()
     try:
         for number, cell in enumerate(cells, 1):
-            result = place.result(cell)
+            result = place.result(cell, known.task)
             if result is None:
                 if say is not None:
                     say(
                         f"[{number}/{len(cells)}] {cell.variant}, fold {cell.fold}, seed {cell.seed}"
                     )
-                result = place.compute(cell, config, snapshot, task, say)
+                result = place.compute(cell, config, known.snapshot, known.task, say)
             found.append(result)
     except KeyboardInterrupt as error:
-        error.add_note(f"What is done is kept; go on with --resume --output {folder}")
+        error.add_note(f"What is done is kept; go on with --resume --output {place.path}")
         raise
-    comparison = _concluded(config, place, begun, found)
-    comparison.save()
-    return comparison
+    return found
 
 
-def _folder(
-    config: CompareConfig, output: str | Path | None, *, resume: bool
-) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of a comparison, and what it was begun with."""
-    if output is None:
-        if resume:
-            raise InvalidInputError(
-                "there is no telling which comparison to go on with", "name its folder as output"
-            )
-        now = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S")
-        output = COMPARISONS / f"{now}-{config.run.data.table}-{uuid.uuid4().hex[:4]}"
-    folder = Path(output).expanduser()
-    if not folder.exists():
-        return folder, {}
-    if not (folder / _BEGUN).is_file():
-        if folder.is_dir() and not any(folder.iterdir()):
-            return folder, {}
-        raise NameTakenError(
-            f"{folder} exists and is no comparison", "name another output, or delete it"
+def _listed(given: Any) -> Any:
+    """Return several values as a list; what is not several as it is, to be refused in words."""
+    if isinstance(given, np.ndarray):
+        return given.tolist()
+    return given if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+
+
+def _section(name: str, given: Any, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section: what arguments of their own say of it, and what is given besides."""
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(
+            f"compare(): {name}={shown(given)} is no section", f"give a mapping of keys of [{name}]"
         )
-    if not resume:
-        raise NameTakenError(
-            f"{folder} holds a comparison already",
-            "go on with it with --resume (resume=True), name another output, or delete it",
+    twice = sorted({*own} & {*given})
+    if twice:
+        raise InvalidInputError(
+            f"compare(): {name}= names {twice}, which the table or other arguments say",
+            "leave it out",
         )
-    begun = read_json(folder / _BEGUN, f"delete {folder}, or name another output")
-    different = different_keys(begun["config"], config.to_json())
-    if different:
-        raise NameTakenError(
-            f"{folder} is of another comparison: {different} differ",
-            "name another output, or undo the change",
-        )
-    return folder, begun
+    return {**own, **given}
 
 
-def _looked_at(config: CompareConfig) -> dict[str, Any]:
-    """Return snapshot, task and leaks, having seen that every variant can be trained on every fold.
+def _looked_at(config: CompareConfig) -> Begun:
+    """Return snapshot, task and leaks, having seen that every variant can be trained, on each fold.
 
     Raises
     ------
     FeatureStoreError
     """
-    run = config.run
-    table = open_table(run)
-    snapshot = run.data.snapshot
-    for fold in range(config.folds):
-        one = Cell(BASE, 0, fold, 0).config(config, snapshot)
-        dataset = open_dataset(one, table)
-        for name, part in (("train", dataset.train), ("valid", dataset.valid)):
-            if not part.rows:
-                raise InvalidInputError(
-                    f"the {name} part of fold {fold} has no rows (split {run.to_json()['split']})",
-                    "move the boundaries of [split] to where the table has rows",
-                )
-    task = task_of(one, dataset.schema)
-    config.metric(task)
-    for place, name in enumerate(config.names):
-        open_dataset(Cell(name, place, 0, 0).config(config, snapshot), table)
+    table = open_table(config.run)
+    datasets = []
+    for name in config.names:
+        one = Cell(name, 0, 0, 0).config(config, config.run.data.snapshot)
+        datasets.append(open_dataset(one, table))
+    one = Cell(BASE, 0, 0, 0).config(config, config.run.data.snapshot)
+    task = task_of(one, datasets[0].schema)
+    if config.metric(task) == IC and table.time is None:
+        raise InvalidInputError(
+            f"metric {IC!r} is of the rows of one time, and table {table.name!r} has no time",
+            "compare by another metric",
+        )
+    for fold in range(config.folds):  # hours of training come before the last one
+        one = Cell(BASE, 0, fold, 0).config(config, config.run.data.snapshot)
+        parts_of(one, open_dataset(one, table))
     leaks, unchecked = _leaks(config, table)
-    return {
-        "snapshot": dataset.snapshot_id,
-        "task": task,
-        "leaks": sorted(leaks),
-        "unchecked": unchecked,
-        "config": config.to_json(),
-    }
+    return Begun(datasets[0].snapshot_id, task, tuple(sorted(leaks)), unchecked)
 
 
 def _cells(config: CompareConfig) -> list[Cell]:
@@ -268,9 +251,9 @@ def _cells(config: CompareConfig) -> list[Cell]:
 
 
 def _concluded(
-    config: CompareConfig, place: CellFolder, begun: Mapping[str, Any], found: Sequence[CellResult]
+    config: CompareConfig, place: CellFolder, known: Begun, found: Sequence[CellResult]
 ) -> Comparison:
-    snapshot, task, leaks = begun["snapshot"], begun["task"], set(begun["leaks"])
+    snapshot, task = known.snapshot, known.task
     metric = config.metric(task)
     table = open_table(replace(config.run, data=replace(config.run.data, snapshot=snapshot)))
     sizes = table.describe().column_bytes
@@ -279,10 +262,10 @@ def _concluded(
         for name in config.variants
     ]
     adjusted = holm([one.p for one in differences])
-    own = tuple(one for one in config.features(BASE) if one in leaks)
+    own = tuple(one for one in config.features(BASE) if one in known.leaks)
     results = [_summed(config, metric, BASE, found, None, math.nan, own, {})]
     for name, difference, p in zip(config.variants, differences, adjusted, strict=True):
-        leaking = tuple(one for one in config.added(name) if one in leaks)
+        leaking = tuple(one for one in config.added(name) if one in known.leaks)
         costs = {one: sizes[one] for one in config.added(name)}
         results.append(_summed(config, metric, name, found, difference, p, leaking, costs))
     return Comparison(
@@ -295,7 +278,7 @@ def _concluded(
         len(config.settings.seeds),
         tuple(results),
         tuple(_periods(config, place, task, metric, table.schema)),
-        begun["unchecked"],
+        known.unchecked,
     )
 
 
@@ -396,12 +379,13 @@ def _judged(
     horizon: int,
 ) -> Judged:
     """Return the rows of one fold, whose difference is the mean over seeds."""
-    told = [(place.predictions(a.cell), place.predictions(b.cell)) for a, b in pairs]
-    first = told[0][0]
+    told = place.rows_of([one.cell for pair in pairs for one in pair])
+    first = told[0]
 
     def difference(kept: HostArray) -> float:
         each = [
-            score(task, metric, b.rows(kept)) - score(task, metric, a.rows(kept)) for a, b in told
+            score(task, metric, b.rows(kept)) - score(task, metric, a.rows(kept))
+            for a, b in zip(told[::2], told[1::2], strict=True)
         ]
         return float(np.mean(each))
 
@@ -417,7 +401,8 @@ def _periods(
     type_, each = schema[schema.time].type, max(1, _PERIODS // config.folds)
     seeds = config.settings.seeds
     for fold in range(config.folds):
-        rows = place.predictions(Cell(BASE, 0, fold, seeds[0]))
+        base = Cell(BASE, 0, fold, seeds[0])
+        rows = place.predictions(base)
         assert rows.time is not None
         parts = _stretches(rows, each)
         bounds = [
@@ -427,23 +412,23 @@ def _periods(
         del rows
         told = {
             name: [
-                _scores(place, Cell(name, number, fold, seed), task, metric, parts)
+                _scores(place, (base, Cell(name, number, fold, seed)), task, metric, parts)
                 for seed in seeds
             ]
             for number, name in enumerate(config.names)
         }
         for number, (first, last) in enumerate(bounds):
-            yield Period(
-                fold, first, last,
-                {name: float(np.mean([one[number] for one in some])) for name, some in told.items()},
-            )  # fmt: skip
+            scores = {
+                name: float(np.mean([one[number] for one in some])) for name, some in told.items()
+            }
+            yield Period(fold, first, last, scores)
 
 
 def _scores(
-    place: CellFolder, cell: Cell, task: str, metric: str, parts: Sequence[slice]
+    place: CellFolder, base_and_cell: Sequence[Cell], task: str, metric: str, parts: Sequence[slice]
 ) -> list[float]:
-    """Return the metric of some stretches of a cell's rows."""
-    rows = place.predictions(cell)
+    """Return the metric of some stretches of a cell's rows, which are those of the base."""
+    rows = place.rows_of(base_and_cell)[1]
     return [score(task, metric, rows.rows(part)) for part in parts]
 
 

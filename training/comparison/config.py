@@ -9,7 +9,7 @@ several folds. Besides:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -168,16 +168,19 @@ def _variants(content: Any, run: RunConfig, origin: str) -> dict[str, tuple[str,
             raise InvalidInputError(
                 f"{where} is no name of a variant", f"give a text other than {BASE!r}"
             )
-        if isinstance(features, str) or not all(map(is_text, features)):
+        if isinstance(features, str | Mapping) or not isinstance(features, Iterable):
+            raise InvalidInputError(f"{where} = {features!r}", "give a list of column names")
+        listed = tuple(features)
+        if not all(map(is_text, listed)):
             raise InvalidInputError(f"{where} = {features!r}", "give a list of column names")
         known = [*run.data.features, run.data.label]
-        again = [one for one in features if one in known or list(features).count(one) > 1]
+        again = [one for one in listed if one in known or listed.count(one) > 1]
         if again:
             raise InvalidInputError(
                 f"{where} names {sorted(set(again))}, which the base has, is the label, or comes twice",
                 "name the features that are added, each once",
             )
-        found[name] = tuple(features)
+        found[name] = listed
     return found
 
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import FormatError, NotFoundError
+from featurestore.errors import CorruptionError, FormatError, NotFoundError
 from featurestore.fingerprint import Json
 from featurestore.markup import html_table
 from featurestore.report.tables import text_table
@@ -246,21 +246,27 @@ class Comparison:
                 f"{path} has format version {version!r}, this package reads up to {COMPARISON_VERSION}",
                 "upgrade featurestore",
             )
-        return cls(
-            path,
-            content["config"],
-            content["snapshot"],
-            content["task"],
-            content["metric"],
-            content["folds"],
-            content["seeds"],
-            tuple(_result_of(one) for one in content["results"]),
-            tuple(
-                Period(one["fold"], one["first"], one["last"], _floats(one["scores"]))
-                for one in content["periods"]
-            ),
-            content["unchecked"],
-        )
+        try:
+            return cls(
+                path,
+                content["config"],
+                content["snapshot"],
+                content["task"],
+                content["metric"],
+                content["folds"],
+                content["seeds"],
+                tuple(_result_of(one) for one in content["results"]),
+                tuple(
+                    Period(one["fold"], one["first"], one["last"], _floats(one["scores"]))
+                    for one in content["periods"]
+                ),
+                content["unchecked"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptionError(
+                f"{path / FILE} is no comparison: {error!r}",
+                "delete it, and run it again with --resume",
+            ) from error
 
 
 def _result_json(one: VariantResult) -> dict[str, Any]:

@@ -56,6 +56,13 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.label)
 
+    def same_rows(self, other: Predictions) -> bool:
+        """Whether others are of the same rows in the same order, as far as labels and times tell."""
+        times = (self.time is None) == (other.time is None)
+        if times and self.time is not None and other.time is not None:
+            times = np.array_equal(self.time, other.time)
+        return times and np.array_equal(self.label, other.label)
+
     def rows(self, which: HostArray | slice) -> Predictions:
         """Return some of them."""
         time = None if self.time is None else self.time[which]
