@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from featurestore.errors import InvalidInputError
+from featurestore.errors import InvalidInputError, NotFoundError
 from featurestore.execution.publish import state_expectations
 from featurestore.expectations.checking import (
     expectations_of,
@@ -83,7 +83,9 @@ def check_expectation(session: Session, files: TableFiles, one: Expectation) -> 
     Raises
     ------
     InvalidInputError
-        If a column is not there, or is of a type that cannot be judged so; if there is no such tag.
+        If a column is not there, or is of a type that cannot be judged so.
+    NotFoundError
+        If there is no such tag.
     """
     one.check(files.schema)
     made = [name for name in one.columns if files.graph.owners[name] != BASE_GROUP]
@@ -95,7 +97,9 @@ def check_expectation(session: Session, files: TableFiles, one: Expectation) -> 
     if isinstance(one, ExpectDrift):
         kept = [each for each in expectations_of(files.entry) if isinstance(each, ExpectDrift)]
         if one not in [each.as_asked() for each in kept]:
-            Tags(session.objects).get(one.tag)
+            tags = Tags(session.objects)
+            if tags.find(one.tag) is None:
+                raise NotFoundError(f"there is no tag {one.tag!r}", f"tags are {tags.names()}")
 
 
 def _written(one: Expectation) -> str:

@@ -196,7 +196,7 @@ def test_drift_is_measured_against_a_tag(store: fs.FeatureStore, table: fs.Table
     store.untag("silver")
     table.expect(fs.ExpectDrift("x", tag="silver", psi=0.25, ks=0.3, least=20))
     assert store.version == version  # stated already, the tag may go
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError, match="there is no tag 'silver'"):
         table.expect(fs.ExpectDrift("n", tag="silver"))
 
 

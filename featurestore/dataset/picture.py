@@ -14,6 +14,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from featurestore.arguments import as_whole, shown
 from featurestore.dataset.selection import HASH_SPACE, HashRange, Selection, TimeRange
 from featurestore.errors import InvalidInputError
 from featurestore.schema import TableSchema
@@ -85,11 +86,11 @@ class SplitPicture:
         Raises
         ------
         InvalidInputError
-            If that is less than 10.
+            If that is no whole number, or less than 10.
         """
-        if width < _NARROWEST:
+        if (as_whole(width) or 0) < _NARROWEST:
             raise InvalidInputError(
-                f"a picture {width} characters wide", f"give {_NARROWEST} characters or more"
+                f"a picture {shown(width)} characters wide", f"give {_NARROWEST} characters or more"
             )
         lines = [self.title]
         for number, parts in enumerate(self.folds[:_MOST]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import pyarrow as pa
 
+from featurestore.arguments import whole_number
 from featurestore.errors import InvalidInputError
 from featurestore.expectations.expectation import ColumnExpectation, is_number, require_numbers
 from featurestore.expectations.tally import Tally
@@ -52,6 +54,7 @@ class ExpectDrift(ColumnExpectation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "least", whole_number(self.least, "least"))
         object.__setattr__(self, "edges", tuple(self.edges))
         object.__setattr__(self, "shares", tuple(self.shares))
         if not self.tag:
@@ -61,7 +64,7 @@ class ExpectDrift(ColumnExpectation):
         if self.psi is None and self.ks is None:
             raise InvalidInputError("neither psi= nor ks= was given", "give one of them")
         for name, one in (("psi", self.psi), ("ks", self.ks)):
-            if one is not None and not (is_number(one) and one >= 0):
+            if one is not None and not (is_number(one) and 0 <= one < math.inf):
                 raise InvalidInputError(f"{name}={one!r} is no limit", "give a number from 0 on")
 
     def as_asked(self) -> ExpectDrift:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Final
 
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.arguments import column_names
+from featurestore.arguments import column_names, shown
 from featurestore.errors import InvalidInputError
 from featurestore.expectations.tally import EXAMPLES, Example, Tally
 from featurestore.fingerprint import Json
@@ -165,7 +165,9 @@ class ExpectRange(ColumnExpectation):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_share(self.at_most, "at_most")
-        for name, one in (("low", self.low), ("high", self.high)):
+        for name in ("low", "high"):
+            one = _plain(getattr(self, name))
+            object.__setattr__(self, name, one)
             if one is not None and not (is_number(one) and math.isfinite(one)):
                 raise InvalidInputError(
                     f"{name}={one!r} is no bound", "give a finite number, or none for no bound"
@@ -269,7 +271,12 @@ class ExpectValues(ColumnExpectation):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_share(self.at_most, "at_most")
-        object.__setattr__(self, "values", tuple(self.values))
+        if isinstance(self.values, str) or not isinstance(self.values, Iterable):
+            raise InvalidInputError(
+                f"values={shown(self.values)} of {self.column!r} is no list",
+                "list those that are allowed: values=[...]",
+            )
+        object.__setattr__(self, "values", tuple(map(_plain, self.values)))
         if not self.values or any(not isinstance(one, str | int) for one in self.values):
             raise InvalidInputError(
                 f"values={list(self.values)!r} of {self.column!r} are no texts, truth values or whole "
@@ -394,6 +401,11 @@ def require_expectations(given: Sequence[Any]) -> None:
                 f"{one!r} is no expectation",
                 "pass fs.ExpectRange(...), fs.ExpectNulls(...) and the like",
             )
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy number as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_share(value: Any, name: str) -> None:

@@ -7,7 +7,7 @@ of one partition's columns, and of a bounded sample of rows (``SAMPLED``) of a f
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,8 +61,8 @@ class Request:
     beside: Sequence[FeatureDefinition] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.partitions, int):
-            whole_number(self.partitions, "partitions", 1)
+        if not isinstance(self.partitions, Iterable):
+            object.__setattr__(self, "partitions", whole_number(self.partitions, "partitions", 1))
         whole_number(self.rows, "rows")
         whole_number(self.leak_rows, "leak_rows")
 

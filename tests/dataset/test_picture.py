@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 from xml.etree import ElementTree
 
 import narwhals as nw
@@ -127,3 +128,9 @@ def test_a_dataset_draws_its_split(tmp_path: object) -> None:
         store.ingest("plain", pa.table({"k": [1], "x": [1.0]}), key="k").dataset(["x"]).picture()
     )
     assert "all rows" in str(timeless)
+
+
+@pytest.mark.parametrize("width", [9, True, "wide", 20.5])
+def test_what_is_no_width_is_refused(width: Any) -> None:
+    with pytest.raises(InvalidInputError, match="characters wide"):
+        SplitPicture("it", "", "", ()).drawn(width)

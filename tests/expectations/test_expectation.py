@@ -205,17 +205,29 @@ def test_an_unknown_kind_is_of_a_newer_version() -> None:
         lambda: fs.ExpectNulls("x", on_failure="shout"),
         lambda: fs.ExpectValues("x", []),
         lambda: fs.ExpectValues("x", [None]),
+        lambda: fs.ExpectValues("x", "EWR"),
+        lambda: fs.ExpectValues("x", 3),  # type: ignore[arg-type]
+        lambda: fs.ExpectValues("x", None),  # type: ignore[arg-type]
         lambda: fs.ExpectUnique([]),
         lambda: fs.ExpectUnique(["a", "a"]),
         lambda: fs.ExpectFresh("a while"),
         lambda: fs.ExpectDrift("x"),
         lambda: fs.ExpectDrift("x", tag="t", psi=None),
         lambda: fs.ExpectDrift("x", tag="t", psi=-1),
+        lambda: fs.ExpectDrift("x", tag="t", psi=math.inf),
+        lambda: fs.ExpectDrift("x", tag="t", least="20"),  # type: ignore[arg-type]
+        lambda: fs.ExpectDrift("x", tag="t", least=-1),
     ],
 )
 def test_what_cannot_be_expected_is_refused(make: Any) -> None:
     with pytest.raises(InvalidInputError):
         make()
+
+
+def test_numbers_of_numpy_are_taken_as_python_has_them() -> None:
+    assert fs.ExpectRange("x", low=np.int64(3), high=np.float32(4)) == fs.ExpectRange("x", 3, 4)
+    assert fs.ExpectValues("x", np.array([1, 2])) == fs.ExpectValues("x", [1, 2])
+    assert type(fs.ExpectDrift("x", tag="t", least=np.int64(5)).least) is int
 
 
 SCHEMA = TableSchema(

@@ -266,7 +266,9 @@ def test_what_is_no_feature_is_refused(
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("partitions", [0, True, [99], [-1], [1.5]], ids=str)
+@pytest.mark.parametrize(
+    "partitions", [0, True, [99], [-1], [1.5], 1.5, None, np.int64(0)], ids=str
+)
 def test_partitions_that_are_not_there_are_refused(table: fs.Table, partitions: Any) -> None:
     with pytest.raises(fs.errors.InvalidInputError, match="partitions"):
         table.preview(fs.Expression(y=nw.col("x") * 2), partitions=partitions)
