@@ -19,13 +19,18 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def building(name: str) -> str:
+    """Return what a file is called until it is whole."""
+    return f".{name}.building"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON for people to read too; one that is there is replaced at once."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    building = path.with_name(f".{path.name}.building")
-    building.write_text(text, "utf-8")
-    flush(building)
-    building.replace(path)
+    unfinished = path.with_name(building(path.name))
+    unfinished.write_text(text, "utf-8")
+    flush(unfinished)
+    unfinished.replace(path)
 
 
 def read_json(path: Path, remedy: str = "") -> dict[str, Any]:

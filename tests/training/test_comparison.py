@@ -319,6 +319,8 @@ def test_one_process_works_in_a_folder(table: fs.Table, tmp_path: Path) -> None:
         "fcntl.flock(handle, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
     )
     (tmp_path / "found").mkdir()
+    # What a process leaves that was killed in its first moment keeps no other from beginning.
+    (tmp_path / "found" / ".compare.json.building").write_text('{"snap')
     command = [sys.executable, "-c", held, str(tmp_path / "found")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

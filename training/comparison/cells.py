@@ -29,7 +29,7 @@ from training.bundle import RunBundle
 from training.comparison.config import CompareConfig
 from training.comparison.scores import CHOICES, IC, Predictions, rises, score, scores
 from training.config import RunConfig
-from training.durable import flush, read_json, write_json
+from training.durable import building, flush, read_json, write_json
 from training.fitting.kinds import Model
 from training.loading.loader import Loader
 from training.run import fit
@@ -242,10 +242,10 @@ class CellFolder:
         if rows.time is not None:
             columns = {"time": rows.time, **columns}
         path = self._told(cell)
-        building = path.with_name(f".{path.name}.building")
-        pq.write_table(pa.table(columns), building)
-        flush(building)
-        building.replace(path)
+        unfinished = path.with_name(building(path.name))
+        pq.write_table(pa.table(columns), unfinished)
+        flush(unfinished)
+        unfinished.replace(path)
 
 
 def predicted(model: Model, loader: Loader, *, kept: bool, timed: bool) -> Predictions:

@@ -21,7 +21,7 @@ from typing import Final
 
 from featurestore.errors import CorruptionError, InvalidInputError, NameTakenError
 from training.comparison.config import CompareConfig
-from training.durable import read_json, write_json
+from training.durable import building, read_json, write_json
 from training.unfinished import different_keys
 
 COMPARISONS: Final = Path("comparisons")
@@ -85,7 +85,8 @@ def begun(folder: Path, config: CompareConfig, *, resume: bool) -> Begun | None:
         if not folder.exists():
             return None
     if not (folder / _BEGUN).is_file():
-        if folder.is_dir() and not any(folder.iterdir()):
+        # Killed while that file was written, it holds the beginning of one.
+        if folder.is_dir() and {one.name for one in folder.iterdir()} <= {building(_BEGUN)}:
             return None
         raise NameTakenError(
             f"{folder} exists and is no comparison", "name another output, or delete it"
